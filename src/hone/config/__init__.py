@@ -1,0 +1,24 @@
+"""What a run is: its options, where they come from, and what is wrong with them."""
+
+from __future__ import annotations
+
+from hone.config.load import dump_resolved, load_config
+from hone.config.schema import (
+    DEFAULT_MODEL,
+    EvaluateConfig,
+    GenerateConfig,
+    RunConfig,
+    TrainConfig,
+    option_help,
+)
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "EvaluateConfig",
+    "GenerateConfig",
+    "RunConfig",
+    "TrainConfig",
+    "dump_resolved",
+    "load_config",
+    "option_help",
+]

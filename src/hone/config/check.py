@@ -1,0 +1,114 @@
+"""What is wrong with a set of options: pydantic's findings and the rules between options, in hone's words.
+
+A problem is one line: the place, the option with its value, the rule, and the nearest right word where there is one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from hone.errors import ConfigError
+
+__all__ = ["config_error", "cross_problems", "field_problems", "nearest"]
+
+
+# pydantic's wordings, and ours
+_WORDINGS = {
+    "Input should be": "must be",
+    "String should": "must",
+    "Value error, ": "",
+    "greater than or equal to": "at least",
+    "match pattern": "match the pattern",
+}
+
+
+def field_problems(errors: Iterable[ErrorDetails], *, options: Sequence[str], places: Mapping[str, str]) -> list[str]:
+    """The problems of single options.
+
+    Args:
+        errors: what pydantic found.
+        options: all options that there are.
+        places: ``file:line`` of each option that came from a file.
+    """
+    return [_field_problem(error, options, places) for error in errors]
+
+
+def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str]) -> list[str]:
+    """The problems between options, each of which may be right alone.
+
+    Args:
+        values: options as they were given, by their names; those with wrong types are not judged.
+        places: ``file:line`` of each option that came from a file.
+    """
+    problems = []
+    if values.get("eval") is not None and values.get("held_out") is not None:
+        problems.append(
+            _place(places, "held_out")
+            + "eval and held_out are both given: eval names the file of held-out rows, held_out sets rows of the data "
+            "aside; give one of them"
+        )
+    micro_batch_tokens, max_length = values.get("micro_batch_tokens"), values.get("max_length")
+    if isinstance(micro_batch_tokens, int) and isinstance(max_length, int) and micro_batch_tokens < max_length:
+        problems.append(
+            _place(places, "micro_batch_tokens")
+            + f"micro_batch_tokens = {micro_batch_tokens} is less than max_length = {max_length}: the longest row "
+            f"would not fit; give {max_length} or more"
+        )
+    top_p = values.get("top_p")
+    if isinstance(top_p, int | float) and top_p < 1 and values.get("temperature", 0) == 0:
+        problems.append(
+            _place(places, "top_p")
+            + f"top_p = {top_p} has no effect with temperature = 0, which always takes the likeliest token; "
+            "give a temperature above 0, or leave top_p out"
+        )
+    return problems
+
+
+def config_error(problems: Sequence[str], *, command: str, where: str | None = None) -> ConfigError:
+    """One error for all problems.
+
+    Args:
+        problems: at least one.
+        command: the command whose ``--help`` lists the options.
+        where: the config file, where there is one.
+    """
+    remedy = f"`hone {command} --help` lists all options with their rules"
+    if len(problems) == 1:
+        return ConfigError(problems[0], remedy=remedy)
+    return ConfigError(f"{len(problems)} options are wrong", where=where, remedy=remedy, details=problems)
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """``; did you mean X?`` where a known word is near, else nothing."""
+    matches = difflib.get_close_matches(word.lower().replace("-", "_"), known, n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _field_problem(error: ErrorDetails, options: Sequence[str], places: Mapping[str, str]) -> str:
+    location = [str(part) for part in error["loc"]]
+    option = location[0] if location else "options"
+    inner = "".join(f"[{part}]" for part in location[1:] if part != "[key]")
+    place = _place(places, option)
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        return f"{place}{option}: there is no such option{nearest(option, options)}"
+    if kind == "missing":
+        return f"{place}{option} is missing, and has no default"
+    rule = error["msg"]
+    for wording, ours in _WORDINGS.items():
+        rule = rule.replace(wording, ours, 1)
+    if kind == "literal_error":
+        rule += nearest(str(given), re.findall(r"'(\w+)'", rule))
+    if kind == "string_type" and isinstance(given, int | float):
+        rule += "; put it in quotes in a file"
+    return f"{place}{option}{inner} = {reprlib.repr(given)}: {rule}"
+
+
+def _place(places: Mapping[str, str], option: str) -> str:
+    return f"{places[option]}: " if option in places else ""

@@ -1,0 +1,238 @@
+"""The options of each command that runs a job. A field's description is its help text and its line in the docs.
+
+Every default is written here and nowhere else. None means that the value is chosen from the model and the data; what
+was chosen stands in the run's ``config.yaml``. All problems of a set of options come as one :class:`ConfigError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from hone.config.check import config_error, cross_problems, field_problems
+from hone.types import ArmName
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "EvaluateConfig",
+    "GenerateConfig",
+    "RunConfig",
+    "TrainConfig",
+    "option_help",
+]
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def _no_truth_value(value: object) -> object:
+    # YAML reads a bare `yes` or `off` as a truth value, and Python counts those as 1 and 0.
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _share_or_count(value: object) -> float | int:
+    """A share between 0 and 1, or a whole number of rows; text as it comes from a command line is read."""
+    message = "must be a share of the rows between 0 and 1, as 0.1, or a whole number of rows, as 40"
+    if isinstance(value, str):
+        try:
+            value = float(value) if "." in value else int(value)
+        except ValueError:
+            raise ValueError(message) from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(message)
+    if isinstance(value, float) and not 0 < value < 1:
+        raise ValueError(message)
+    if value < 0:
+        raise ValueError(message)
+    return value
+
+
+def _column_mapping(value: object) -> object:
+    """``prompt=question,completion=answer`` as a mapping; a mapping stays as it is."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    if not all(separator and field.strip() and column.strip() for field, separator, column in pairs):
+        raise ValueError("must read prompt=COLUMN,completion=COLUMN")
+    return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def _name_list(value: object) -> object:
+    """``base,tuned`` as a list; a list stays as it is."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _report_together(
+    cls: type[BaseModel], values: Any, handler: ModelWrapValidatorHandler[Any], info: ValidationInfo
+) -> Any:
+    """Validate, and raise one ConfigError for everything that is wrong.
+
+    The context, which ``load.py`` gives, holds what was found before: ``problems``, ``places`` and ``where``.
+    """
+    context = info.context or {}
+    places: Mapping[str, str] = context.get("places", {})
+    problems: list[str] = list(context.get("problems", ()))
+    config = None
+    try:
+        config = handler(values)
+    except ValidationError as error:
+        problems += field_problems(error.errors(), options=list(option_help(cls)), places=places)
+    if isinstance(values, Mapping):
+        problems += cross_problems({_option_name(cls, key): value for key, value in values.items()}, places=places)
+    if problems:
+        command = cls.__name__.removesuffix("Config").lower()
+        raise config_error(problems, command=command, where=context.get("where"))
+    return config
+
+
+_MODEL_CONFIG = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+_Count = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=1)]
+_Seed = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, lt=2**32)]
+_Positive = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0)]
+_NotNegative = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0)]
+_Share = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, lt=1)]
+_ShareOrCount = Annotated[float, PlainValidator(_share_or_count)]
+_Text = Annotated[str, Field(min_length=1)]
+_Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
+
+
+class TrainConfig(BaseModel):
+    """Options of ``hone train``."""
+
+    model_config = _MODEL_CONFIG
+    _problems = model_validator(mode="wrap")(_report_together)
+
+    data: _Text = Field(description="Training rows: a JSONL, JSON, CSV, TSV or Parquet file, or a hub data set.")
+    model: _Text = Field(DEFAULT_MODEL, description="The base: a hub id, a folder, a .gguf file, or a version.")
+    output: Path | None = Field(None, description="Folder for the run; a new one in the home folder unless given.")
+    mapping: Annotated[dict[str, str], BeforeValidator(_column_mapping)] | None = Field(
+        None,
+        alias="map",
+        description="Columns of the data, as prompt=COLUMN,completion=COLUMN; found by themselves unless given.",
+    )
+    method: Literal["sft"] = Field("sft", description="How to train: sft is supervised fine-tuning.")
+    rank: _Count | None = Field(None, description="Rank of the adapter; chosen from model and data unless given.")
+    alpha: _Positive | None = Field(
+        None, description="The adapter's update is scaled by alpha / rank; chosen with the rank unless given."
+    )
+    epochs: _Count | None = Field(
+        None, description="Passes over the data; chosen from the number of rows unless given."
+    )
+    max_steps: _Count | None = Field(None, description="Stop after this many optimizer steps, whatever the epochs.")
+    batch_size: _Count | None = Field(None, description="Rows per optimizer step; chosen from the data unless given.")
+    learning_rate: _Positive | None = Field(
+        None, description="Peak learning rate; chosen from model and data unless given."
+    )
+    max_length: _Count | None = Field(
+        None, description="Longest row in tokens; longer ones are cut. Chosen from model and data unless given."
+    )
+    validation: _ShareOrCount | None = Field(
+        None,
+        description="Rows kept from training to choose the best checkpoint: a share (0.1), a number (20), or 0 for "
+        "none; chosen from the number of rows unless given.",
+    )
+    early_stop: bool = Field(True, description="Stop when the validation loss no longer falls.")
+    warmup_share: _Share | None = Field(
+        None, description="Share of the steps in which the learning rate rises; chosen from the steps unless given."
+    )
+    weight_decay: _NotNegative = Field(0.0, description="AdamW's weight decay.")
+    max_gradient_norm: _Positive = Field(1.0, description="Gradients with a larger norm are scaled down to it.")
+    seed: _Seed = Field(0, description="Seed of everything random; the same seed gives the same run.")
+    save_every_steps: _Count | None = Field(
+        None, description="Optimizer steps between checkpoints; chosen from the length of the run unless given."
+    )
+    device: _Device | None = Field(None, description="cpu, cuda, cuda:N or mps; the fastest there is unless given.")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="Type of the base's weights; bfloat16 where the device is fast with it unless given."
+    )
+    micro_batch_tokens: _Count | None = Field(
+        None,
+        description="Tokens computed at once; the batch is accumulated from such parts, which changes memory and "
+        "speed, not the result. Chosen from the memory unless given.",
+    )
+
+
+class RunConfig(TrainConfig):
+    """Options of ``hone run``: those of ``hone train``, and the comparison's."""
+
+    evaluation_data: _Text | None = Field(
+        None, alias="eval", description="File of held-out rows; rows of the data are set aside unless given."
+    )
+    name: _Text | None = Field(None, description="Name of the version; taken from the data's file name unless given.")
+    documents: Path | None = Field(None, description="Folder of documents with facts that answers need.")
+    held_out: Annotated[_ShareOrCount, Field(gt=0)] | None = Field(
+        None,
+        description="Rows set aside for the comparison: a share (0.2) or a number (40); chosen from the number of "
+        "rows unless given.",
+    )
+    metric: _Text | None = Field(None, description="Metric of the comparison; follows from the answers unless given.")
+    max_new_tokens: _Count | None = Field(
+        None, description="Longest answer in tokens; chosen from the reference answers unless given."
+    )
+
+
+class EvaluateConfig(BaseModel):
+    """Options of ``hone evaluate``."""
+
+    model_config = _MODEL_CONFIG
+    _problems = model_validator(mode="wrap")(_report_together)
+
+    version: _Text = Field(description="What to evaluate: a version (support, support@3), an alias, or a run's folder.")
+    data: _Text | None = Field(None, description="File of held-out rows; those of the version's run unless given.")
+    arms: Annotated[tuple[ArmName, ...], BeforeValidator(_name_list), Field(min_length=1)] | None = Field(
+        None, description="Who answers, as base,tuned; all that the version allows unless given."
+    )
+    metric: _Text | None = Field(None, description="Metric of the comparison; follows from the answers unless given.")
+    seed: _Seed = Field(0, description="Seed of the bootstrap and of anything sampled.")
+    max_new_tokens: _Count | None = Field(
+        None, description="Longest answer in tokens; chosen from the reference answers unless given."
+    )
+    limit: _Count | None = Field(None, description="Use the first rows only, this many of them.")
+
+
+class GenerateConfig(BaseModel):
+    """Options of ``hone generate``."""
+
+    model_config = _MODEL_CONFIG
+    _problems = model_validator(mode="wrap")(_report_together)
+
+    model: _Text = Field(description="Who answers: a version (support, support@3), an alias, a run's folder or a base.")
+    prompt: _Text = Field(description="The user's message.")
+    system: _Text | None = Field(None, description="The system message; none unless given.")
+    temperature: _NotNegative = Field(0.0, description="0 takes the likeliest token; higher values vary more.")
+    top_p: Annotated[_Positive, Field(le=1)] = Field(
+        1.0, description="Sample from the likeliest tokens that together have this probability."
+    )
+    seed: _Seed = Field(0, description="Seed of the sampling; the same seed gives the same answer.")
+    max_new_tokens: _Count = Field(256, description="Longest answer in tokens.")
+    base: bool = Field(False, description="Let the version's base answer instead of the version.")
+
+
+def option_help(config_class: type[BaseModel]) -> dict[str, str]:
+    """Help text of each option, by the name it has in a config file; a default other than None ends the text."""
+    texts = {}
+    for attribute, field in config_class.model_fields.items():
+        text = field.description or ""
+        if field.default is not None and not field.is_required():
+            text += f" Default: {field.default}."
+        texts[field.alias or attribute] = text
+    return texts
+
+
+def _option_name(config_class: type[BaseModel], key: str) -> str:
+    field = config_class.model_fields.get(key)
+    return field.alias or key if field else key

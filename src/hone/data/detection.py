@@ -1,0 +1,194 @@
+"""The formats that rows come in, and how a file's format is found: by its rows' keys.
+
+openai-chat         messages: [{role, content, weight?, tool_calls?, ...}], tools?
+sharegpt            conversations: [{from, value, weight?}], system?, tools? (as JSON text)
+prompt-completion   prompt, completion or response (texts or lists of turns), system?
+alpaca              instruction, input or context?, output or response, system?
+question-answer     question, answer, system?
+input-output        input, output, system?
+text-label          text, label (a word, not a number), and nothing else but an id
+mapped              the columns that the user names
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hone.data.messages import nearest, quoted
+from hone.data.rows import RawRow
+from hone.errors import ConfigError, DataError
+
+__all__ = [
+    "COLUMN_FORMATS",
+    "CONVERSATION_KEYS",
+    "FORMATS",
+    "SYSTEM_COLUMNS",
+    "ColumnFormat",
+    "FormatMapping",
+    "detect_format",
+]
+
+SYSTEM_COLUMNS = ("system", "system_prompt")
+_LABEL_COMPANIONS = frozenset({"id", "idx", "index", "row"})
+_MAP_REMEDY = "name the columns: --map prompt=COLUMN,completion=COLUMN[,system=COLUMN]"
+
+
+@dataclass(frozen=True, slots=True)
+class FormatMapping:
+    """Which columns make an example, where the user names them.
+
+    Args:
+        prompt: column of the prompt: a text, or a list of turns.
+        completion: column of the answer: a text, or a list of turns.
+        system: column of the system prompt, if there is one.
+    """
+
+    prompt: str
+    completion: str
+    system: str | None = None
+
+    @classmethod
+    def from_pairs(cls, pairs: Mapping[str, str]) -> FormatMapping:
+        """Check what was given to ``--map``.
+
+        Args:
+            pairs: from prompt, completion and system to column names; system may be left out.
+
+        Raises:
+            ConfigError: a name is unknown, missing or empty; all problems are reported together.
+        """
+        known = ("prompt", "completion", "system")
+        problems = [f"{quoted(name)} is not one of them{nearest(name, known)}" for name in pairs if name not in known]
+        problems += [f"{name} is missing" for name in known[:2] if name not in pairs]
+        problems += [f"{name} names no column" for name in known if not pairs.get(name, name)]
+        if problems:
+            raise ConfigError(
+                "takes prompt, completion and, if there is one, system",
+                where="--map",
+                details=problems,
+                remedy="write it as --map prompt=COLUMN,completion=COLUMN[,system=COLUMN]",
+            )
+        return cls(pairs["prompt"], pairs["completion"], pairs.get("system"))
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnFormat:
+    """A format of one question and one answer.
+
+    Args:
+        prompt: the column that begins the prompt.
+        additions: columns of which the first that is there follows it.
+        completions: columns of which the first that is there is the answer.
+    """
+
+    prompt: str
+    additions: tuple[str, ...]
+    completions: tuple[str, ...]
+
+
+COLUMN_FORMATS = {
+    "prompt-completion": ColumnFormat("prompt", (), ("completion", "response")),
+    "alpaca": ColumnFormat("instruction", ("input", "context"), ("output", "response")),
+    "question-answer": ColumnFormat("question", (), ("answer",)),
+    "input-output": ColumnFormat("input", (), ("output",)),
+    "text-label": ColumnFormat("text", (), ("label",)),
+}
+CONVERSATION_KEYS = {"openai-chat": "messages", "sharegpt": "conversations"}
+_PREFERENCE = "preference"
+FORMATS = (*CONVERSATION_KEYS, *COLUMN_FORMATS, "mapped")
+_KNOWN_KEYS = tuple(
+    dict.fromkeys(
+        [*CONVERSATION_KEYS.values()]
+        + [name for columns in COLUMN_FORMATS.values() for name in (columns.prompt, *columns.completions)]
+    )
+)
+
+
+def detect_format(rows: Iterable[RawRow]) -> str:
+    """The one format of a file's rows.
+
+    Rows that could not be read, or whose keys are those of no format, have no say: they are dropped later, each with
+    its reason.
+
+    Args:
+        rows: all rows of the file.
+
+    Returns:
+        One of :data:`FORMATS`, never ``mapped``.
+
+    Raises:
+        DataError: no row's keys are those of a format, two formats are mixed, or the rows are preferences.
+    """
+    lines: dict[str, list[int]] = {}
+    unknown: list[RawRow] = []
+    for row in rows:
+        name = None if row.value is None else _row_format(row.value)
+        if name is not None:
+            lines.setdefault(name, []).append(row.line)
+        elif row.value is not None:
+            unknown.append(row)
+    if not lines:
+        raise _unknown_format(unknown)
+    if len(lines) > 1:
+        raise _mixed_formats(lines)
+    name = next(iter(lines))
+    if name == _PREFERENCE:
+        raise DataError(
+            "its rows are preferences (chosen, rejected)",
+            why="supervised training needs one answer a row",
+            remedy="give rows with one answer each, or name the columns: --map prompt=COLUMN,completion=chosen",
+        )
+    return name
+
+
+def _row_format(value: Mapping[str, Any]) -> str | None:
+    for name, key in CONVERSATION_KEYS.items():
+        if key in value:
+            return name
+    if "chosen" in value and "rejected" in value:
+        return _PREFERENCE
+    for name, columns in COLUMN_FORMATS.items():
+        if columns.prompt not in value or not any(key in value for key in columns.completions):
+            continue
+        # "text" and "label" are common words: with further columns, they need not be question and answer.
+        if name != "text-label" or value.keys() - _LABEL_COMPANIONS == {"text", "label"}:
+            return name
+    return None
+
+
+def _mixed_formats(lines: Mapping[str, list[int]]) -> DataError:
+    by_size = sorted(lines.items(), key=lambda item: -len(item[1]))
+    return DataError(
+        f"mixes formats: {' and '.join(name for name, _ in by_size)}",
+        details=[f"{name}: {len(found)} rows, the first on line {found[0]}" for name, found in by_size],
+        why="one file is one kind of task; rows read in the wrong form would train on the wrong text",
+        remedy="put each format into a file of its own, or rewrite the smaller part",
+    )
+
+
+def _unknown_format(rows: list[RawRow]) -> DataError:
+    keys = list(dict.fromkeys(key for row in rows[:20] for key in row.value or {}))
+    hints = [f"{quoted(key)}{hint}" for key in keys if key not in _KNOWN_KEYS and (hint := nearest(key, _KNOWN_KEYS))]
+    list_keys = [key for row in rows if row.value for key, item in row.value.items() if _is_list_of_rows(item)]
+    remedy = _MAP_REMEDY
+    if len(rows) == 1 and list_keys:
+        remedy = f"put the list under {quoted(list_keys[0])} into a file of its own, one object a line"
+    elif len(keys) == 2:
+        remedy = f"name the columns: --map prompt={keys[0]},completion={keys[1]} (or the other way round)"
+    return DataError(
+        f"the rows' keys are those of no known format: {', '.join(keys[:12]) or 'no readable row'}",
+        details=hints,
+        why=f"known: {', '.join(_describe_formats())}",
+        remedy=remedy,
+    )
+
+
+def _is_list_of_rows(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(item, dict) for item in value)
+
+
+def _describe_formats() -> list[str]:
+    chats = [f"{key} ({name})" for name, key in CONVERSATION_KEYS.items()]
+    return chats + [f"{columns.prompt} + {' or '.join(columns.completions)}" for columns in COLUMN_FORMATS.values()]

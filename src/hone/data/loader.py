@@ -1,0 +1,117 @@
+"""A source -> examples and a ledger in which every row is accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from hone.data.formats import FORMATS, FormatMapping, detect_format, parse_row, read_keys
+from hone.data.ledger import Ledger, RowError
+from hone.data.rows import RawRow
+from hone.data.source import is_hub_id, read_rows, source_hash
+from hone.errors import DataError
+from hone.types import Example
+
+__all__ = ["LoadedData", "load_examples"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedData:
+    """A source's usable rows, and what became of the others.
+
+    Args:
+        examples: one for each row that is kept or cut, in the order of the file.
+        ledger: an entry for each row.
+        format: the name of the format, one of :data:`hone.data.formats.FORMATS`.
+        source: the file or data set, as the user gave it.
+        sha256: of the file's bytes; of a hub data set, of its rows as canonical JSON.
+        unused_keys: top-level keys of rows that no part of the example was read from, sorted.
+    """
+
+    examples: list[Example]
+    ledger: Ledger
+    format: str
+    source: str
+    sha256: str
+    unused_keys: tuple[str, ...] = ()
+
+
+def load_examples(source: str, *, mapping: Mapping[str, str] | None = None, limit: int | None = None) -> LoadedData:
+    """Read a source whole; a row that cannot be used is dropped with its reason, and never stops the others.
+
+    Args:
+        source: a file, or a hub data set as ``org/name[:split]``.
+        mapping: columns of the prompt, the completion and, if there is one, the system prompt, as keys
+            ``prompt``, ``completion`` and ``system``; where left out, the format is found by the rows' keys.
+        limit: read only the first rows, this many; None for all.
+
+    Returns:
+        The examples and their ledger; ``ledger.rows`` is the number of rows read.
+
+    Raises:
+        DataError: the source is missing, empty, of no known or of mixed formats, or no row of it can be used.
+        ConfigError: ``mapping`` is not what it must be.
+        MissingDependencyError: an optional package is needed for this kind of source.
+    """
+    columns = FormatMapping.from_pairs(mapping) if mapping is not None else None
+    rows = list(islice(read_rows(source), limit))
+    if not rows:
+        raise DataError("has no rows", where=source, remedy="give a file with at least one example")
+    format_name = _format_of(rows, columns, source)
+    ledger = Ledger(source)
+    examples = [example for row in rows if (example := _account(row, format_name, columns, ledger)) is not None]
+    if not examples:
+        raise _no_usable_row(ledger)
+    unused = {key for row in rows for key in row.value or ()} - read_keys(format_name, columns)
+    return LoadedData(examples, ledger, format_name, source, _hash_of(source, rows), tuple(sorted(unused)))
+
+
+def _format_of(rows: list[RawRow], columns: FormatMapping | None, source: str) -> str:
+    if columns is not None:
+        return "mapped"
+    if all(row.value is None for row in rows):
+        return FORMATS[0]  # none is read by it: the error that follows tells what is wrong with each row
+    try:
+        return detect_format(rows)
+    except DataError as error:
+        error.where = source
+        raise
+
+
+def _account(row: RawRow, format_name: str, columns: FormatMapping | None, ledger: Ledger) -> Example | None:
+    """The example of a row, or None where it is dropped; either way the ledger has an entry."""
+    if row.value is None:
+        ledger.drop(row.row, row.line, row.code or "not_json", row.error or "not read")
+        return None
+    try:
+        example, left_out = parse_row(row.value, format_name, columns)
+    except RowError as error:
+        ledger.drop(row.row, row.line, error.code, error.reason)
+        return None
+    if left_out is None:
+        ledger.keep(row.row, row.line)
+    else:
+        ledger.cut(row.row, row.line, left_out, cut_tokens=0)
+    return replace(example, row=row.row, line=row.line, source=ledger.source)
+
+
+def _no_usable_row(ledger: Ledger) -> DataError:
+    codes = ", ".join(f"{code} {count}" for code, count in ledger.summary()["codes"].items())
+    return DataError(
+        f"none of its {ledger.rows} rows can be used ({codes})",
+        where=ledger.source,
+        details=[f"{ledger.source}:{entry.line}: {entry.reason}" for entry in ledger.dropped_entries()],
+        remedy="mend the rows; the first of them shows what is expected where",
+    )
+
+
+def _hash_of(source: str, rows: list[RawRow]) -> str:
+    if not is_hub_id(source):
+        return source_hash(source)
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row.value, ensure_ascii=False, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,166 @@
+"""Whether all of a conversation stands in the rendered text: templates drop what they do not know without a word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hone.types import Message, ToolCall
+
+__all__ = ["Shape", "lost_parts", "marked_conversation", "shape_of"]
+
+Shape = tuple[Any, ...]
+
+MARKED_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "qztoolname",
+        "description": "qztooldescription",
+        "parameters": {
+            "type": "object",
+            "properties": {"qztoolkey": {"type": "string", "description": "qztoolkeydescription"}},
+            "required": ["qztoolkey"],
+        },
+    },
+}
+
+
+def lost_parts(
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]],
+    text: str,
+    completions: Mapping[int, str],
+) -> list[str]:
+    """Name the parts of a conversation that the rendered text lacks.
+
+    White space at the ends, line breaks, and the escapes of JSON text do not count. A supervised turn must stand whole
+    in its own completion, reasoning included. Reasoning of other turns may be left out: templates strip it by design.
+
+    Args:
+        messages: the turns, in order.
+        tools: schemas of the functions that the assistant may call.
+        text: the last text rendered, which holds every message.
+        completions: rendered text of each supervised turn, by the message's index.
+
+    Returns:
+        Descriptions as "the system message"; empty where nothing is lost.
+    """
+    whole = Haystack(text)
+    own = {index: Haystack(completion) for index, completion in completions.items()}
+    lost = []
+    for index, message in enumerate(messages):
+        place = f"(message {index + 1})"
+        if message.role != "assistant":
+            kind = {"system": "system message", "user": "user message", "tool": "tool result"}[message.role]
+            if not whole.holds(message.content):
+                lost.append(f"the {kind} {place}")
+            continue
+        if index in own:
+            if not own[index].holds(message.content):
+                lost.append(f"the assistant's content {place}")
+            if not own[index].holds(message.reasoning or ""):
+                lost.append(f"the assistant's reasoning {place}")
+        elif not whole.holds(message.content.rsplit("</think>", 1)[-1]):
+            lost.append(f"the assistant's content {place}")
+        for call in message.tool_calls:
+            if not all(own.get(index, whole).holds(part) for part in _call_parts(call)):
+                lost.append(f"the call of {call.name!r} {place}")
+    for tool in tools:
+        name = _tool_name(tool)
+        if not whole.holds(name):
+            lost.append(f"the definition of tool {name!r}")
+    return lost
+
+
+def shape_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Shape:
+    """What of a conversation decides which parts a template renders: roles, kinds of parts, supervised turns."""
+    turns = tuple(
+        (m.role, bool(m.content), m.reasoning is not None, len(m.tool_calls), m.supervised, m.tool_call_id is not None)
+        for m in messages
+    )
+    return (bool(tools), turns)
+
+
+def marked_conversation(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+) -> tuple[tuple[Message, ...], tuple[Mapping[str, Any], ...]]:
+    """A conversation of the same shape whose every part is a word that occurs nowhere else.
+
+    A short answer such as "a" occurs in any text by chance; its mark does not, so that a dropped part is always seen.
+    """
+    marked = []
+    for index, message in enumerate(messages):
+        calls = tuple(
+            ToolCall(f"qz{index}call{number}", {f"qz{index}key{number}": f"qz{index}value{number}"}, call.id)
+            for number, call in enumerate(message.tool_calls)
+        )
+        marked.append(
+            replace(
+                message,
+                content=f"qz{index}content" if message.content else "",
+                reasoning=None if message.reasoning is None else f"qz{index}reasoning",
+                tool_calls=calls,
+                name=None,
+            )
+        )
+    return tuple(marked), ((MARKED_TOOL,) if tools else ())
+
+
+class Haystack:
+    """A text that can be searched as it is and, where that fails, without regard to white space.
+
+    Args:
+        text: the text to search.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._squeezed: str | None = None
+
+    def holds(self, part: str) -> bool:
+        """Whether a part occurs, as it is or escaped as in JSON text."""
+        part = part.strip()
+        if not part or part in self._text:
+            return True
+        if self._squeezed is None:
+            self._squeezed = _squeeze(self._text)
+        return any(form in self._text or _squeeze(form) in self._squeezed for form in _written_forms(part))
+
+
+def _written_forms(part: str) -> Iterator[str]:
+    yield part
+    yield json.dumps(part, ensure_ascii=False)[1:-1]
+    yield json.dumps(part, ensure_ascii=True)[1:-1]
+    # A string in single quotes, as in Python-style calls.
+    yield part.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _squeeze(text: str) -> str:
+    return "".join(text.split())
+
+
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    function = tool.get("function", tool)
+    return str(function.get("name", "")) if isinstance(function, Mapping) else ""
+
+
+def _call_parts(call: ToolCall) -> Iterator[str]:
+    yield call.name
+    yield from _leaves(call.arguments)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Keys, strings and numbers of arguments. Booleans and null are too common in any text to tell anything."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _leaves(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield json.dumps(value)

@@ -1,0 +1,124 @@
+"""Checkpoints: safetensors and JSON in one folder, complete or absent.
+
+A checkpoint is written under a temporary name, its manifest of SHA-256 sums last, and renamed; an older one goes only
+after the newer was read back. Order and randomness are functions of (seed, step), so weights, optimizer and step are
+the whole state. A damaged checkpoint is set aside with its name changed, and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hone.files import atomic_folder, sha256_file, write_json
+
+__all__ = ["Checkpoint", "Progress", "checkpoint_folders", "load_newest_checkpoint", "save_checkpoint"]
+
+_NAME = re.compile(r"step-(\d{6,})")
+_TENSOR_FILES = ("adapter", "best", "optimizer")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands.
+
+    Args:
+        step: optimizer steps done.
+        tokens: real tokens seen in training.
+        supervised_tokens: tokens that carried loss.
+        seconds: time spent in training, over all attempts.
+        best_step: step of the lowest validation loss; 0 before the first validation.
+        best_loss: that loss in nats per supervised token; None before the first validation.
+        evaluations_without_gain: validations since the best.
+        smallest_gradient_norm, largest_gradient_norm: over all steps; None before the first.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    supervised_tokens: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    best_loss: float | None = None
+    evaluations_without_gain: int = 0
+    smallest_gradient_norm: float | None = None
+    largest_gradient_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a resumed run needs: tensors by name, and where it stood."""
+
+    adapter: Mapping[str, Tensor]
+    best: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    progress: Progress
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write ``checkpoint`` below ``folder``, verify it, then remove all but the ``keep`` newest.
+
+    Raises:
+        StorageError: no space or no permission; what was there before is untouched.
+    """
+    target = folder / f"step-{checkpoint.progress.step:06d}"
+    if target.exists():
+        shutil.rmtree(target)
+    with atomic_folder(target) as temporary:
+        for name in _TENSOR_FILES:
+            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in getattr(checkpoint, name).items()}
+            save_file(tensors, temporary / f"{name}.safetensors")
+        write_json(temporary / "progress.json", asdict(checkpoint.progress))
+        sums = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
+        write_json(temporary / "manifest.json", sums)
+    if keep and _is_sound(target):
+        for old in checkpoint_folders(folder)[:-keep]:
+            shutil.rmtree(old)
+    return target
+
+
+def load_newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
+    """The newest sound checkpoint below ``folder``.
+
+    Returns:
+        (checkpoint, damaged): None where there is none; the folders that were found damaged and set aside.
+    """
+    damaged = []
+    for path in reversed(checkpoint_folders(folder)):
+        if _is_sound(path):
+            return _read(path), damaged
+        aside = path.with_name(f"damaged-{path.name}")
+        if aside.exists():
+            shutil.rmtree(aside)
+        damaged.append(path.rename(aside))
+    return None, damaged
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        sums = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        expected = {f"{name}.safetensors" for name in _TENSOR_FILES} | {"progress.json"}
+        return set(sums) == expected and all(sha256_file(path / name) == digest for name, digest in sums.items())
+    except (OSError, ValueError, TypeError, SafetensorError):
+        return False
+
+
+def _read(path: Path) -> Checkpoint:
+    adapter, best, optimizer = (load_file(path / f"{name}.safetensors") for name in _TENSOR_FILES)
+    progress = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+    return Checkpoint(adapter, best, optimizer, Progress(**progress))

@@ -1,0 +1,247 @@
+"""The one training loop: every method is an objective over packed batches.
+
+The loop knows no data format, no model name and no file but its checkpoints. It emits events, asks ``evaluate`` for
+the validation loss, keeps the best weights, and stops early, when told to, or at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hone.data.pack import PackedBatch, pack, plan_micro_batches, plan_steps
+from hone.engine.checkpoint import Checkpoint, Progress, save_checkpoint
+from hone.engine.events import Event, Recorder
+from hone.engine.optimizer import load_optimizer_state, make_optimizer, optimizer_state
+from hone.engine.schedule import linear_warmup_decay
+from hone.engine.step import Objective, StepResult, train_step
+from hone.errors import InterruptedRunError
+from hone.model.forward import Forward
+from hone.types import TokenSequence
+
+__all__ = ["LoopSettings", "LoopResult", "micro_batches", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """The plain numbers of a training loop.
+
+    Args:
+        batch_size: sequences per optimizer step.
+        epochs: passes over the sequences.
+        max_steps: upper bound on optimizer steps; None for none.
+        learning_rate: peak of the schedule.
+        warmup_share: share of all steps spent warming up.
+        weight_decay: AdamW's, on all trainable tensors.
+        max_gradient_norm: clipping bound on the L2 norm.
+        micro_batch_tokens: real tokens of one forward and backward pass.
+        seed: of the order of the sequences.
+        evaluate_every_steps: steps between validations; also the cadence of checkpoints by default.
+        patience: validations without gain before the run stops; None never stops early.
+        save_every_steps: steps between checkpoints; None saves at each validation.
+        keep_checkpoints: how many are kept; 0 keeps all.
+    """
+
+    batch_size: int
+    epochs: int
+    max_steps: int | None
+    learning_rate: float
+    warmup_share: float
+    weight_decay: float
+    max_gradient_norm: float
+    micro_batch_tokens: int
+    seed: int
+    evaluate_every_steps: int
+    patience: int | None
+    save_every_steps: int | None
+    keep_checkpoints: int
+
+    def total_steps(self, num_sequences: int) -> int:
+        """Optimizer steps of the whole run."""
+        steps = -(-num_sequences // self.batch_size) * self.epochs
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult:
+    """What a finished loop gives.
+
+    Args:
+        progress: where it ended.
+        total_steps: steps it had planned.
+        stopped_early: validation loss had stopped falling.
+        best: the weights of the best validation; the last ones where nothing was validated.
+    """
+
+    progress: Progress
+    total_steps: int
+    stopped_early: bool
+    best: Mapping[str, Tensor]
+
+
+def micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int) -> list[PackedBatch]:
+    """Pack ``sequences`` into batches of at most ``max_tokens`` real tokens."""
+    plan = plan_micro_batches([len(sequence.ids) for sequence in sequences], max_tokens=max_tokens)
+    return [pack([sequences[index] for index in indices]) for indices in plan]
+
+
+def train(
+    model: PreTrainedModel,
+    sequences: Sequence[TokenSequence],
+    *,
+    parameters: Mapping[str, nn.Parameter],
+    forward: Forward,
+    objective: Objective,
+    settings: LoopSettings,
+    evaluate: Callable[[], float] | None,
+    recorder: Recorder,
+    checkpoints: Path,
+    resume_from: Checkpoint | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> LoopResult:
+    """Train ``parameters`` of ``model`` on ``sequences``.
+
+    Args:
+        model: in the mode and dtype it is to be trained in.
+        sequences: rendered rows; each has supervised tokens.
+        parameters: the trainable tensors by name.
+        forward: logits of the supervised tokens of a batch.
+        objective: the method.
+        settings: the numbers.
+        evaluate: gives the validation loss; None where there are no validation rows.
+        recorder: receives step, validation and checkpoint events.
+        checkpoints: folder for checkpoints.
+        resume_from: the checkpoint to go on from.
+        should_stop: asked after each step; True saves a checkpoint and stops.
+
+    Returns:
+        The result; ``parameters`` hold the best weights.
+
+    Raises:
+        TrainingError: loss or gradient became non-finite.
+        InterruptedRunError: ``should_stop`` said so; a checkpoint was saved.
+    """
+    state = _LoopState(parameters, make_optimizer(parameters, weight_decay=settings.weight_decay))
+    if resume_from is not None:
+        state.restore(resume_from)
+    total = settings.total_steps(len(sequences))
+    order = plan_steps(
+        len(sequences), batch_size=settings.batch_size, epochs=settings.epochs, seed=settings.seed,
+        start_step=state.progress.step,
+    )  # fmt: skip
+    stopped_early = _out_of_patience(state.progress, settings)
+    saved_step = state.progress.step
+    for step, epoch, indices in order:
+        if step > total or stopped_early:
+            break
+        started = time.perf_counter()
+        rate = linear_warmup_decay(
+            step, total_steps=total, warmup_steps=round(settings.warmup_share * total), peak=settings.learning_rate
+        )
+        result = train_step(
+            model, micro_batches([sequences[index] for index in indices], max_tokens=settings.micro_batch_tokens),
+            forward=forward, objective=objective, parameters=list(parameters.values()), optimizer=state.optimizer,
+            learning_rate=rate, max_gradient_norm=settings.max_gradient_norm,
+        )  # fmt: skip
+        state.count(step, result, time.perf_counter() - started)
+        recorder.record(_step_event(state.progress, total, epoch, rate, result, time.perf_counter() - started))
+        if evaluate is not None and (step % settings.evaluate_every_steps == 0 or step == total):
+            state.validate(evaluate(), recorder)
+            stopped_early = step < total and _out_of_patience(state.progress, settings)
+        stopping = should_stop() and step < total
+        if stopping or step % (settings.save_every_steps or settings.evaluate_every_steps) == 0:
+            saved_step = step
+            path = save_checkpoint(checkpoints, state.checkpoint(), keep=settings.keep_checkpoints)
+            recorder.record(Event("checkpoint", {"step": step, "path": path.name}))
+        if stopping:
+            raise InterruptedRunError(f"stopped after step {step} of {total}; the state is saved in {path.name}")
+    if settings.save_every_steps is not None and saved_step != state.progress.step:
+        save_checkpoint(checkpoints, state.checkpoint(), keep=settings.keep_checkpoints)
+    return state.finish(total, stopped_early)
+
+
+def _out_of_patience(progress: Progress, settings: LoopSettings) -> bool:
+    return settings.patience is not None and progress.evaluations_without_gain >= settings.patience
+
+
+def _step_event(
+    progress: Progress, total: int, epoch: int, rate: float, result: StepResult, seconds: float
+) -> Event:
+    left = (total - progress.step) * progress.seconds / progress.step
+    return Event(
+        "step",
+        {
+            "step": progress.step,
+            "total_steps": total,
+            "epoch": epoch,
+            "loss": result.loss,
+            "learning_rate": rate,
+            "gradient_norm": result.gradient_norm,
+            "tokens": result.tokens,
+            "supervised_tokens": result.supervised_tokens,
+        },
+        {"seconds": seconds, "tokens_per_second": result.tokens / seconds, "seconds_left": left},
+    )
+
+
+class _LoopState:
+    """The tensors and counters that a checkpoint holds."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        self.parameters = parameters
+        self.optimizer = optimizer
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+
+    def count(self, step: int, result: StepResult, seconds: float) -> None:
+        before = self.progress
+        norm = result.gradient_norm
+        smallest, largest = before.smallest_gradient_norm, before.largest_gradient_norm
+        self.progress = replace(
+            before,
+            step=step,
+            tokens=before.tokens + result.tokens,
+            supervised_tokens=before.supervised_tokens + result.supervised_tokens,
+            seconds=before.seconds + seconds,
+            smallest_gradient_norm=norm if smallest is None else min(smallest, norm),
+            largest_gradient_norm=norm if largest is None else max(largest, norm),
+        )
+
+    def validate(self, loss: float, recorder: Recorder) -> None:
+        before = self.progress
+        better = before.best_loss is None or loss < before.best_loss
+        if better:
+            self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+            self.progress = replace(before, best_step=before.step, best_loss=loss, evaluations_without_gain=0)
+        else:
+            self.progress = replace(before, evaluations_without_gain=before.evaluations_without_gain + 1)
+        recorder.record(Event("validation", {"step": before.step, "loss": loss, "best": better}))
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.parameters, self.best, optimizer_state(self.optimizer, self.parameters), self.progress)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        _copy_into(self.parameters, checkpoint.adapter)
+        load_optimizer_state(self.optimizer, self.parameters, checkpoint.optimizer)
+        self.best = {
+            name: tensor.to(self.parameters[name].device) for name, tensor in checkpoint.best.items()
+        }
+        self.progress = checkpoint.progress
+
+    def finish(self, total_steps: int, stopped_early: bool) -> LoopResult:
+        if self.best:
+            _copy_into(self.parameters, self.best)
+        last = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        return LoopResult(self.progress, total_steps, stopped_early, last)
+
+
+@torch.no_grad()
+def _copy_into(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[name])

@@ -1,0 +1,59 @@
+"""The optimizer of every method, and its state as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hone.errors import StorageError
+
+__all__ = ["load_optimizer_state", "make_optimizer", "optimizer_state"]
+
+_STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def make_optimizer(parameters: Mapping[str, nn.Parameter], *, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with betas (0.9, 0.999) and eps 1e-8, state in float32.
+
+    The learning rate is set by the step from its schedule; the one given here is never used.
+    """
+    return torch.optim.AdamW(list(parameters.values()), lr=0.0, weight_decay=weight_decay)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The state as tensors named ``<parameter>.<key>``; empty before the first step."""
+    return {
+        f"{name}.{key}": optimizer.state[parameter][key]
+        for name, parameter in parameters.items()
+        if parameter in optimizer.state
+        for key in _STATE_KEYS
+    }
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]
+) -> None:
+    """Put back what :func:`optimizer_state` gave.
+
+    Raises:
+        StorageError: a tensor is missing or has another shape than its parameter.
+    """
+    wrong = []
+    for name, parameter in parameters.items():
+        found = {key: state.get(f"{name}.{key}") for key in _STATE_KEYS}
+        bad = [
+            key
+            for key, tensor in found.items()
+            if tensor is None or (key != "step" and tensor.shape != parameter.shape)
+        ]
+        wrong += [f"{name}.{key}" for key in bad]
+        if not bad:
+            optimizer.state[parameter] = {key: tensor.clone() for key, tensor in found.items() if tensor is not None}
+    if wrong:
+        raise StorageError(
+            "the checkpoint's optimizer state does not fit the adapter",
+            details=wrong,
+            remedy="resume with the same model and rank",
+        )

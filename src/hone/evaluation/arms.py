@@ -1,0 +1,242 @@
+"""The comparison: every arm's answers to the same held-out rows, scored, with intervals and differences.
+
+Pure arithmetic over texts and numbers; who generated the answers, and how, is the recipe's business. An arm is named
+by ``ArmName``; those that a run has (base and tuned, and later prompted, few_shot, retrieval, tuned_retrieval) are
+all treated alike. p-values are not corrected for several comparisons yet: with base and tuned there is only one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from hone.errors import ConfigError, DataError
+from hone.evaluation.examples import answers_by_row, pick_examples
+from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
+from hone.evaluation.scorers import METRICS, Metric, likelihood_statistics, metrics_for
+from hone.evaluation.shape import TaskShape
+from hone.evaluation.statistics import Comparison, PairedBootstrap
+from hone.evaluation.sums import FloatArray
+from hone.types import ArmName, JsonDict
+
+__all__ = ["ArmResult", "evaluate_arms"]
+
+LIKELIHOOD = "bits_per_byte"
+
+
+@dataclass(frozen=True, slots=True)
+class ArmResult:
+    """What one arm answered; every list is as long as the held-out rows.
+
+    Args:
+        arm: its name.
+        predictions: the answers' texts.
+        stopped: whether the model ended the answer by itself, not by the token limit.
+        output_tokens: tokens generated for each answer.
+        seconds: wall-clock time of generating all answers; None where nobody measured it.
+        bits: bits that the model needs for each reference answer; None where nobody measured them.
+        reference_bytes: UTF-8 bytes of each reference answer; empty where ``bits`` is None.
+    """
+
+    arm: ArmName
+    predictions: Sequence[str]
+    stopped: Sequence[bool]
+    output_tokens: Sequence[int]
+    seconds: float | None = None
+    bits: Sequence[float] | None = None
+    reference_bytes: Sequence[int] = ()
+
+
+def evaluate_arms(
+    shape: TaskShape,
+    references: Sequence[str],
+    prompts: Sequence[str],
+    arms: Sequence[ArmResult],
+    metric: str | None = None,
+    seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    row_numbers: Sequence[int] | None = None,
+    confidence: float = 0.95,
+) -> Evaluation:
+    """Score all arms on the same rows and compare them.
+
+    Args:
+        shape: the kind of answers the task wants; found from the training answers.
+        references: the right answers, one per held-out row.
+        prompts: the last user text of each row, for the examples.
+        arms: the answers; at least one arm, no name twice.
+        metric: name of the primary metric, where it is not the shape's own.
+        seed: seed of resamples and permutations.
+        clusters: per row, what it belongs to (rows that share a prompt); None: each row by itself.
+        row_numbers: ordinals of the rows in their file, for the examples; by default 1, 2, 3, ...
+        confidence: nominal coverage of the intervals.
+
+    Raises:
+        ConfigError: ``metric`` is unknown, or needs likelihoods that not all arms have.
+        DataError: there are no held-out rows.
+    """
+    _check(references, prompts, arms)
+    metrics, unmeasured = _measurable_metrics(metrics_for(shape, metric), arms)
+    primary = metrics[0]
+    statistics = {
+        arm.arm: {one.name: _statistics(one, arm, references, shape) for one in metrics if _has(one, arm)}
+        for arm in arms
+    }
+    bootstrap = PairedBootstrap(len(references), seed=seed, clusters=clusters, confidence=confidence)
+    differences = [
+        Difference(arm.arm, against.arm, one.name, _compared(bootstrap, one, arm, against, statistics))
+        for one in metrics
+        for arm, against in _pairs(arms)
+        if _has(one, arm) and _has(one, against)
+    ]
+    answers = answers_by_row(
+        row_numbers or range(1, len(references) + 1),
+        prompts,
+        references,
+        {arm.arm: arm.predictions for arm in arms},
+        {arm.arm: arm.stopped for arm in arms},
+        {name: primary.row_scores(by_metric[primary.name]) for name, by_metric in statistics.items()},
+    )
+    return Evaluation(
+        metrics=metrics,
+        shape=shape,
+        rows=len(references),
+        arms={arm.arm: _summary(arm, metrics, primary, statistics[arm.arm], bootstrap) for arm in arms},
+        differences=[one for one in differences if one.metric == primary.name],
+        other_differences=[one for one in differences if one.metric != primary.name],
+        examples=pick_examples(answers, *_focus(arms), higher_is_better=primary.higher_is_better),
+        answers=answers,
+        not_measured=unmeasured,
+        method=_method(bootstrap, clusters is not None),
+        reference_most_common_share=_most_common_share(references),
+    )
+
+
+def _check(references: Sequence[str], prompts: Sequence[str], arms: Sequence[ArmResult]) -> None:
+    if not references:
+        raise DataError(
+            "there are no held-out rows to evaluate on",
+            why="without rows that training has not seen, nothing can be said about the tuned model",
+            remedy="give some with --eval FILE, or more training rows so that a part can be held out",
+        )
+    assert arms, "at least one arm"
+    assert len({arm.arm for arm in arms}) == len(arms), "each arm once"
+    assert len(prompts) == len(references), "one prompt per row"
+    for arm in arms:
+        columns = (arm.predictions, arm.stopped, arm.output_tokens)
+        assert all(len(column) == len(references) for column in columns), f"{arm.arm}: one answer per row"
+        if arm.bits is not None:
+            assert len(arm.bits) == len(arm.reference_bytes) == len(references), f"{arm.arm}: bits of each row"
+
+
+def _measurable_metrics(metrics: list[Metric], arms: Sequence[ArmResult]) -> tuple[list[Metric], list[JsonDict]]:
+    """All metrics incl. bits per byte, primary first, and what some arm cannot give."""
+    unmeasured: list[JsonDict] = []
+    for arm in arms:
+        reason = _why_no_likelihood(arm)
+        if reason is not None:
+            unmeasured.append({"what": f"{LIKELIHOOD} of {arm.arm}", "reason": reason})
+    if metrics[0].name == LIKELIHOOD and unmeasured:
+        raise ConfigError(
+            f"{LIKELIHOOD} cannot be the metric: {unmeasured[0]['reason']} ({unmeasured[0]['what']})",
+            where="metric",
+            remedy="choose a metric of the answers' texts",
+        )
+    likelihood = [] if metrics[0].name == LIKELIHOOD else [METRICS[LIKELIHOOD]]
+    return [*metrics, *likelihood], unmeasured
+
+
+def _why_no_likelihood(arm: ArmResult) -> str | None:
+    if arm.bits is None:
+        return "the likelihood of the reference answers was not measured"
+    infinite = sum(1 for bits in arm.bits if not math.isfinite(bits))
+    return f"the likelihood is not finite on {infinite} of {len(arm.bits)} rows" if infinite else None
+
+
+def _has(metric: Metric, arm: ArmResult) -> bool:
+    return metric.statistics is not None or _why_no_likelihood(arm) is None
+
+
+def _statistics(metric: Metric, arm: ArmResult, references: Sequence[str], shape: TaskShape) -> FloatArray:
+    if metric.statistics is not None:
+        return metric.statistics(arm.predictions, references, shape)
+    assert arm.bits is not None, "only arms that have likelihoods get here"
+    return likelihood_statistics(arm.bits, arm.reference_bytes)
+
+
+def _pairs(arms: Sequence[ArmResult]) -> list[tuple[ArmResult, ArmResult]]:
+    """Which arms are held against which: all against base, then tuned against all others."""
+    by_name = {arm.arm: arm for arm in arms}
+    base, tuned = by_name.get("base"), by_name.get("tuned")
+    pairs = [(arm, base) for arm in arms if base is not None and arm is not base]
+    return pairs + [(tuned, arm) for arm in arms if tuned is not None and arm is not tuned and arm is not base]
+
+
+def _focus(arms: Sequence[ArmResult]) -> tuple[str, str | None]:
+    """The arm whose gains and losses the examples show, and the arm it is held against."""
+    pairs = _pairs(arms)
+    for arm, against in pairs:
+        if arm.arm == "tuned":
+            return arm.arm, against.arm
+    return (pairs[0][0].arm, pairs[0][1].arm) if pairs else (arms[-1].arm, None)
+
+
+def _compared(
+    bootstrap: PairedBootstrap,
+    metric: Metric,
+    arm: ArmResult,
+    against: ArmResult,
+    statistics: dict[ArmName, dict[str, FloatArray]],
+) -> Comparison:
+    word_for_word = list(arm.predictions) == list(against.predictions)
+    return bootstrap.compare(
+        statistics[arm.arm][metric.name],
+        statistics[against.arm][metric.name],
+        metric.aggregate,
+        higher_is_better=metric.higher_is_better,
+        bounds=None if word_for_word else metric.bounds,
+        row_scores=metric.row_aggregate,
+    )
+
+
+def _summary(
+    arm: ArmResult,
+    metrics: Sequence[Metric],
+    primary: Metric,
+    statistics: dict[str, FloatArray],
+    bootstrap: PairedBootstrap,
+) -> ArmSummary:
+    scores: dict[str, float | None] = {
+        metric.name: metric.corpus_score(statistics[metric.name]) if metric.name in statistics else None
+        for metric in metrics
+    }
+    return ArmSummary(
+        arm=arm.arm,
+        score=primary.corpus_score(statistics[primary.name]),
+        interval=bootstrap.interval(statistics[primary.name], primary.aggregate, bounds=primary.bounds),
+        metrics=scores,
+        stop_share=sum(map(bool, arm.stopped)) / len(arm.stopped),
+        tokens=sum(arm.output_tokens),
+        seconds=arm.seconds,
+        most_common_share=_most_common_share(arm.predictions),
+    )
+
+
+def _most_common_share(texts: Sequence[str]) -> float:
+    return Counter(text.strip() for text in texts).most_common(1)[0][1] / len(texts)
+
+
+def _method(bootstrap: PairedBootstrap, clustered: bool) -> JsonDict:
+    return {
+        "interval": "expanded percentile bootstrap",
+        "p_value": "two-sided paired permutation test",
+        "confidence": bootstrap.confidence,
+        "resamples": bootstrap.resamples,
+        "permutations": bootstrap.permutations,
+        "units": bootstrap.units,
+        "unit": "cluster of rows" if clustered else "row",
+        "seed": bootstrap.seed,
+    }

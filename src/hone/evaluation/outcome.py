@@ -1,0 +1,148 @@
+"""What a comparison found, in figures: the object that the verdict, the report and ``--json`` read.
+
+Every number is finite; what nobody measured is None (null), with its reason in ``not_measured``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hone.evaluation.scorers import Metric
+from hone.evaluation.shape import TaskShape
+from hone.evaluation.statistics import Comparison
+from hone.types import ArmName, JsonDict
+
+__all__ = ["ArmSummary", "Difference", "Evaluation"]
+
+DECIMALS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm in figures.
+
+    Args:
+        arm: its name.
+        score: the primary metric over all rows.
+        interval: confidence interval of ``score``; None with fewer than two rows (or clusters).
+        metrics: score by metric name; None where it was not measured.
+        stop_share: share of answers, 0 to 1, that the model ended by itself.
+        tokens: tokens generated in all.
+        seconds: time of generating all answers; None where nobody measured it.
+        most_common_share: share of rows, 0 to 1, that got this arm's most frequent answer.
+    """
+
+    arm: ArmName
+    score: float
+    interval: tuple[float, float] | None
+    metrics: dict[str, float | None]
+    stop_share: float
+    tokens: int
+    seconds: float | None
+    most_common_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """``arm`` minus ``against`` under one metric, on the same rows."""
+
+    arm: ArmName
+    against: ArmName
+    metric: str
+    comparison: Comparison
+
+    def to_json(self) -> JsonDict:
+        """The difference as plain JSON values."""
+        compared = self.comparison
+        return {
+            "arm": self.arm,
+            "against": self.against,
+            "metric": self.metric,
+            "difference": _rounded(compared.difference),
+            "interval": _rounded_pair(compared.interval),
+            "p_value": _rounded(compared.p_value),
+            "confidence": compared.confidence,
+            "different": compared.different,
+            "wins": compared.wins,
+            "losses": compared.losses,
+            "ties": compared.ties,
+            "rows_needed": compared.rows_needed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The whole comparison.
+
+    Args:
+        metrics: all metrics, the primary one first.
+        shape: the kind of answers.
+        rows: number of held-out rows.
+        arms: each arm in figures, in the order given.
+        differences: every other arm against base, and tuned against every other one, under the primary metric.
+        other_differences: the same pairs under the other metrics; not what the verdict rests on.
+        examples: ``best`` and ``worst`` rows.
+        answers: every row with all its answers and scores.
+        not_measured: what is null in the figures, with the reason.
+        method: how intervals and p-values were made.
+        reference_most_common_share: share of rows, 0 to 1, that have the most frequent reference answer.
+    """
+
+    metrics: list[Metric]
+    shape: TaskShape
+    rows: int
+    arms: dict[ArmName, ArmSummary]
+    differences: list[Difference]
+    other_differences: list[Difference]
+    examples: dict[str, list[JsonDict]]
+    answers: list[JsonDict]
+    not_measured: list[JsonDict]
+    method: JsonDict
+    reference_most_common_share: float
+
+    @property
+    def metric(self) -> Metric:
+        """The primary metric, on which the verdict rests."""
+        return self.metrics[0]
+
+    def difference(self, arm: ArmName, against: ArmName, metric: str | None = None) -> Difference | None:
+        """One difference; ``metric`` None is the primary one. None where it was not made."""
+        for one in [*self.differences, *self.other_differences]:
+            if (one.arm, one.against, one.metric) == (arm, against, metric or self.metric.name):
+                return one
+        return None
+
+    def to_json(self) -> JsonDict:
+        """The ``evaluation`` object of a run's result; every number is finite, what was not measured is null."""
+        return {
+            "metric": self.metric.name,
+            "metrics": {metric.name: metric.describe() for metric in self.metrics},
+            "shape": self.shape.to_json(),
+            "rows": self.rows,
+            "arms": {name: _summary_json(summary) for name, summary in self.arms.items()},
+            "differences": [one.to_json() for one in self.differences],
+            "other_differences": [one.to_json() for one in self.other_differences],
+            "examples": self.examples,
+            "not_measured": self.not_measured,
+            "method": self.method,
+        }
+
+
+def _summary_json(summary: ArmSummary) -> JsonDict:
+    return {
+        "score": _rounded(summary.score),
+        "interval": _rounded_pair(summary.interval),
+        "metrics": {name: _rounded(value) for name, value in summary.metrics.items()},
+        "stop_share": _rounded(summary.stop_share),
+        "most_common_share": _rounded(summary.most_common_share),
+        "tokens": summary.tokens,
+        "seconds": _rounded(summary.seconds),
+    }
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(float(number), DECIMALS)
+
+
+def _rounded_pair(pair: tuple[float, float] | None) -> list[float | None] | None:
+    return None if pair is None else [_rounded(pair[0]), _rounded(pair[1])]

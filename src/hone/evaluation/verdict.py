@@ -1,0 +1,172 @@
+"""What the comparison lets one say: ship, do not ship, or not enough evidence.
+
+    ship                 the tuned arm is better than the base on the primary metric (see ``statistics.py`` for when
+                         two arms count as different)
+    do_not_ship          it is worse, or it does not end its answers: under half of them, where the base ends half or more
+    not_enough_evidence  everything else; with about how many held-out rows would decide it
+
+What was not measured is listed, never assumed. Retention and the prompting and retrieval arms get their decisions
+(``prompting_is_enough``, ``retrieval_is_enough``, ``ship_with_retrieval``) here once they are measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
+from hone.types import ArmName, JsonDict
+
+__all__ = ["Decision", "Verdict", "decide"]
+
+Decision = Literal["ship", "do_not_ship", "not_enough_evidence"]
+
+LEAST_STOP_SHARE = 0.5
+WORRYING_STOP_SHARE = 0.9
+FEW_ROWS = 20
+COLLAPSED_SHARE = 0.5
+COLLAPSED_FACTOR = 1.5
+
+_ARMS_TO_COME: tuple[tuple[ArmName, str], ...] = (
+    ("prompted", "whether an instruction to the base alone would do as well"),
+    ("few_shot", "whether examples in the base's prompt would do as well"),
+    ("retrieval", "whether passages from documents would do as well"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision and what led to it.
+
+    Args:
+        decision: ship, do_not_ship or not_enough_evidence.
+        reason: one sentence with the figures.
+        numbers: those figures, for programs.
+        warnings: what else a reader should know before acting, one sentence each.
+        not_measured: {"what", "reason"} for each question that this evaluation leaves open.
+        exit_code: the command's exit code: 3 for do_not_ship, else 0.
+    """
+
+    decision: Decision
+    reason: str
+    numbers: JsonDict
+    warnings: tuple[str, ...]
+    not_measured: tuple[JsonDict, ...]
+    exit_code: int
+
+    def to_json(self) -> JsonDict:
+        """The ``verdict`` object of a run's result."""
+        return {
+            "decision": self.decision,
+            "reason": self.reason,
+            "numbers": self.numbers,
+            "warnings": list(self.warnings),
+            "not_measured": list(self.not_measured),
+            "exit_code": self.exit_code,
+        }
+
+
+def decide(evaluation: Evaluation) -> Verdict:
+    """Say what the intervals allow.
+
+    Args:
+        evaluation: the comparison; without a tuned and a base arm there is nothing to decide.
+    """
+    difference = evaluation.difference("tuned", "base")
+    if difference is None:
+        reason = f"Not enough evidence: tuned and base were not both measured on the {evaluation.rows} held-out rows."
+        return _verdict("not_enough_evidence", reason, {"rows": evaluation.rows}, [], evaluation)
+    base, tuned = evaluation.arms["base"], evaluation.arms["tuned"]
+    decision, reason = _decision(evaluation, base, tuned, difference)
+    numbers = {
+        **difference.to_json(),
+        "base": round(base.score, 6),
+        "tuned": round(tuned.score, 6),
+        "rows": evaluation.rows,
+        "stop_share": {"base": round(base.stop_share, 6), "tuned": round(tuned.stop_share, 6)},
+    }
+    return _verdict(decision, reason, numbers, _warnings(evaluation, base, tuned), evaluation)
+
+
+def _verdict(
+    decision: Decision, reason: str, numbers: JsonDict, warnings: list[str], evaluation: Evaluation
+) -> Verdict:
+    exit_code = 3 if decision == "do_not_ship" else 0
+    return Verdict(decision, reason, numbers, tuple(warnings), tuple(_not_measured(evaluation)), exit_code)
+
+
+def _decision(
+    evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary, difference: Difference
+) -> tuple[Decision, str]:
+    metric, compared = evaluation.metric, difference.comparison
+    digits = 3 if metric.name == "bits_per_byte" else 1
+    scores = f"{metric.title} {tuned.score:.{digits}f} against the base's {base.score:.{digits}f}"
+    rows = f"{evaluation.rows} held-out row{'' if evaluation.rows == 1 else 's'}"
+    if tuned.stop_share < LEAST_STOP_SHARE <= base.stop_share:
+        return "do_not_ship", (
+            f"Do not ship: the tuned model ended only {tuned.stop_share:.0%} of its answers to {rows} by itself, "
+            f"where the base ended {base.stop_share:.0%} ({scores})."
+        )
+    if compared.interval is None or compared.p_value is None:
+        return "not_enough_evidence", f"Not enough evidence: {rows} give no interval ({scores})."
+    low, high = compared.interval
+    figures = (
+        f"difference {compared.difference:+.{digits}f}, {compared.confidence:.0%} interval {low:+.{digits}f} to "
+        f"{high:+.{digits}f}, {_p(compared.p_value)}"
+    )
+    if compared.different:
+        if (compared.difference > 0) == metric.higher_is_better:
+            return "ship", f"Ship: {scores} on {rows} ({figures})."
+        return "do_not_ship", f"Do not ship: the tuned model is worse, {scores} on {rows} ({figures})."
+    if compared.rows_needed is None:
+        open_question = "and there is no effect large enough to say how many rows would show one"
+    else:
+        more = max(1, compared.rows_needed - evaluation.rows)
+        open_question = f"about {more} more held-out row{'' if more == 1 else 's'} would decide it"
+    return "not_enough_evidence", f"Not enough evidence: {scores} on {rows} ({figures}); {open_question}."
+
+
+def _warnings(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary) -> list[str]:
+    warnings = []
+    if tuned.stop_share < WORRYING_STOP_SHARE:
+        warnings.append(
+            f"The tuned model ended {tuned.stop_share:.0%} of its answers by itself (base {base.stop_share:.0%}); "
+            "the others ran into the token limit."
+        )
+    collapsed = max(COLLAPSED_SHARE, COLLAPSED_FACTOR * evaluation.reference_most_common_share)
+    if evaluation.rows > 1 and min(1.0, collapsed) <= tuned.most_common_share:
+        warnings.append(
+            f"The tuned model gave one and the same answer to {tuned.most_common_share:.0%} of the rows; the most "
+            f"frequent right answer stands in {evaluation.reference_most_common_share:.0%}."
+        )
+    for one in evaluation.other_differences:
+        if (one.arm, one.against) != ("tuned", "base") or not one.comparison.different:
+            continue
+        metric = next(metric for metric in evaluation.metrics if metric.name == one.metric)
+        if (one.comparison.difference > 0) != metric.higher_is_better:
+            digits = 3 if metric.name == "bits_per_byte" else 1
+            warnings.append(f"{metric.title} is worse than the base's ({one.comparison.difference:+.{digits}f}).")
+    if evaluation.rows < FEW_ROWS:
+        warnings.append(f"{evaluation.rows} held-out rows are few; the interval says how much they leave open.")
+    return warnings
+
+
+def _not_measured(evaluation: Evaluation) -> list[JsonDict]:
+    missing = [{"what": "retention", "reason": "what the model forgot outside this task was not measured"}]
+    missing += [
+        {"what": arm, "reason": f"this arm was not run: {question} is not known"}
+        for arm, question in _ARMS_TO_COME
+        if arm not in evaluation.arms
+    ]
+    if evaluation.shape.kind == "text":
+        missing.append(
+            {
+                "what": "faithfulness",
+                "reason": "overlap with the reference cannot see whether an answer keeps to the facts of its prompt",
+            }
+        )
+    return missing + list(evaluation.not_measured)
+
+
+def _p(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"

@@ -1,0 +1,183 @@
+"""Adapters on disk, in PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+Whatever loads a PEFT adapter loads ours. Reading is strict: an adapter whose tensors do not match the model one by one
+is refused with the name of each, because an adapter that matches nothing loads as the base model without a word.
+Format: huggingface/peft, docs/source/developer_guides/checkpoint.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hone.errors import ModelError, StorageError
+from hone.files import write_atomically, write_json
+from hone.model.lora import adapted_layers, attach_adapter
+
+__all__ = ["read_adapter_notes", "load_adapter", "save_adapter"]
+
+_PREFIX = "base_model.model."
+_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+_NOTES = "hone.json"
+
+
+def save_adapter(model: nn.Module, folder: Path, *, base_name: str, notes: Mapping[str, Any]) -> None:
+    """Write the adapter of ``model`` into ``folder``.
+
+    Args:
+        model: has wrapped layers.
+        folder: made where it is missing.
+        base_name: recorded as ``base_model_name_or_path``.
+        notes: what hone needs to load it safely (hash of the base, template); stands in ``hone.json`` beside it.
+
+    Raises:
+        ModelError: the adapter holds a value that is not finite; nothing is written.
+        StorageError: no space or no permission.
+    """
+    layers = dict(adapted_layers(model))
+    tensors: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = layer.lora_A.detach().float().cpu().contiguous()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = (layer.lora_B.detach() * layer.strength).float().cpu().contiguous()
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken or not tensors:
+        raise ModelError(
+            f"{len(broken)} of {len(tensors)} adapter tensors are not finite",
+            details=broken,
+            remedy="train again with a lower --learning-rate or --dtype float32",
+        )
+    first = next(iter(layers.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_json(
+        folder / _CONFIG,
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_name,
+            "r": first.rank,
+            "lora_alpha": _number(first.scaling * first.rank),
+            "lora_dropout": 0.0,
+            "target_modules": _target_modules(model, set(layers)),
+            "bias": "none",
+            "fan_in_fan_out": isinstance(first.base, Conv1D),
+            "inference_mode": True,
+            "use_rslora": False,
+            "use_dora": False,
+        },
+    )
+    write_json(folder / _NOTES, dict(notes))
+
+
+def _number(value: float) -> float | int:
+    return round(value) if math.isclose(value, round(value)) else value
+
+
+def _target_modules(model: nn.Module, names: set[str]) -> list[str]:
+    """Leaf names where they select exactly the adapted layers, as PEFT and servers prefer; else full names."""
+    leaves = {name.rpartition(".")[2] for name in names}
+    selected = {
+        name.removesuffix(".base")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and name.removesuffix(".base").rpartition(".")[2] in leaves
+    }
+    return sorted(leaves if selected == names else names)
+
+
+def read_adapter_notes(folder: Path) -> dict[str, Any]:
+    """What hone wrote beside the adapter; empty for an adapter made elsewhere.
+
+    Raises:
+        StorageError: ``hone.json`` is there but cannot be read.
+    """
+    path = folder / _NOTES
+    return _read_json(path) if path.exists() else {}
+
+
+def load_adapter(model: nn.Module, folder: Path) -> list[str]:
+    """Wrap the layers that the adapter in ``folder`` names, and fill them.
+
+    Args:
+        model: the plain base.
+        folder: a PEFT adapter of kind LORA without rsLoRA, DoRA or biases.
+
+    Returns:
+        Names of the wrapped layers.
+
+    Raises:
+        ModelError: it is another kind of adapter, or its tensors do not match the model's layers one by one.
+        StorageError: a file is missing or damaged.
+    """
+    config = _read_json(folder / _CONFIG)
+    unsupported = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
+    if config.get("peft_type") != "LORA" or unsupported or config.get("bias", "none") != "none":
+        raise ModelError(
+            f"{folder} is a {config.get('peft_type')} adapter with {', '.join(unsupported) or 'options'} that hone does "
+            "not load",
+            remedy="merge it into its base with PEFT and use the merged folder as the model",
+        )
+    tensors = _read_tensors(folder / _WEIGHTS)
+    layers = sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
+    _check_names_and_shapes(model, tensors, layers, rank=config["r"], folder=folder)
+    attach_adapter(model, rank=config["r"], alpha=config["lora_alpha"], layers=layers)
+    with torch.no_grad():
+        for name, layer in adapted_layers(model):
+            layer.lora_A.copy_(tensors[f"{_PREFIX}{name}.lora_A.weight"])
+            layer.lora_B.copy_(tensors[f"{_PREFIX}{name}.lora_B.weight"])
+    return layers
+
+
+def _check_names_and_shapes(
+    model: nn.Module, tensors: Mapping[str, Tensor], layers: list[str], *, rank: int, folder: Path
+) -> None:
+    modules = dict(model.named_modules())
+    expected: dict[str, tuple[int, ...]] = {}
+    for name in layers:
+        module = modules.get(name)
+        if isinstance(module, nn.Linear | Conv1D):
+            first, second = module.weight.shape
+            out_features, in_features = (second, first) if isinstance(module, Conv1D) else (first, second)
+            expected[f"{_PREFIX}{name}.lora_A.weight"] = (rank, in_features)
+            expected[f"{_PREFIX}{name}.lora_B.weight"] = (out_features, rank)
+    problems = [f"{name}: the model has no such linear layer" for name in tensors if name not in expected]
+    problems += [f"{name}: missing in the adapter" for name in expected if name not in tensors]
+    problems += [
+        f"{name}: {tuple(tensors[name].shape)} in the adapter, {shape} in the model"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    problems += [f"{name}: not finite" for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if problems or not layers:
+        raise ModelError(
+            f"the adapter in {folder} does not fit this model: {len(problems)} tensors do not match",
+            details=problems,
+            why="layers without their tensors would answer as the base model does",
+            remedy="use the base that the adapter was trained on (base_model_name_or_path in adapter_config.json)",
+        )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path.name} cannot be read: {error}", where=str(path)) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path.name} cannot be read: {error}", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise StorageError(f"{path.name} holds no JSON object", where=str(path))
+    return value

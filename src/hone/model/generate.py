@@ -1,0 +1,182 @@
+"""Generation: batches of prompts of similar length, a key-value cache, rows leaving as they end.
+
+A row's answer depends on its own prompt and on (seed, its index) alone, not on which rows stood beside it: each row
+draws from a generator of its own. (Sums in bfloat16 may still differ in the last bit with the batch's shape.)
+
+Shape legend: B rows of a batch, L length of the longest prompt, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+__all__ = ["Generation", "SamplingSettings", "generate", "stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How the next token is chosen.
+
+    Args:
+        max_new_tokens: upper bound on the tokens of an answer.
+        temperature: 0 takes the most likely token.
+        top_p: the smallest set of tokens with at least this probability is drawn from (Holtzman et al. 2020).
+        seed: of the draws; ignored at temperature 0.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer.
+
+    Args:
+        ids: the tokens, without the stop token.
+        stopped: whether the model ended the answer by itself.
+    """
+
+    ids: tuple[int, ...]
+    stopped: bool
+
+
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop_ids: Sequence[int],
+    settings: SamplingSettings,
+    batch_size: int = 32,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> list[Generation]:
+    """Answer every prompt.
+
+    Args:
+        model: in evaluation mode.
+        prompts: token ids, none empty.
+        stop_ids: tokens that end an answer.
+        settings: how tokens are chosen.
+        batch_size: rows decoded together.
+        on_done: called with the number of prompts answered so far, whenever one ends.
+
+    Returns:
+        One answer a prompt, in the order of ``prompts``.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    answers: dict[int, Generation] = {}
+    for start in range(0, len(order), batch_size):
+        for index, answer in _decode_batch(model, prompts, order[start : start + batch_size], stop_ids, settings):
+            answers[index] = answer
+            on_done(len(answers))
+    return [answers[index] for index in range(len(prompts))]
+
+
+def stream(
+    model: PreTrainedModel, prompt: Sequence[int], *, stop_ids: Sequence[int], settings: SamplingSettings
+) -> Iterator[int]:
+    """Token ids of one answer as they are chosen, without the stop token; the same as :func:`generate` gives."""
+    decoder = _Decoder(model, [prompt], [0], settings)
+    for _ in range(settings.max_new_tokens):
+        token = decoder.next_tokens()[0]
+        if token in stop_ids:
+            return
+        yield token
+
+
+def _decode_batch(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    indices: Sequence[int],
+    stop_ids: Sequence[int],
+    settings: SamplingSettings,
+) -> Iterator[tuple[int, Generation]]:
+    decoder = _Decoder(model, [prompts[index] for index in indices], list(indices), settings)
+    written: dict[int, list[int]] = {index: [] for index in indices}
+    stops = frozenset(stop_ids)
+    for _ in range(settings.max_new_tokens):
+        living = []
+        for place, token in enumerate(decoder.next_tokens()):
+            index = decoder.indices[place]
+            if token in stops:
+                yield index, Generation(tuple(written[index]), True)
+            else:
+                written[index].append(token)
+                living.append(place)
+        if not living:
+            return
+        decoder.keep(living)
+    for index in decoder.indices:
+        yield index, Generation(tuple(written[index]), False)
+
+
+class _Decoder:
+    """Left-padded rows and their cache; one call of ``next_tokens`` is one forward pass.
+
+    Left padding lets every row write its next token at the same place of the cache; masked positions and per-row
+    position ids make it exact.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], indices: list[int], settings: SamplingSettings
+    ) -> None:
+        self.model = model
+        self.indices = indices
+        self.settings = settings
+        self.generators = [torch.Generator().manual_seed(settings.seed * 1_000_003 + index) for index in indices]
+        longest = max(len(prompt) for prompt in prompts)
+        device = model.device
+        padding = [longest - len(prompt) for prompt in prompts]
+        self.input_BL = torch.tensor(
+            [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)], device=device
+        )
+        self.mask_BL = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=device)
+        self.cache = DynamicCache(config=model.config)
+
+    @torch.inference_mode()
+    def next_tokens(self) -> list[int]:
+        """Run the tokens not yet seen, and choose the next one of each row."""
+        positions = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)[:, -self.input_BL.shape[1] :]
+        output = self.model(
+            input_ids=self.input_BL,
+            attention_mask=self.mask_BL,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        chosen = self._choose(output.logits[:, -1].float())
+        self.input_BL = chosen.unsqueeze(1)
+        self.mask_BL = torch.cat([self.mask_BL, torch.ones_like(self.input_BL)], dim=1)
+        tokens: list[int] = chosen.tolist()
+        return tokens
+
+    def keep(self, places: list[int]) -> None:
+        """Go on with these rows alone."""
+        if len(places) == len(self.indices):
+            return
+        index = torch.tensor(places, device=self.input_BL.device)
+        self.input_BL, self.mask_BL = self.input_BL[index], self.mask_BL[index]
+        self.cache.batch_select_indices(index)
+        self.indices = [self.indices[place] for place in places]
+        self.generators = [self.generators[place] for place in places]
+
+    def _choose(self, logits_BV: Tensor) -> Tensor:
+        if self.settings.temperature == 0:
+            return logits_BV.argmax(dim=-1)
+        probabilities = torch.softmax(logits_BV / self.settings.temperature, dim=-1).cpu()
+        ordered, tokens = probabilities.sort(dim=-1, descending=True)
+        # a token stays while the probability of those before it is under top_p; the first always stays
+        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.settings.top_p, 0.0)
+        drawn = [
+            torch.multinomial(row, 1, generator=generator)
+            for row, generator in zip(ordered, self.generators, strict=True)
+        ]
+        return tokens.gather(1, torch.stack(drawn)).squeeze(1).to(logits_BV.device)

@@ -1,0 +1,185 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): low-rank updates around frozen linear layers, in PEFT's file format.
+
+    y = W x + strength * (alpha / R) * B (A x)
+
+A layer is wrapped, never subclassed: :meth:`LoraLinear.from_base` takes the frozen one in, :meth:`LoraLinear.merge`
+gives a plain one back. A and B are kept in float32 and rounded to the layer's dtype inside the product, so that the
+optimizer's small steps are never lost to bfloat16.
+
+Shape legend: R rank, D_in and D_out widths of a layer.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hone.errors import ModelError
+
+__all__ = [
+    "LoraLinear",
+    "adapted_layers",
+    "adapter_disabled",
+    "adapter_parameters",
+    "attach_adapter",
+    "detach_adapter",
+    "find_linear_layers",
+]
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a trainable low-rank update.
+
+    Args:
+        base: an ``nn.Linear`` or transformers' ``Conv1D``; frozen here.
+        rank: R, at least 1.
+        alpha: the update is scaled by alpha / R.
+        seed: A is drawn from it; B starts at zero, so the wrapped layer equals its base at first.
+    """
+
+    def __init__(self, base: nn.Linear | Conv1D, *, rank: int, alpha: float, seed: int) -> None:
+        super().__init__()
+        in_features, out_features = layer_widths(base)
+        self.base = base.requires_grad_(False)
+        self.rank = rank
+        self.scaling = alpha / rank
+        self.strength = 1.0
+        self.enabled = True
+        device = base.weight.device
+        # Kaiming-uniform with a = sqrt(5), as PEFT: bound 1 / sqrt(D_in). Drawn on the CPU, so alike on every device.
+        bound = 1 / math.sqrt(in_features)
+        generator = torch.Generator().manual_seed(seed)
+        start = (torch.rand(rank, in_features, generator=generator) * 2 - 1) * bound
+        self.lora_A = nn.Parameter(start.to(device))
+        self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device))
+
+    @classmethod
+    def from_base(cls, base: nn.Linear | Conv1D, *, rank: int, alpha: float, seed: int) -> Self:
+        """Wrap ``base``; see the class for the arguments."""
+        return cls(base, rank=rank, alpha=alpha, seed=seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [..., D_in] to [..., D_out]."""
+        y: Tensor = self.base(x)
+        if not self.enabled:
+            return y
+        low_rank = nn.functional.linear(x, self.lora_A.to(x.dtype))
+        scale = self.scaling * self.strength
+        return y + nn.functional.linear(low_rank, (self.lora_B * scale).to(x.dtype))
+
+    def delta(self) -> Tensor:
+        """The update as a float32 matrix [D_out, D_in], at the present strength."""
+        return (self.lora_B.float() @ self.lora_A.float()) * (self.scaling * self.strength)
+
+    @torch.no_grad()
+    def merge(self) -> nn.Module:
+        """Add the update to the frozen weight, in float32 with one rounding, and give the plain layer back."""
+        delta = self.delta()
+        weight = self.base.weight
+        weight.copy_((weight.float() + (delta.T if isinstance(self.base, Conv1D) else delta)).to(weight.dtype))
+        return self.base
+
+
+def layer_widths(layer: nn.Linear | Conv1D) -> tuple[int, int]:
+    """(D_in, D_out) of a linear layer; Conv1D stores its weight transposed."""
+    first, second = layer.weight.shape
+    return (first, second) if isinstance(layer, Conv1D) else (second, first)
+
+
+def find_linear_layers(model: nn.Module) -> list[str]:
+    """Names of all linear layers but the output head, in the model's order.
+
+    The head is left out because it is tied to the embeddings in many models and its update would be the largest of
+    all; so does PEFT's ``all-linear``.
+    """
+    get_head: Callable[[], nn.Module | None] = getattr(model, "get_output_embeddings", lambda: None)
+    head = get_head()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+
+
+def attach_adapter(
+    model: nn.Module, *, rank: int, alpha: float, seed: int = 0, layers: Sequence[str] | None = None
+) -> list[str]:
+    """Wrap linear layers of ``model`` in place.
+
+    Args:
+        model: its parameters are frozen; the adapter's alone are trainable afterwards.
+        rank: R of every layer.
+        alpha: scaling numerator.
+        seed: each layer draws from (seed, its name), whatever order the layers come in.
+        layers: names of the layers; all linear layers but the head where None.
+
+    Returns:
+        Names of the wrapped layers.
+
+    Raises:
+        ModelError: no layer can be wrapped, or a named one does not exist or is not linear.
+    """
+    names = find_linear_layers(model) if layers is None else list(layers)
+    modules = dict(model.named_modules())
+    wrong = [name for name in names if not isinstance(modules.get(name), nn.Linear | Conv1D)]
+    if wrong or not names:
+        raise ModelError(
+            f"no adapter can be put on {len(wrong)} of {len(names)} layers" if names else "no linear layer was found",
+            details=wrong,
+            why="an adapter that matches no layer would train nothing and load as the base model",
+            remedy="check that the adapter belongs to this base model",
+        )
+    model.requires_grad_(False)
+    for name in names:
+        base = modules[name]
+        layer_seed = zlib.crc32(f"{seed}:{name}".encode())
+        _replace(model, name, LoraLinear.from_base(base, rank=rank, alpha=alpha, seed=layer_seed))
+    return names
+
+
+def detach_adapter(model: nn.Module, *, merge: bool) -> None:
+    """Put plain layers back in place, with the update merged in or dropped."""
+    for name, layer in list(adapted_layers(model)):
+        _replace(model, name, layer.merge() if merge else layer.base)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+    """(name, layer) of every wrapped layer, in the model's order."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            yield name, module
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable tensors by name, ``<layer>.lora_A`` and ``<layer>.lora_B``."""
+    parameters: dict[str, nn.Parameter] = {}
+    for name, layer in adapted_layers(model):
+        parameters[f"{name}.lora_A"] = layer.lora_A
+        parameters[f"{name}.lora_B"] = layer.lora_B
+    return parameters
+
+
+@contextmanager
+def adapter_disabled(model: nn.Module) -> Iterator[None]:
+    """The base model inside the block; costs nothing, since nothing is unloaded."""
+    layers = [layer for _, layer in adapted_layers(model)]
+    before = [layer.enabled for layer in layers]
+    for layer in layers:
+        layer.enabled = False
+    try:
+        yield
+    finally:
+        for layer, enabled in zip(layers, before, strict=True):
+            layer.enabled = enabled

@@ -1,0 +1,163 @@
+"""The numbers of a run, chosen from the model and the data, each with its reason.
+
+A value that the user gave is never changed. Defaults were compared on validation rows split from training data (see
+docs/defaults.md), never on held-out rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Choice", "TrainingChoices", "choose_held_out_rows", "choose_training", "choose_validation_rows"]
+
+# Measured on SmolLM2-135M; larger models take smaller steps, about with the fourth root of their size
+# (Hu et al. 2021 and Biderman et al. 2024, arXiv:2405.09673, use 1e-4 to 5e-4 for 7B models).
+_REFERENCE_PARAMETERS = 135e6
+_REFERENCE_LEARNING_RATE = 1e-3
+_LOWEST_LEARNING_RATE = 1e-4
+# Memory of a token in training without recomputation, in bytes per layer and unit of width: 0.35 MB a token for
+# 30 layers of width 576, measured in bfloat16; float32 takes twice that.
+_BYTES_PER_LAYER_AND_WIDTH = 20
+_MEMORY_SHARE_FOR_ACTIVATIONS = 0.4
+_MICRO_BATCH_TOKENS = 2048
+# Optimizer steps under which a small data set is passed over more often, and the passes beyond which it is memorised.
+_WANTED_STEPS = 60
+_EPOCHS = (3, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One number and why it was chosen.
+
+    Args:
+        name: the option's name.
+        value: what the run uses.
+        reason: one clause for the user.
+    """
+
+    name: str
+    value: float | int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingChoices:
+    """The resolved numbers of a training run, and the reason for each.
+
+    Args:
+        rank: R of the adapter.
+        alpha: scaling numerator; alpha / R multiplies the update.
+        learning_rate: peak of the schedule.
+        epochs: passes over the rows, at most: validation may stop earlier.
+        batch_size: rows per optimizer step.
+        max_length: tokens of a row, at most.
+        micro_batch_tokens: real tokens of one forward and backward pass.
+        choices: every number with its reason, in the order to print.
+    """
+
+    rank: int
+    alpha: float
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    max_length: int
+    micro_batch_tokens: int
+    choices: tuple[Choice, ...]
+
+
+def choose_held_out_rows(num_rows: int) -> Choice:
+    """How many rows to set aside for the comparison: a fifth, between 8 and 200, never more than a third.
+
+    Intervals shrink with the square root of the held-out rows; a training row is worth most where there are few.
+    """
+    value = max(1, min(200, max(8, round(num_rows * 0.2)), num_rows // 3))
+    return Choice("held_out", value, f"a fifth of {num_rows} rows, at most 200")
+
+
+def choose_validation_rows(num_rows: int) -> Choice:
+    """How many training rows to set aside for choosing the best checkpoint; 0 where training would starve."""
+    if num_rows < 20:
+        return Choice("validation", 0, f"{num_rows} rows are too few to spare any")
+    value = max(4, min(100, round(num_rows * 0.1)))
+    return Choice("validation", value, f"a tenth of {num_rows} rows, at most 100, to keep the best checkpoint")
+
+
+def choose_training(
+    *,
+    num_parameters: int,
+    num_layers: int,
+    width: int,
+    row_lengths: Sequence[int],
+    context_length: int,
+    available_bytes: int,
+    bytes_per_value: int,
+    rank: int | None = None,
+    alpha: float | None = None,
+    learning_rate: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    max_length: int | None = None,
+    micro_batch_tokens: int | None = None,
+) -> TrainingChoices:
+    """Choose what the user left open.
+
+    Args:
+        num_parameters: of the base.
+        num_layers: decoder layers of the base.
+        width: of the base's hidden states.
+        row_lengths: tokens of each training row.
+        context_length: tokens that the base was trained to see.
+        available_bytes: memory free on the device.
+        bytes_per_value: of the dtype of compute (2 or 4).
+        rank, alpha, learning_rate, epochs, batch_size, max_length, micro_batch_tokens: the user's values, or None.
+
+    Returns:
+        All numbers resolved.
+    """
+    longest = max(row_lengths)
+    rows = len(row_lengths)
+    made: list[Choice] = []
+
+    def settle(name: str, given: float | None, value: float, reason: str) -> float:
+        made.append(Choice(name, value if given is None else given, reason if given is None else "as given"))
+        return value if given is None else given
+
+    rank = int(settle("rank", rank, 16, "enough for one task; more ranks gain little at this number of rows"))
+    alpha = settle("alpha", alpha, 2 * rank, "twice the rank")
+    rate = _learning_rate(num_parameters)
+    learning_rate = settle("learning_rate", learning_rate, rate, f"for {num_parameters / 1e6:.0f}M parameters")
+    batch_size = int(settle("batch_size", batch_size, _batch_size(rows), f"for {rows} rows"))
+    epochs = int(settle("epochs", epochs, *_epochs(rows, batch_size)))
+    reason = "the longest row" if longest <= context_length else "the model's context"
+    max_length = int(settle("max_length", max_length, min(longest, context_length), reason))
+    affordable = available_bytes * _MEMORY_SHARE_FOR_ACTIVATIONS / (
+        _BYTES_PER_LAYER_AND_WIDTH * num_layers * width * bytes_per_value / 2
+    )
+    tokens = int(max(min(longest, max_length), min(_MICRO_BATCH_TOKENS, affordable)))
+    micro_batch_tokens = int(settle("micro_batch_tokens", micro_batch_tokens, tokens, "fits in memory"))
+    return TrainingChoices(
+        rank, alpha, learning_rate, epochs, batch_size, max_length, micro_batch_tokens, tuple(made)
+    )
+
+
+def _learning_rate(num_parameters: int) -> float:
+    rate = _REFERENCE_LEARNING_RATE * (_REFERENCE_PARAMETERS / num_parameters) ** 0.25
+    bounded = min(_REFERENCE_LEARNING_RATE, max(_LOWEST_LEARNING_RATE, rate))
+    return float(f"{bounded:.1e}")
+
+
+def _batch_size(rows: int) -> int:
+    # Small data sets need steps more than they need smooth gradients; large ones can afford both.
+    if rows < 16:
+        return 2
+    return 4 if rows < 200 else 8 if rows < 2000 else 16
+
+
+def _epochs(rows: int, batch_size: int) -> tuple[int, str]:
+    low, high = _EPOCHS
+    epochs = min(high, max(low, math.ceil(_WANTED_STEPS * batch_size / rows)))
+    if rows > 5000:
+        epochs = 2 if rows <= 20000 else 1
+    return epochs, f"for {rows} rows; the best epoch on validation rows is kept"

@@ -1,0 +1,110 @@
+"""Invariants checked after training: the adapter moved, it survives being saved, and the model ends its answers.
+
+Shape legend: S supervised tokens of the probe, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from transformers import PreTrainedModel
+
+from hone.data.pack import pack
+from hone.files import write_atomically
+from hone.model.forward import Forward
+from hone.model.lora import adapted_layers, adapter_disabled
+from hone.proof.invariant import Invariant
+from hone.types import TokenSequence
+
+__all__ = ["check_probe", "check_stops", "check_training", "probe_sequences", "write_probe"]
+
+_PROBE_ROWS = 3
+_MIN_STOP_SHARE = 0.9
+
+
+def check_training(
+    model: PreTrainedModel, *, smallest_gradient_norm: float | None, largest_gradient_norm: float | None
+) -> Invariant:
+    """Invariant 9: gradients were finite and not zero, and every layer's adapter moved and is finite."""
+    still = [name for name, layer in adapted_layers(model) if not bool(layer.lora_B.detach().abs().max() > 0)]
+    broken = [name for name, layer in adapted_layers(model) if not bool(torch.isfinite(layer.delta()).all())]
+    smallest = smallest_gradient_norm or 0.0
+    finite = largest_gradient_norm is not None and math.isfinite(largest_gradient_norm)
+    layers = sum(1 for _ in adapted_layers(model))
+    return Invariant(
+        9, "gradients were finite and not zero, and the adapter moved in every layer",
+        finite and smallest > 0 and not still and not broken, len(still) + len(broken),
+        f"0 of {layers} layers unmoved or not finite; smallest gradient norm {smallest:.2g} > 0", f"{layers} layers",
+        "raise --learning-rate if nothing moved; lower it or use --dtype float32 if a value is not finite",
+    )  # fmt: skip
+
+
+def probe_sequences(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
+    """The rows that the probe reads: the shortest, so that it costs little."""
+    return sorted(sequences, key=lambda sequence: len(sequence.ids))[:_PROBE_ROWS]
+
+
+@torch.inference_mode()
+def _probe_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence], forward: Forward) -> torch.Tensor:
+    return torch.log_softmax(forward(model, pack(sequences)).float(), dim=-1)
+
+
+def write_probe(
+    path: Path, model: PreTrainedModel, sequences: Sequence[TokenSequence], *, forward: Forward
+) -> None:
+    """Store token ids and the log-probabilities of the supervised tokens, as the model in memory gives them."""
+    batch = pack(sequences)
+    tuned_SV = _probe_logits(model, sequences, forward)
+    with adapter_disabled(model):
+        base_SV = _probe_logits(model, sequences, forward)
+    targets = torch.tensor(batch.targets_S, device=tuned_SV.device).unsqueeze(1)
+    tensors = {
+        "ids": torch.tensor(batch.ids_T),
+        "lengths": torch.tensor(batch.lengths),
+        "supervised": torch.tensor([flag for sequence in sequences for flag in sequence.supervised]),
+        "tuned": tuned_SV.gather(1, targets).squeeze(1).cpu(),
+        "base": base_SV.gather(1, targets).squeeze(1).cpu(),
+    }
+    write_atomically(path, save(tensors))
+
+
+def check_probe(path: Path, model: PreTrainedModel, *, forward: Forward) -> Invariant:
+    """Invariant 10: the adapter as loaded gives the log-probabilities it had in memory, and differs from its base.
+
+    Args:
+        path: what :func:`write_probe` wrote.
+        model: the base with the adapter loaded from disk.
+        forward: the same path as when it was written.
+    """
+    probe = load_file(path)
+    sequences = []
+    start = 0
+    for length in probe["lengths"].tolist():
+        window = slice(start, start + length)
+        flags = tuple(bool(flag) for flag in probe["supervised"][window].tolist())
+        sequences.append(TokenSequence(tuple(probe["ids"][window].tolist()), flags, row=0))
+        start += length
+    targets = torch.tensor(pack(sequences).targets_S, device=model.device).unsqueeze(1)
+    found = _probe_logits(model, sequences, forward).gather(1, targets).squeeze(1).cpu()
+    gap = float((found - probe["tuned"]).abs().max())
+    distance = float((found - probe["base"]).abs().max())
+    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
+    return Invariant(
+        10, "saved, and reloaded in a fresh process, it gives the log-probabilities it had in memory",
+        gap <= tolerance and distance > gap, gap,
+        f"largest difference <= {tolerance:g} nats, and under its distance from the base ({distance:.3g})",
+        f"{len(found)} tokens of {len(sequences)} rows", "the adapter's files are damaged or its base has changed",
+    )  # fmt: skip
+
+
+def check_stops(stopped: Sequence[bool]) -> Invariant:
+    """Invariant 12: the share of held-out answers that the model ended by itself."""
+    share = sum(stopped) / len(stopped)
+    return Invariant(
+        12, "the model ends its answers", share >= _MIN_STOP_SHARE, round(share, 4), f">= {_MIN_STOP_SHARE}",
+        f"{len(stopped)} held-out answers", "train more epochs, or raise --max-new-tokens if answers are long",
+    )  # fmt: skip

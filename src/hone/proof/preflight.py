@@ -1,0 +1,144 @@
+"""Invariants checked before training, on the user's own model and rows.
+
+Shape legend: T real tokens of a batch, S supervised tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from transformers import PreTrainedModel
+
+from hone.data.pack import pack
+from hone.data.render import Renderer
+from hone.data.split import near_copies
+from hone.model.forward import Forward, padded_logits
+from hone.model.lora import adapter_disabled
+from hone.proof.invariant import Invariant
+from hone.types import Example, TokenSequence
+
+__all__ = ["check_model", "check_rows"]
+
+_SAMPLE_ROWS = 16
+_SAMPLE_TOKENS = 256
+
+
+def check_rows(
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    sequences: Sequence[TokenSequence],
+    renderer: Renderer,
+    *,
+    bos_id: int | None,
+) -> list[Invariant]:
+    """Invariants 1, 2 and 8: what is trained on.
+
+    Args:
+        train: the rows trained on.
+        held_out: the rows set aside.
+        sequences: ``train`` rendered.
+        renderer: the one that rendered them.
+        bos_id: the tokenizer's first token, where it has one.
+    """
+    unsupervised = sum(sequence.num_supervised == 0 for sequence in sequences)
+    open_ended = sum(not _turns_end(sequence, renderer.stop_ids) for sequence in sequences)
+    sample = _spread(train)
+    starts = {sequence.row: sequence for sequence in sequences}
+    wrong_prompts = 0
+    for example in sample:
+        supervised = [index for index, message in enumerate(example.messages) if message.supervised]
+        prompt = renderer.prompt(example.messages[: supervised[-1]], example.tools)
+        last = starts[example.row]
+        # a row that was cut ends before its last turn: its ids are then a part of the longer prompt
+        shorter = min(len(prompt), len(last.ids))
+        wrong_prompts += last.ids[:shorter] != prompt[:shorter]
+    double_bos = 0 if bos_id is None else sum(list(s.ids[:2]).count(bos_id) > 1 for s in sequences)
+    copies = near_copies(list(train), list(held_out)) if held_out else []
+    every = f"all {len(sequences)} sequences"
+    return [
+        Invariant(
+            1, "every row has supervised tokens, and each supervised turn's end is among them",
+            unsupervised + open_ended == 0, unsupervised + open_ended, "0 rows without", every,
+            "look at the rows with `hone data show`",
+        ),
+        Invariant(
+            2, "the prompt rendered for generation is a prefix of the row trained on, with one BOS at most",
+            wrong_prompts + double_bos == 0, wrong_prompts + double_bos, "0 rows that differ",
+            f"{len(sample)} of {len(train)} rows; BOS on all", "the chat template is not consistent; report the model",
+        ),
+        Invariant(
+            8, "no held-out row, nor a near-copy of one, is in the training rows", not copies, len(copies), "0 rows",
+            f"{len(train)} training against {len(held_out)} held-out rows", "remove the copies from the training file",
+        ),
+    ]  # fmt: skip
+
+
+def _turns_end(sequence: TokenSequence, stop_ids: Sequence[int]) -> bool:
+    flags = (*sequence.supervised, False)
+    return all(
+        sequence.ids[at] in stop_ids for at in range(len(sequence.ids)) if flags[at] and not flags[at + 1]
+    )
+
+
+def _spread(examples: Sequence[Example]) -> list[Example]:
+    stride = max(1, len(examples) // _SAMPLE_ROWS)
+    return list(examples[::stride])[:_SAMPLE_ROWS]
+
+
+@torch.inference_mode()
+def check_model(
+    model: PreTrainedModel, sequences: Sequence[TokenSequence], *, forward: Forward
+) -> list[Invariant]:
+    """Invariants 3, 5 and 6: how it is computed, on three short rows.
+
+    Args:
+        model: with a fresh adapter attached.
+        sequences: the rendered rows.
+        forward: the path that training takes.
+    """
+    sample = [_shortened(sequence) for sequence in sorted(sequences, key=lambda s: len(s.ids))[:3]]
+    batch = pack(sample)
+    logits_SV = forward(model, batch).float()
+    scale = float(logits_SV.abs().max())
+    own = torch.tensor(batch.owners_S, device=logits_SV.device)
+    # another first document, token by token, must leave the others as they are
+    disturbed = replace(sample[0], ids=tuple((token + 1) % model.config.get_text_config().vocab_size for token in sample[0].ids))
+    others = own > 0
+    moved_SV = forward(model, pack([disturbed, *sample[1:]])).float()
+    leak = float((moved_SV - logits_SV)[others].abs().max()) / scale if bool(others.any()) else 0.0
+    reference = _reference_logits(model, sample)
+    gap = float((reference - logits_SV).abs().max()) / scale
+    with adapter_disabled(model):
+        base_gap = float((forward(model, batch).float() - logits_SV).abs().max())
+    tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
+    checked = f"{len(sample)} rows, {batch.num_tokens} tokens"
+    remedy = "train this architecture on the reference path, with --reference-path"
+    return [
+        Invariant(3, "packed rows do not read each other", leak <= tolerance, leak,
+                  f"largest change of another row's logits, relative, <= {tolerance:g}", checked, remedy),
+        Invariant(5, "the packed path agrees with the reference path", gap <= tolerance, gap,
+                  f"largest difference of logits, relative, <= {tolerance:g}", checked, remedy),
+        Invariant(6, "with the adapter at initialisation the model equals its base", base_gap == 0.0, base_gap,
+                  "difference of logits = 0", checked, "report the model; its linear layers cannot be wrapped"),
+    ]  # fmt: skip
+
+
+def _reference_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> torch.Tensor:
+    """Reference logits of the supervised tokens, in the model's own attention."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        return padded_logits(model, pack(sequences)).float()
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _shortened(sequence: TokenSequence) -> TokenSequence:
+    if len(sequence.ids) <= _SAMPLE_TOKENS:
+        return sequence
+    first = sequence.supervised.index(True)
+    start = max(0, first - _SAMPLE_TOKENS // 2)
+    window = slice(start, start + _SAMPLE_TOKENS)
+    return replace(sequence, ids=sequence.ids[window], supervised=sequence.supervised[window])

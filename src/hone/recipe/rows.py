@@ -1,0 +1,152 @@
+"""From a file to rendered rows: read, render, set held-out and validation rows aside. Every row stays accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hone.data.ledger import Ledger
+from hone.data.loader import LoadedData, load_examples
+from hone.data.manifest import build_manifest
+from hone.data.render import Renderer
+from hone.data.split import near_copies, split_examples
+from hone.errors import DataError, TemplateError
+from hone.planning.choose import choose_held_out_rows, choose_validation_rows
+from hone.types import Example, JsonDict, TokenSequence
+
+__all__ = ["PreparedRows", "prepare_rows", "read_rows_of", "render_rows"]
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRows:
+    """The rows of a run, each in one place.
+
+    Args:
+        train: rows trained on.
+        validation: rows that choose the best checkpoint; may be empty.
+        held_out: rows of the comparison; may be empty for training alone.
+        sequences: rendered rows by their row number, for ``train`` and ``validation``.
+        ledger: what became of every row of the training file.
+        held_out_ledger: the same for the file of held-out rows, where one was given.
+        manifest: names, hashes and the place of every row.
+    """
+
+    train: list[Example]
+    validation: list[Example]
+    held_out: list[Example]
+    sequences: Mapping[int, tuple[TokenSequence, ...]]
+    ledger: Ledger
+    held_out_ledger: Ledger | None
+    manifest: JsonDict
+
+    def rendered(self, examples: Sequence[Example]) -> list[TokenSequence]:
+        """The sequences of ``examples``, in their order."""
+        return [sequence for example in examples for sequence in self.sequences[example.row]]
+
+
+def read_rows_of(source: str, mapping: Mapping[str, str] | None = None) -> LoadedData:
+    """Read and validate ``source``; bad rows stand in its ledger."""
+    return load_examples(source, mapping=mapping)
+
+
+def render_rows(
+    examples: Sequence[Example], renderer: Renderer, ledger: Ledger
+) -> tuple[list[Example], dict[int, tuple[TokenSequence, ...]]]:
+    """Render ``examples``; what the template refuses is dropped in the ledger with the reason.
+
+    Returns:
+        The examples that could be rendered, and their sequences by row number.
+    """
+    usable, sequences = [], {}
+    for example in examples:
+        try:
+            rendered = renderer.render(example)
+        except TemplateError as error:
+            ledger.drop(example.row, example.line, "template", error.what)
+            continue
+        if rendered.cut_tokens:
+            ledger.cut(example.row, example.line, "longer than the maximum length", rendered.cut_tokens)
+        usable.append(example)
+        sequences[example.row] = rendered.sequences
+    return usable, sequences
+
+
+def prepare_rows(
+    loaded: LoadedData,
+    renderer: Renderer,
+    *,
+    held_out_data: LoadedData | None,
+    held_out: float | int | None,
+    validation: float | int | None,
+    seed: int,
+    note: Note,
+) -> PreparedRows:
+    """Render all rows, then set held-out and validation rows aside by content.
+
+    Args:
+        loaded: the training file.
+        renderer: of the base.
+        held_out_data: a file of held-out rows; rows of the training file that are copies of its rows are dropped.
+        held_out: share or number of rows to set aside instead; 0 for none, None to choose.
+        validation: share or number of rows that choose the best checkpoint; 0 for none, None to choose.
+        seed: of both splits.
+        note: receives sentences for the user.
+
+    Raises:
+        DataError: no row is left to train on or to compare with.
+    """
+    examples, sequences = render_rows(loaded.examples, renderer, loaded.ledger)
+    _require(examples, loaded, "to train on")
+    if held_out_data is not None:
+        aside, _ = render_rows(held_out_data.examples, renderer, held_out_data.ledger)
+        _require(aside, held_out_data, "to compare with")
+        examples = _without_copies(examples, aside, loaded, note)
+    else:
+        wanted = choose_held_out_rows(len(examples)).value if held_out is None else held_out
+        split = split_examples(examples, held_out=wanted, seed=seed) if wanted else None
+        examples, aside = (split.train, split.held_out) if split else (examples, [])
+    checked = choose_validation_rows(len(examples)).value if validation is None else validation
+    inner = split_examples(examples, held_out=checked, seed=seed + 1) if checked else None
+    train, validating = (inner.train, inner.held_out) if inner else (examples, [])
+    manifest = build_manifest(
+        loaded,
+        train=train,
+        validation=validating,
+        held_out=aside,
+        held_out_source=held_out_data,
+        seed=seed,
+    )
+    return PreparedRows(
+        train, validating, aside, sequences, loaded.ledger, held_out_data.ledger if held_out_data else None, manifest
+    )
+
+
+def _require(examples: Sequence[Example], loaded: LoadedData, purpose: str) -> None:
+    if not examples:
+        raise DataError(
+            f"no row is left {purpose}: {loaded.ledger.dropped} of {loaded.ledger.rows} rows were dropped",
+            where=loaded.source,
+            details=[f"{loaded.source}:{entry.line}: {entry.reason}" for entry in loaded.ledger.dropped_entries()],
+            remedy="mend the rows; `hone data show` shows how each is read",
+        )
+
+
+def _without_copies(
+    examples: list[Example], aside: Sequence[Example], loaded: LoadedData, note: Note
+) -> list[Example]:
+    copies = {train: (held_out, likeness) for train, held_out, likeness in near_copies(examples, list(aside))}
+    for index, (held_out, likeness) in copies.items():
+        example = examples[index]
+        loaded.ledger.drop(
+            example.row,
+            example.line,
+            "held_out_copy",
+            f"its prompt is {likeness:.0%} alike to {aside[held_out].source}:{aside[held_out].line}, a held-out row",
+        )
+    if copies:
+        note(f"{len(copies)} training rows repeat a held-out prompt and are left out, so that the comparison is fair")
+    kept = [example for index, example in enumerate(examples) if index not in copies]
+    _require(kept, loaded, "to train on that is not also held out")
+    return kept

@@ -1,0 +1,310 @@
+"""Versions: registered results as ``support@3``, and aliases as ``support@production``, which move between them.
+
+A version is written in one transaction, after its adapter's files were hashed; a number, once given, is not given to
+another run. The adapter stays in its run's folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, Select, func, insert, select
+from sqlalchemy.dialects.sqlite import insert as insert_or
+
+from hone.errors import StorageError, VersionError
+from hone.files import sha256_file
+from hone.registry.names import check_alias, check_name
+from hone.registry.runs import RunFolder, run_row
+from hone.registry.store import alias_history, aliases, open_store, runs, timestamp, versions
+from hone.types import JsonDict
+
+__all__ = [
+    "Version",
+    "VersionStatus",
+    "list_versions",
+    "register_version",
+    "resolve_version",
+    "set_alias",
+    "verify_version",
+]
+
+VersionStatus = Literal["proven", "unproven"]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A registered result.
+
+    Args:
+        name: the name that it shares with its predecessors and successors.
+        number: 1 for the first of that name.
+        run_id: the run that made it.
+        run_folder: that run's folder, absolute.
+        base_name: the base as the user named it.
+        base_hash: SHA-256 over the base's config and weights.
+        adapter_sha256: SHA-256 over the names and hashes of the adapter's files.
+        adapter_files: SHA-256 of each of those files, by its name in the adapter's folder.
+        template_hash: hash of the chat template and how it is used.
+        data_manifest: the data: hashes, rows, splits.
+        evaluation: the comparison with the base, where there was one.
+        proof: the invariants with their figures, where they were checked.
+        status: ``proven`` where every invariant holds.
+        created_at: UTC time.
+    """
+
+    name: str
+    number: int
+    run_id: str
+    run_folder: Path
+    base_name: str
+    base_hash: str
+    adapter_sha256: str
+    adapter_files: Mapping[str, str]
+    template_hash: str
+    data_manifest: JsonDict
+    evaluation: JsonDict | None
+    proof: list[JsonDict] | None
+    status: VersionStatus
+    created_at: str
+
+    @property
+    def reference(self) -> str:
+        """How it is named: ``support@3``."""
+        return f"{self.name}@{self.number}"
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of its adapter, in PEFT's format."""
+        return self.run_folder / "adapter"
+
+
+def register_version(
+    home: Path,
+    *,
+    name: str,
+    run: RunFolder,
+    base_name: str,
+    base_hash: str,
+    template_hash: str,
+    data_manifest: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None = None,
+    proof: Sequence[Mapping[str, Any]] | None = None,
+    status: VersionStatus = "unproven",
+) -> Version:
+    """Register a run's adapter as the next version of a name; safe while other processes do the same.
+
+    A run that registers the same adapter again, because it was killed before it could say that it was done, gets the
+    version that it already has.
+
+    Args:
+        home: the home folder.
+        name: the version's name.
+        run: the run; one in a folder of the user's own is listed in the registry from now on.
+        base_name: the base as the user named it.
+        base_hash: SHA-256 over the base's config and weights.
+        template_hash: hash of the chat template and how it is used.
+        data_manifest: the data, as JSON values.
+        evaluation: the comparison, as JSON values.
+        proof: the invariants, as JSON values.
+        status: ``proven`` where every invariant holds.
+
+    Raises:
+        ConfigError: ``name`` breaks the rule for names.
+        StorageError: the run has no adapter, or the registry cannot be written.
+    """
+    check_name(name)
+    adapter_files = _hash_adapter(run.adapter)
+    values = {
+        "name": name,
+        "run_id": run.id,
+        "base_name": base_name,
+        "base_hash": base_hash,
+        "adapter_sha256": _combined_hash(adapter_files),
+        "adapter_files": adapter_files,
+        "template_hash": template_hash,
+        "data_manifest": dict(data_manifest),
+        "evaluation": None if evaluation is None else dict(evaluation),
+        "proof": None if proof is None else [dict(invariant) for invariant in proof],
+        "status": status,
+        "created_at": timestamp(),
+    }
+    with open_store(home).write() as connection:
+        connection.execute(insert_or(runs).values(run_row(run, home)).on_conflict_do_nothing())
+        row = connection.execute(
+            _select_versions().where(
+                versions.c.name == name,
+                versions.c.run_id == run.id,
+                versions.c.adapter_sha256 == values["adapter_sha256"],
+            )
+        ).first()
+        if row is None:
+            newest = connection.execute(select(func.max(versions.c.number)).where(versions.c.name == name)).scalar()
+            number = (newest or 0) + 1
+            connection.execute(insert(versions).values(number=number, **values))
+            row = connection.execute(_select_number(name, number)).one()
+    return _version(home, row)
+
+
+def resolve_version(home: Path, reference: str | Path) -> Version:
+    """The version that a reference names.
+
+    Args:
+        home: the home folder.
+        reference: ``support`` (the newest), ``support@3``, ``support@production`` (an alias), or the folder of a run.
+
+    Raises:
+        VersionError: there is none; the message lists what there is, nearest first.
+        StorageError: the registry cannot be read.
+    """
+    text = str(reference)
+    name, _, selector = text.partition("@")
+    with open_store(home).read() as connection:
+        numbers = _numbers(connection, name)
+        if not numbers:
+            row = _of_run_folder(connection, Path(text)) if Path(text).is_dir() else None
+            if row is None:
+                raise _no_such_name(connection, text, name)
+            return _version(home, row)
+        if not selector and "@" not in text:
+            number: int | None = max(numbers)
+        elif selector.isdigit():
+            number = next((known for known in numbers if str(known) == selector), None)
+        else:
+            where = (aliases.c.name == name, aliases.c.alias == selector)
+            number = connection.execute(select(aliases.c.number).where(*where)).scalar()
+        if number is None:
+            raise _no_such_selector(connection, text, name, numbers)
+        return _version(home, connection.execute(_select_number(name, number)).one())
+
+
+def list_versions(home: Path, name: str | None = None) -> list[Version]:
+    """All versions, or those of one name, ordered by name and number.
+
+    Raises:
+        StorageError: the registry cannot be read.
+    """
+    query = _select_versions().order_by(versions.c.name, versions.c.number)
+    if name is not None:
+        query = query.where(versions.c.name == name)
+    with open_store(home).read() as connection:
+        return [_version(home, row) for row in connection.execute(query)]
+
+
+def set_alias(home: Path, name: str, alias: str, number: int) -> None:
+    """Point an alias at a version, and keep where it stood before in the alias's history.
+
+    Args:
+        home: the home folder.
+        name: the version's name.
+        alias: the alias, as ``production``.
+        number: the version's number.
+
+    Raises:
+        ConfigError: ``alias`` breaks the rule for aliases.
+        VersionError: there is no such version.
+    """
+    check_alias(alias)
+    values = {"name": name, "alias": alias, "number": number, "changed_at": timestamp()}
+    with open_store(home).write() as connection:
+        if connection.execute(_select_number(name, number)).first() is None:
+            numbers = _numbers(connection, name)
+            if not numbers:
+                raise _no_such_name(connection, name, name)
+            raise _no_such_selector(connection, f"{name}@{number}", name, numbers)
+        moved = {"number": number, "changed_at": values["changed_at"]}
+        statement = insert_or(aliases).values(values)
+        connection.execute(statement.on_conflict_do_update(index_elements=["name", "alias"], set_=moved))
+        connection.execute(insert(alias_history).values(values))
+
+
+def verify_version(version: Version) -> None:
+    """Hash the adapter's files again and compare with what was registered.
+
+    Raises:
+        StorageError: a file is missing or differs; every such file is named.
+    """
+    problems = []
+    for file_name, registered in version.adapter_files.items():
+        path = version.adapter / file_name
+        if not path.is_file():
+            problems.append(f"{path}: missing")
+        elif sha256_file(path) != registered:
+            problems.append(f"{path}: differs from what was registered")
+    if problems:
+        raise StorageError(
+            f"the adapter of {version.reference} is damaged",
+            why="a changed adapter gives other answers than the ones that were evaluated",
+            remedy=f"restore {version.adapter} from a backup, or train again with {version.run_folder / 'config.yaml'}",
+            details=problems,
+        )
+
+
+def _hash_adapter(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise StorageError("the run has no adapter to register", where=str(folder))
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def _combined_hash(adapter_files: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for file_name, file_hash in sorted(adapter_files.items()):
+        digest.update(f"{file_hash}  {file_name}\n".encode())
+    return digest.hexdigest()
+
+
+def _select_versions() -> Select[Any]:
+    return select(versions, runs.c.folder).join(runs)
+
+
+def _select_number(name: str, number: int) -> Select[Any]:
+    return _select_versions().where(versions.c.name == name, versions.c.number == number)
+
+
+def _numbers(connection: Connection, name: str) -> Sequence[int]:
+    if not name.isascii():
+        return ()  # no name is; and an argument that is no UTF-8 could not be sent to the database
+    return connection.execute(select(versions.c.number).where(versions.c.name == name)).scalars().all()
+
+
+def _version(home: Path, row: Row[Any]) -> Version:
+    values = dict(row._mapping)
+    # An absolute folder, which lies outside of the home, replaces the left side of the join.
+    return Version(run_folder=home.absolute() / values.pop("folder"), **values)
+
+
+def _of_run_folder(connection: Connection, folder: Path) -> Row[Any] | None:
+    run = RunFolder.open(folder)
+    query = _select_versions().where(versions.c.run_id == run.id).order_by(versions.c.created_at.desc())
+    row = connection.execute(query).first()
+    if row is None:
+        raise VersionError(
+            f"the run {run.id} is not registered as a version (it is {run.status})",
+            where=str(folder),
+            remedy="`hone run` registers what it trains",
+        )
+    return row
+
+
+def _no_such_name(connection: Connection, reference: str, name: str) -> VersionError:
+    known = connection.execute(select(versions.c.name).distinct().order_by(versions.c.name)).scalars().all()
+    nearest = difflib.get_close_matches(name, known, n=5)
+    shown = nearest or known[:5]
+    return VersionError(
+        f"there is no version {reference!r}" + (f"; there is: {', '.join(shown)}" if shown else " (none exists yet)"),
+        remedy="hone models list" if known else "make one: hone run DATA",
+    )
+
+
+def _no_such_selector(connection: Connection, reference: str, name: str, numbers: Sequence[int]) -> VersionError:
+    known = connection.execute(select(aliases.c.alias).where(aliases.c.name == name)).scalars().all()
+    selector = reference.partition("@")[2]
+    nearest = difflib.get_close_matches(selector, known, n=5) or sorted(known)[:5]
+    newest = [str(number) for number in sorted(numbers, reverse=True)[:5]]
+    shown = [f"{name}@{choice}" for choice in (*nearest, *newest)]
+    return VersionError(f"there is no version {reference!r}; there is: {', '.join(shown)}", remedy="hone models list")

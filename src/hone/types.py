@@ -1,0 +1,109 @@
+"""The words of hone as types, and the one legend of shape suffixes.
+
+Shape legend (repeated atop each file that uses it):
+    B  sequences of a batch          T  real tokens of a packed batch, no padding
+    L  length of the longest one     S  supervised tokens of a batch
+    D  width of the model            V  size of the vocabulary
+    H  attention heads               K  key-value heads        R  rank of an adapter
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = [
+    "ArmName",
+    "Example",
+    "JsonDict",
+    "Message",
+    "Role",
+    "TokenSequence",
+    "ToolCall",
+]
+
+JsonDict = dict[str, Any]
+Role = Literal["system", "user", "assistant", "tool"]
+ArmName = Literal["base", "prompted", "few_shot", "retrieval", "tuned", "tuned_retrieval"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a function by the assistant; ``arguments`` is the parsed JSON object."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    Args:
+        role: system, user, assistant or tool.
+        content: the text; empty only where ``tool_calls`` or ``reasoning`` stand.
+        supervised: whether this turn carries loss; only ever true for the assistant.
+        reasoning: the assistant's thinking, where the data has it apart from the answer.
+        tool_calls: the assistant's calls.
+        tool_call_id: for role tool, the call that this answers.
+        name: for role tool, the function's name; else a speaker's name.
+    """
+
+    role: Role
+    content: str
+    supervised: bool = False
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training or held-out item: a conversation that ends with an assistant's turn.
+
+    Args:
+        messages: the turns, in order.
+        tools: JSON schemas of the functions that the assistant may call (OpenAI's form).
+        row: ordinal of the input row, from 1; the key of the row ledger.
+        line: line of the file on which the row begins, from 1; equals ``row`` where there are no lines.
+        source: the file's name as the user gave it.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    row: int = 0
+    line: int = 0
+    source: str = ""
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The turns before the last assistant turn: what a model is asked."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """The text of the last assistant turn: the reference answer."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """A rendered example, ready to be packed.
+
+    Args:
+        ids: token ids, the whole row.
+        supervised: per token, whether it carries loss (same length as ``ids``).
+        row: ordinal of the input row it came from; several sequences may share one.
+    """
+
+    ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+    row: int
+
+    @property
+    def num_supervised(self) -> int:
+        """Number of tokens that carry loss."""
+        return sum(self.supervised)
