@@ -137,7 +137,8 @@ def nothing_runs_foreign_code(module: Module) -> Iterator[str]:
             yield f"{module.at(node)}: {', '.join(imported)} can run code that a file carries"
         if isinstance(node, ast.Call):
             safe_yaml = dotted_name(node.func) == "yaml.load" and "Loader" in {word.arg for word in node.keywords}
-            if dotted_name(node.func) in calls and not safe_yaml:
+            method = isinstance(node.func, ast.Attribute) and "." not in dotted_name(node.func)  # model.to(x).eval()
+            if dotted_name(node.func) in calls and not safe_yaml and not method:
                 yield f"{module.at(node)}: {dotted_name(node.func)} can run code that a file carries"
             for word in node.keywords:
                 trusted = isinstance(word.value, ast.Constant) and word.value.value is False
@@ -221,8 +222,8 @@ def _opens_text(node: ast.Call) -> bool:
 
 # Calls that make a value and touch nothing outside; a name that begins with a capital is taken for a class.
 _QUIET_CALLS = {
-    "compile", "date", "datetime", "dict", "field", "float", "frozenset", "getLogger", "int", "items", "join",
-    "keys", "len", "list", "mapped_column", "max", "min", "namedtuple", "partial", "range", "relationship",
+    "compile", "date", "datetime", "dict", "field", "float", "frozenset", "fromkeys", "getLogger", "int", "items",
+    "join", "keys", "len", "list", "mapped_column", "max", "min", "namedtuple", "partial", "range", "relationship",
     "replace", "set", "sorted", "split", "splitlines", "str", "strip", "sum", "timedelta", "tuple", "values", "zip",
 }  # fmt: skip
 # Typer's way of building the command from its parts.

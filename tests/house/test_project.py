@@ -172,7 +172,8 @@ def test_files_name_no_machine() -> None:
     """No path of a machine, no host of a package registry: who clones hone has neither."""
     # Written in parts, so that this file does not name them either.
     hosts = ["py" + "pi.org", "files.python" + "hosted.org", "download.py" + "torch.org", "registry.npm" + "js.org"]
-    paths = [rf"(?<![\w.~-])/{name}/\w" for name in ("ro" + "ot", "wo" + "rk", "op" + "t/py", "op" + "t/wheels")]
+    folders = ["ro" + "ot", "wo" + "rk/main", "wo" + "rk/shared", "wo" + "rk/\\.", "op" + "t/pypi", "op" + "t/wheels"]
+    paths = [rf"(?<![\w.~-])/{folder}" for folder in folders]
     pattern = re.compile("|".join([re.escape(host) for host in hosts] + paths))
     found = []
     for path in committed_files():

@@ -35,6 +35,7 @@ BREACHES: list[tuple[Rule, str]] = [
     (rules.nothing_runs_foreign_code, "weights = torch.load(path)"),
     (rules.nothing_runs_foreign_code, "f(trust_remote_code=flag)"),
     (rules.nothing_runs_foreign_code, "yaml.load(text)"),
+    (rules.nothing_runs_foreign_code, "x = eval(text)"),
     (rules.public_names_are_declared, "x = 1"),
     (rules.public_names_are_declared, "__all__ = ['f']"),
     (rules.public_names_are_declared, "__all__ = []\ndef f(): ..."),
@@ -90,7 +91,7 @@ def read(path: Path) -> str:
     with open(path, "rb") as stream, Path(path).open("rb") as other, path.open(encoding="utf-8") as lines:
         pass
     yaml.load(text, Loader=Strict)
-    f(trust_remote_code=False)
+    f(trust_remote_code=False).eval()
     return json.dumps(text, ensure_ascii=False)
 '''
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hone.config.load import dump_resolved, load_config
 from hone.config.schema import (
     DEFAULT_MODEL,
+    ChatConfig,
     EvaluateConfig,
     GenerateConfig,
     RunConfig,
@@ -14,6 +15,7 @@ from hone.config.schema import (
 
 __all__ = [
     "DEFAULT_MODEL",
+    "ChatConfig",
     "EvaluateConfig",
     "GenerateConfig",
     "RunConfig",

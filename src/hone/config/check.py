@@ -53,13 +53,6 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str]) -> l
             + "eval and held_out are both given: eval names the file of held-out rows, held_out sets rows of the data "
             "aside; give one of them"
         )
-    micro_batch_tokens, max_length = values.get("micro_batch_tokens"), values.get("max_length")
-    if isinstance(micro_batch_tokens, int) and isinstance(max_length, int) and micro_batch_tokens < max_length:
-        problems.append(
-            _place(places, "micro_batch_tokens")
-            + f"micro_batch_tokens = {micro_batch_tokens} is less than max_length = {max_length}: the longest row "
-            f"would not fit; give {max_length} or more"
-        )
     top_p = values.get("top_p")
     if isinstance(top_p, int | float) and top_p < 1 and values.get("temperature", 0) == 0:
         problems.append(

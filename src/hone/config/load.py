@@ -86,7 +86,7 @@ def _parse(text: str, path: Path) -> _FileContent:
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        if node is None:
+        if node is None or node.tag == "tag:yaml.org,2002:null":
             return _FileContent()
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError("holds no options", where=f"{path}:{node.start_mark.line + 1}", remedy=_FORM)

@@ -27,6 +27,7 @@ from hone.types import ArmName
 
 __all__ = [
     "DEFAULT_MODEL",
+    "ChatConfig",
     "EvaluateConfig",
     "GenerateConfig",
     "RunConfig",
@@ -105,9 +106,16 @@ _Seed = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, lt=2**32)]
 _Positive = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0)]
 _NotNegative = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0)]
 _Share = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, lt=1)]
-_ShareOrCount = Annotated[float, PlainValidator(_share_or_count)]
+_ShareOrCount = Annotated[float | int, PlainValidator(_share_or_count)]
 _Text = Annotated[str, Field(min_length=1)]
 _Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
+_Dtype = Literal["float32", "bfloat16"]
+_Mapping = Annotated[dict[str, str], BeforeValidator(_column_mapping)]
+
+# Options that several commands have, with one meaning.
+_DEVICE_HELP = "cpu, cuda, cuda:N or mps; the fastest there is unless given."
+_DTYPE_HELP = "Type of the base's weights; bfloat16 where the device is fast with it unless given."
+_MAPPING_HELP = "Columns of the data, as prompt=COLUMN,completion=COLUMN; found by themselves unless given."
 
 
 class TrainConfig(BaseModel):
@@ -119,11 +127,7 @@ class TrainConfig(BaseModel):
     data: _Text = Field(description="Training rows: a JSONL, JSON, CSV, TSV or Parquet file, or a hub data set.")
     model: _Text = Field(DEFAULT_MODEL, description="The base: a hub id, a folder, a .gguf file, or a version.")
     output: Path | None = Field(None, description="Folder for the run; a new one in the home folder unless given.")
-    mapping: Annotated[dict[str, str], BeforeValidator(_column_mapping)] | None = Field(
-        None,
-        alias="map",
-        description="Columns of the data, as prompt=COLUMN,completion=COLUMN; found by themselves unless given.",
-    )
+    mapping: _Mapping | None = Field(None, alias="map", description=_MAPPING_HELP)
     method: Literal["sft"] = Field("sft", description="How to train: sft is supervised fine-tuning.")
     rank: _Count | None = Field(None, description="Rank of the adapter; chosen from model and data unless given.")
     alpha: _Positive | None = Field(
@@ -155,10 +159,8 @@ class TrainConfig(BaseModel):
     save_every_steps: _Count | None = Field(
         None, description="Optimizer steps between checkpoints; chosen from the length of the run unless given."
     )
-    device: _Device | None = Field(None, description="cpu, cuda, cuda:N or mps; the fastest there is unless given.")
-    dtype: Literal["float32", "bfloat16"] | None = Field(
-        None, description="Type of the base's weights; bfloat16 where the device is fast with it unless given."
-    )
+    device: _Device | None = Field(None, description=_DEVICE_HELP)
+    dtype: _Dtype | None = Field(None, description=_DTYPE_HELP)
     micro_batch_tokens: _Count | None = Field(
         None,
         description="Tokens computed at once; the batch is accumulated from such parts, which changes memory and "
@@ -202,24 +204,36 @@ class EvaluateConfig(BaseModel):
         None, description="Longest answer in tokens; chosen from the reference answers unless given."
     )
     limit: _Count | None = Field(None, description="Use the first rows only, this many of them.")
+    mapping: _Mapping | None = Field(None, alias="map", description=_MAPPING_HELP)
+    device: _Device | None = Field(None, description=_DEVICE_HELP)
+    dtype: _Dtype | None = Field(None, description=_DTYPE_HELP)
 
 
-class GenerateConfig(BaseModel):
-    """Options of ``hone generate``."""
+class ChatConfig(BaseModel):
+    """Options of ``hone chat``."""
 
     model_config = _MODEL_CONFIG
     _problems = model_validator(mode="wrap")(_report_together)
 
     model: _Text = Field(description="Who answers: a version (support, support@3), an alias, a run's folder or a base.")
-    prompt: _Text = Field(description="The user's message.")
-    system: _Text | None = Field(None, description="The system message; none unless given.")
+    system: str | None = Field(
+        None, description="The system message, empty for none; the one that all training rows share unless given."
+    )
     temperature: _NotNegative = Field(0.0, description="0 takes the likeliest token; higher values vary more.")
     top_p: Annotated[_Positive, Field(le=1)] = Field(
         1.0, description="Sample from the likeliest tokens that together have this probability."
     )
     seed: _Seed = Field(0, description="Seed of the sampling; the same seed gives the same answer.")
-    max_new_tokens: _Count = Field(256, description="Longest answer in tokens.")
-    base: bool = Field(False, description="Let the version's base answer instead of the version.")
+    max_new_tokens: _Count = Field(512, description="Longest answer in tokens.")
+    base: bool = Field(False, description="Let the version's base answer: beside the version in chat, else instead.")
+    device: _Device | None = Field(None, description=_DEVICE_HELP)
+    dtype: _Dtype | None = Field(None, description=_DTYPE_HELP)
+
+
+class GenerateConfig(ChatConfig):
+    """Options of ``hone generate``: those of ``hone chat``, and the one message."""
+
+    prompt: _Text = Field(description="The user's message; - reads it from standard input.")
 
 
 def option_help(config_class: type[BaseModel]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hone.data.lossless import Shape, lost_parts, marked_conversation, shape_of
+from hone.data.lossless import LostPart, Shape, lost_parts, marked_conversation, shape_of
 from hone.data.template_tokens import ControlTokens
 from hone.errors import TemplateError
 from hone.types import Message
@@ -55,7 +55,7 @@ def check_turns(messages: Sequence[Message], *, calls_fault: str | None) -> None
 
 
 class ControlCheck:
-    """Refuses control tokens in the data: the tokenizer would read them as the template's own.
+    """Refuses control tokens in the data, which the tokenizer would read as the template's own, and broken characters.
 
     Args:
         structure: texts of the tokens that make up turns; refused everywhere.
@@ -71,13 +71,19 @@ class ControlCheck:
         """Look through all texts of a conversation.
 
         Raises:
-            TemplateError: a text contains a control token.
+            TemplateError: a text contains a control token, or half of a character.
         """
         for index, message in enumerate(messages):
             finder = self._in_answers if message.role == "assistant" else self._elsewhere
             parts = [message.content, message.reasoning or "", message.name or ""]
             parts += [f"{call.name} {dict(call.arguments)}" for call in message.tool_calls]
-            self._refuse(finder.first_in("\n".join(parts)), f"the {message.role} message (message {index + 1})")
+            place, text = f"the {message.role} message (message {index + 1})", "\n".join(parts)
+            self._refuse(finder.first_in(text), place)
+            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+                raise TemplateError(
+                    f"{place} contains half of a surrogate pair, which is no character",
+                    remedy="mend the text's encoding, or leave the row out",
+                )
         for tool in tools:
             self._refuse(self._elsewhere.first_in(str(tool)), "a tool's definition")
 
@@ -104,7 +110,7 @@ class LosslessCheck:
     def __init__(self, turn_texts: TurnTexts, prompt_text: Callable[[Sequence[Message], Tools], str]) -> None:
         self._turn_texts = turn_texts
         self._prompt_text = prompt_text
-        self._known: dict[Shape, list[str]] = {}
+        self._known: dict[Shape, list[LostPart]] = {}
 
     def check_row(self, messages: Sequence[Message], tools: Tools, texts: Mapping[int, tuple[str, str]]) -> None:
         """Check a training row.
@@ -121,7 +127,7 @@ class LosslessCheck:
         if shape not in self._known:
             marked, schemas = marked_conversation(messages, tools)
             self._known[shape] = _lost(marked, schemas, self._turn_texts(marked, schemas))
-        _refuse_lost(_lost(messages, tools, texts) or self._known[shape])
+        _refuse_lost(_lost(messages, tools, texts) or self._known[shape], messages)
 
     def check_prompt(self, messages: Sequence[Message], tools: Tools, text: str) -> None:
         """Check a generation prompt: the asker's side must be whole, of its own turns a template may drop reasoning.
@@ -138,7 +144,7 @@ class LosslessCheck:
         if shape not in self._known:
             marked, schemas = marked_conversation(messages, tools)
             self._known[shape] = lost_parts(_asked(marked), schemas, self._prompt_text(marked, schemas), {})
-        _refuse_lost(lost_parts(_asked(messages), tools, text, {}) or self._known[shape])
+        _refuse_lost(lost_parts(_asked(messages), tools, text, {}) or self._known[shape], _asked(messages))
 
 
 def prefix_fault(message: Message, index: int, *, thinking: bool) -> TemplateError:
@@ -186,15 +192,16 @@ def _asked(messages: Sequence[Message]) -> list[Message]:
     return [message for message in messages if message.role != "assistant"]
 
 
-def _lost(messages: Sequence[Message], tools: Tools, texts: Mapping[int, tuple[str, str]]) -> list[str]:
+def _lost(messages: Sequence[Message], tools: Tools, texts: Mapping[int, tuple[str, str]]) -> list[LostPart]:
     completions = {index: whole[len(prompt) :] for index, (prompt, whole) in texts.items()}
     return lost_parts(messages, tools, texts[max(texts)][1], completions)
 
 
-def _refuse_lost(lost: Sequence[str]) -> None:
+def _refuse_lost(lost: Sequence[LostPart], messages: Sequence[Message]) -> None:
     if lost:
+        parts = dict.fromkeys(part.describe(messages) for part in lost)
         raise TemplateError(
-            f"the chat template drops or alters {', '.join(lost)}",
+            f"the chat template drops or alters {', '.join(parts)}",
             why="the model would be trained on another conversation than the one in the data",
             remedy="write it into a part that the template keeps, or use a model whose template has it",
         )

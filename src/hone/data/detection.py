@@ -12,6 +12,7 @@ mapped              the columns that the user names
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,6 @@ __all__ = [
 
 SYSTEM_COLUMNS = ("system", "system_prompt")
 _LABEL_COMPANIONS = frozenset({"id", "idx", "index", "row"})
-_MAP_REMEDY = "name the columns: --map prompt=COLUMN,completion=COLUMN[,system=COLUMN]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,24 +169,33 @@ def _mixed_formats(lines: Mapping[str, list[int]]) -> DataError:
 
 
 def _unknown_format(rows: list[RawRow]) -> DataError:
-    keys = list(dict.fromkeys(key for row in rows[:20] for key in row.value or {}))
-    hints = [f"{quoted(key)}{hint}" for key in keys if key not in _KNOWN_KEYS and (hint := nearest(key, _KNOWN_KEYS))]
-    list_keys = [key for row in rows if row.value for key, item in row.value.items() if _is_list_of_rows(item)]
-    remedy = _MAP_REMEDY
-    if len(rows) == 1 and list_keys:
-        remedy = f"put the list under {quoted(list_keys[0])} into a file of its own, one object a line"
-    elif len(keys) == 2:
-        remedy = f"name the columns: --map prompt={keys[0]},completion={keys[1]} (or the other way round)"
+    values = [row.value for row in rows[:20] if row.value is not None]
+    keys = list(dict.fromkeys(key for value in values for key in value))
+    wanted = [key for key in _KNOWN_KEYS if key not in keys]
+    hints = [f"{quoted(key)}{hint}" for key in keys if key not in _KNOWN_KEYS and (hint := nearest(key, wanted))]
     return DataError(
-        f"the rows' keys are those of no known format: {', '.join(keys[:12]) or 'no readable row'}",
-        details=hints,
-        why=f"known: {', '.join(_describe_formats())}",
-        remedy=remedy,
+        f"the rows' keys are those of no known format: {', '.join(key[:40] for key in keys[:12])}",
+        details=hints[:4] + [f"known: {form}" for form in _describe_formats()],
+        remedy=_unwrap(values[0]) if len(rows) == 1 and _unwrap(values[0]) else _map_remedy(keys),
     )
 
 
-def _is_list_of_rows(value: object) -> bool:
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(item, dict) for item in value)
+def _map_remedy(keys: list[str]) -> str:
+    if len(keys) == 2 and all(re.fullmatch(r"[\w -]{1,40}", key) for key in keys):
+        return f"name the columns: --map prompt={keys[0]},completion={keys[1]} (or the other way round)"
+    return (
+        "name the columns: --map prompt=COLUMN,completion=COLUMN[,system=COLUMN]; a table names them on its first line"
+    )
+
+
+def _unwrap(value: Mapping[str, Any]) -> str:
+    """What to do with a file that is one object around all rows; nothing where it is not."""
+    for key, item in value.items():
+        if isinstance(item, list) and len(item) > 1 and all(isinstance(element, dict) for element in item):
+            return f"the whole file is one object: put the list under {quoted(key)} alone into a file"
+    if len(value) > 1 and all(isinstance(item, dict) for item in value.values()):
+        return "the whole file is one object: put the objects in it into a list, without their names"
+    return ""
 
 
 def _describe_formats() -> list[str]:

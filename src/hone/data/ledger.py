@@ -22,8 +22,8 @@ RowStatus = Literal["kept", "cut", "dropped"]
 DROP_CODES = {
     "all_weights_zero": "every assistant turn has weight 0, so nothing would be learned",
     "bad_columns": "a table row with more or fewer cells than the header",
-    "bad_csv": "a record whose quotes are not those of CSV",
     "bad_content": "a text that is no text: a number, null, or a part that is not text",
+    "bad_csv": "a record whose quotes are not those of CSV",
     "bad_role": "a turn without a role, or with one that nobody knows",
     "bad_tool_call": "a call without a name, or whose arguments are no JSON object",
     "bad_tools": "tools that are no list of function schemas",
@@ -110,8 +110,8 @@ class Ledger:
             cut_tokens: number of tokens left out; 0 where whole turns are, before tokens exist.
         """
         earlier = self._entries.get(row)
-        if earlier is not None and earlier.status == "cut" and earlier.reason and reason not in earlier.reason:
-            reason = f"{earlier.reason}; {reason}"
+        if earlier is not None and earlier.status == "cut" and earlier.reason:
+            reason = earlier.reason if reason in earlier.reason else f"{earlier.reason}; {reason}"
         self._note(LedgerEntry(row, line, "cut", reason=reason, cut_tokens=cut_tokens))
 
     def drop(self, row: int, line: int, code: str, reason: str) -> None:

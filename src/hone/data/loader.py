@@ -10,6 +10,7 @@ from itertools import islice
 
 from hone.data.formats import FORMATS, FormatMapping, detect_format, parse_row, read_keys
 from hone.data.ledger import Ledger, RowError
+from hone.data.messages import nearest, quoted
 from hone.data.rows import RawRow
 from hone.data.source import is_hub_id, read_rows, source_hash
 from hone.errors import DataError
@@ -71,6 +72,7 @@ def load_examples(source: str, *, mapping: Mapping[str, str] | None = None, limi
 
 def _format_of(rows: list[RawRow], columns: FormatMapping | None, source: str) -> str:
     if columns is not None:
+        _require_columns(rows, columns, source)
         return "mapped"
     if all(row.value is None for row in rows):
         return FORMATS[0]  # none is read by it: the error that follows tells what is wrong with each row
@@ -79,6 +81,20 @@ def _format_of(rows: list[RawRow], columns: FormatMapping | None, source: str) -
     except DataError as error:
         error.where = source
         raise
+
+
+def _require_columns(rows: list[RawRow], columns: FormatMapping, source: str) -> None:
+    """Refuse a mapping that no row can follow: the mistake is in the option, not in the rows."""
+    found = list(dict.fromkeys(key for row in rows for key in row.value or ()))
+    named = [columns.prompt, columns.completion, *([columns.system] if columns.system else [])]
+    problems = [f"no row has {quoted(name)}{nearest(name, found)}" for name in named if name not in found]
+    if found and problems:
+        raise DataError(
+            "has no column of a name given with --map",
+            where=source,
+            details=problems,
+            remedy=f"its columns are: {', '.join(found[:20])}",
+        )
 
 
 def _account(row: RawRow, format_name: str, columns: FormatMapping | None, ledger: Ledger) -> Example | None:

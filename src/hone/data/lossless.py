@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from json.encoder import encode_basestring_ascii
+from typing import Any, Literal
 
 from hone.types import Message, ToolCall
 
-__all__ = ["Shape", "lost_parts", "marked_conversation", "shape_of"]
+__all__ = ["MARKED_TOOL", "LostPart", "Shape", "lost_parts", "marked_conversation", "shape_of"]
 
 Shape = tuple[Any, ...]
+"""What of a conversation decides which parts a template renders, as a key."""
 
-MARKED_TOOL = {
+MARKED_TOOL: Mapping[str, Any] = {
     "type": "function",
     "function": {
         "name": "qztoolname",
@@ -27,13 +29,39 @@ MARKED_TOOL = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class LostPart:
+    """A part of a conversation that the rendered text lacks.
+
+    Args:
+        kind: what is lost.
+        index: the message's index, from 0; for ``definition``, the tool's.
+    """
+
+    kind: Literal["message", "reasoning", "call", "definition"]
+    index: int
+
+    def describe(self, messages: Sequence[Message]) -> str:
+        """Name the part, as "the system message (message 1)"."""
+        if self.kind == "definition":
+            return "the definitions of the tools"
+        role = messages[self.index].role
+        contents = {"assistant": "the assistant's content", "tool": "the tool result"}
+        what = {
+            "message": contents.get(role, f"the {role} message"),
+            "reasoning": "the assistant's reasoning",
+            "call": "the assistant's tool call",
+        }[self.kind]
+        return f"{what} (message {self.index + 1})"
+
+
 def lost_parts(
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]],
     text: str,
     completions: Mapping[int, str],
-) -> list[str]:
-    """Name the parts of a conversation that the rendered text lacks.
+) -> list[LostPart]:
+    """Find the parts of a conversation that the rendered text lacks.
 
     White space at the ends, line breaks, and the escapes of JSON text do not count. A supervised turn must stand whole
     in its own completion, reasoning included. Reasoning of other turns may be left out: templates strip it by design.
@@ -45,32 +73,22 @@ def lost_parts(
         completions: rendered text of each supervised turn, by the message's index.
 
     Returns:
-        Descriptions as "the system message"; empty where nothing is lost.
+        The parts, each once; empty where nothing is lost.
     """
-    whole = Haystack(text)
-    own = {index: Haystack(completion) for index, completion in completions.items()}
-    lost = []
+    whole = _Haystack(text)
+    own = {index: _Haystack(completion) for index, completion in completions.items()}
+    lost: list[LostPart] = []
     for index, message in enumerate(messages):
-        place = f"(message {index + 1})"
-        if message.role != "assistant":
-            kind = {"system": "system message", "user": "user message", "tool": "tool result"}[message.role]
-            if not whole.holds(message.content):
-                lost.append(f"the {kind} {place}")
-            continue
-        if index in own:
-            if not own[index].holds(message.content):
-                lost.append(f"the assistant's content {place}")
-            if not own[index].holds(message.reasoning or ""):
-                lost.append(f"the assistant's reasoning {place}")
-        elif not whole.holds(message.content.rsplit("</think>", 1)[-1]):
-            lost.append(f"the assistant's content {place}")
-        for call in message.tool_calls:
-            if not all(own.get(index, whole).holds(part) for part in _call_parts(call)):
-                lost.append(f"the call of {call.name!r} {place}")
-    for tool in tools:
-        name = _tool_name(tool)
-        if not whole.holds(name):
-            lost.append(f"the definition of tool {name!r}")
+        place = own.get(index, whole)
+        # Of turns that are not trained on, only what follows the reasoning must stay.
+        content = message.content if index in own else message.content.rsplit("</think>", 1)[-1]
+        if not place.holds(content):
+            lost.append(LostPart("message", index))
+        if index in own and not place.holds(message.reasoning or ""):
+            lost.append(LostPart("reasoning", index))
+        if not all(place.holds_call(call) for call in message.tool_calls):
+            lost.append(LostPart("call", index))
+    lost += [LostPart("definition", number) for number, tool in enumerate(tools) if not whole.holds(_tool_name(tool))]
     return lost
 
 
@@ -108,7 +126,7 @@ def marked_conversation(
     return tuple(marked), ((MARKED_TOOL,) if tools else ())
 
 
-class Haystack:
+class _Haystack:
     """A text that can be searched as it is and, where that fails, without regard to white space.
 
     Args:
@@ -118,6 +136,12 @@ class Haystack:
     def __init__(self, text: str) -> None:
         self._text = text
         self._squeezed: str | None = None
+
+    def holds_call(self, call: ToolCall) -> bool:
+        """Whether a call's name, keys and values all occur, and none of its mappings is written as Python's."""
+        if not (self.holds(call.name) and all(self.holds(leaf) for leaf in _leaves(call.arguments))):
+            return False
+        return not any(f"'{key}':" in self._text for key in _keys(call.arguments))
 
     def holds(self, part: str) -> bool:
         """Whether a part occurs, as it is or escaped as in JSON text."""
@@ -132,7 +156,7 @@ class Haystack:
 def _written_forms(part: str) -> Iterator[str]:
     yield part
     yield json.dumps(part, ensure_ascii=False)[1:-1]
-    yield json.dumps(part, ensure_ascii=True)[1:-1]
+    yield encode_basestring_ascii(part)[1:-1]
     # A string in single quotes, as in Python-style calls.
     yield part.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
 
@@ -146,16 +170,22 @@ def _tool_name(tool: Mapping[str, Any]) -> str:
     return str(function.get("name", "")) if isinstance(function, Mapping) else ""
 
 
-def _call_parts(call: ToolCall) -> Iterator[str]:
-    yield call.name
-    yield from _leaves(call.arguments)
+def _keys(value: Any) -> Iterator[str]:
+    """Keys of a mapping and of all mappings within."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _keys(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _keys(item)
 
 
 def _leaves(value: Any) -> Iterator[str]:
     """Keys, strings and numbers of arguments. Booleans and null are too common in any text to tell anything."""
     if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield str(key)
+        yield from map(str, value)
+        for item in value.values():
             yield from _leaves(item)
     elif isinstance(value, list | tuple):
         for item in value:

@@ -39,6 +39,7 @@ _ROLES: dict[str, Role] = {
 _CALLING_ROLE = "function_call"
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _TURN_KEYS = ("role", "content", "from", "value", "weight", "tool_calls", "tool_call_id", "name", *_REASONING_KEYS)
+_LIKELY_MEANT = 0.75
 # Above this likeness a key is taken for a mistyped one; a mistyped "weight" would train on what was to be left out.
 _MISTYPED = 0.8
 
@@ -132,8 +133,9 @@ def quoted(name: object) -> str:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """A hint at the known name that ``name`` may have been meant for, or nothing."""
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    return f"; did you mean {quoted(close[0])}?" if close else ""
+    by_lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=_LIKELY_MEANT)
+    return f"; did you mean {quoted(by_lower[close[0]])}?" if close else ""
 
 
 def _parse_turn(turn: object, where: str, *, supervise: bool) -> Message:

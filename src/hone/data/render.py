@@ -121,7 +121,7 @@ class Renderer:
             "date": FIXED_DATE.isoformat() if self._template.reads_date else None,
             "max_length": self._max_length,
             "notes": self._notes(),
-            "counts": dict(sorted(self._counts.items())),
+            "counts": {name: count for name, count in sorted(self._counts.items()) if count},
         }
 
     def render(self, example: Example) -> Rendered:
@@ -197,6 +197,8 @@ class Renderer:
         encoded = iter(self._tokens.encode([text for pair in texts.values() for text in pair]))
         turns = [self._turn(pair, next(encoded), next(encoded), messages[index]) for index, pair in texts.items()]
         self._check_bos(turns[0].ids)
+        named = [m.name for m in messages if m.name and m.role != "tool"]
+        self._counts["speaker_names_left_out"] += sum(name not in texts[last][1] for name in named)
         fitting = [turn for turn in turns if self._max_length is None or len(turn.ids) <= self._max_length]
         if not fitting:
             raise length_fault(min(len(turn.ids) for turn in turns), self._max_length)
@@ -274,7 +276,7 @@ class Renderer:
         if settings.cut:
             notes.append(f"the generation prompt is without its end {settings.cut!r}, which the template's rows lack")
         if settings.form.system == "folded":
-            notes.append("the template has no system role: a system message opens the first user message")
+            notes.append("the template does not keep a system message: it is put before the first user message")
         if settings.form.reasoning == "inline":
             notes.append("the template has no place for reasoning: it is written into the answer, in <think> tags")
         if self._ends.appended is not None:

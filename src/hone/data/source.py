@@ -68,9 +68,9 @@ def read_rows(path_or_hub_id: str) -> Iterator[RawRow]:
         return hub_rows(path_or_hub_id)
     _require_file(path)
     head = _head(path)
-    _refuse_foreign(path, head)
     if head.startswith(_PARQUET):
         return parquet_rows(path)
+    _refuse_foreign(path, head)
     return _text_rows(path, head)
 
 
@@ -115,7 +115,7 @@ def _data_files(folder: Path) -> list[str]:
 
 def _nearest_files(path: Path) -> str:
     if not path.parent.is_dir():
-        return f"check the path: the folder {path.parent} does not exist either"
+        return f"check the path: there is no folder {path.parent}"
     names = _data_files(path.parent)
     nearest = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:5]
     if nearest:
@@ -143,7 +143,7 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
             where=str(path),
             remedy="export the sheet as CSV (UTF-8), and give that" if excel else _UNPACK,
         )
-    if path.suffix.lower() == ".parquet" and not head.startswith(_PARQUET):
+    if path.suffix.lower() == ".parquet":
         raise DataError(
             "is no Parquet file, though named so", where=str(path), remedy="give it the name of its true kind"
         )

@@ -105,15 +105,16 @@ class ChatTemplate:
         self._fixed: dict[str, str] = {}
         stored = tokenizer.chat_template
         self._source = stored if isinstance(stored, str) else json.dumps(stored, sort_keys=True, ensure_ascii=False)
+        self._code = re.sub(r"\{#.*?#\}", "", self._source, flags=re.DOTALL)
 
     @property
     def reads_date(self) -> bool:
         """Whether the template asks for today's date (it is told :data:`FIXED_DATE`)."""
-        return "strftime_now" in self._source
+        return self.mentions("strftime_now")
 
     def mentions(self, word: str) -> bool:
-        """Whether a word, such as a keyword argument's name, stands in the template at all."""
-        return word in self._source
+        """Whether a word, such as a keyword argument's name, stands in the template, comments aside."""
+        return word in self._code
 
     def text(
         self,
@@ -179,7 +180,8 @@ class ChatTemplate:
         if template not in self._fixed:
             formats = sorted({double or single for double, single in _DATE_CALL.findall(template)})
             branches = "".join(
-                f"{{% if form == {json.dumps(form)} %}}{FIXED_DATE.strftime(form)}{{% else %}}" for form in formats
+                f"{{% if form == {json.dumps(form, ensure_ascii=False)} %}}{FIXED_DATE.strftime(form)}{{% else %}}"
+                for form in formats
             )
             body = f"{branches}{FIXED_DATE.isoformat()}{'{% endif %}' * len(formats)}"
             self._fixed[template] = f"{{% macro strftime_now(form) %}}{body}{{% endmacro %}}\n{template}"

@@ -25,15 +25,13 @@ QUESTION = Message("user", "qzquestion")
 ANSWER = Message("assistant", "qzanswer", supervised=True)
 THOUGHTFUL = replace(ANSWER, reasoning="qzreasoning")
 # The id is as long as OpenAI's are: Mistral's templates refuse such.
-CALL = ToolCall("qztoolname", {"qztoolkey": "qzvalue", "qzlist": [{"qzinner": "qzdeep"}]}, "call_qz1a2b3c4d5e6f7g8h9i")
-CALLING = Message("assistant", "", supervised=True, tool_calls=(CALL,))
-RESULT = Message("tool", "qzresult", tool_call_id=CALL.id, name=CALL.name)
+CALL = ToolCall("qztoolname", {"qztoolkey": "qzvalue", "qzlist": [{"qzinner": "qzvalue"}]}, "call_qz1a2b3c4d5e6f7g8h9i")
+FLAT_CALL = replace(CALL, arguments={"qztoolkey": "qzvalue"})
 
 _ARGUMENTS: tuple[Literal["mapping", "json"], ...] = ("mapping", "json")
 _EMPTY_CONTENTS: tuple[Literal["empty", "absent"], ...] = ("empty", "absent")
 _CALL_IDS: tuple[Literal["own", "ordinal"], ...] = ("own", "ordinal")
-_PLAIN_KEYWORDS: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False}, {"thinking": False})
-_THINKING_KEYWORDS: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": True}, {"thinking": True})
+_THINKING_KEYWORDS = ("enable_thinking", "thinking")
 
 
 def choose_settings(template: ChatTemplate, *, thinking: bool) -> tuple[TemplateSettings, str | None]:
@@ -168,8 +166,14 @@ def _content_form(template: ChatTemplate) -> MessageForm:
 
 
 def _with_reasoning_form(template: ChatTemplate, form: MessageForm) -> MessageForm:
-    for reasoning in ("keys", "inline"):
-        trial = replace(form, reasoning=reasoning)
+    """Reasoning goes where the template has a place for it, else into the answer in ``<think>`` tags.
+
+    Not so where the template has another way to think than these tags and drops the reasoning of this turn all the same
+    (Gemma 4): tags that the model was never trained on would be no better than a refusal.
+    """
+    foreign = not template.mentions("<think>") and (template.mentions("thinking") or template.mentions("reasoning_"))
+    inline = replace(form, reasoning="inline")
+    for trial in [form] if foreign else [form, inline]:
         text = _text(template, [QUESTION, THOUGHTFUL], TemplateSettings(trial)) or ""
         if "qzreasoning" in text and ANSWER.content in text:
             return trial
@@ -185,30 +189,43 @@ def _completion(template: ChatTemplate, answer: Message, settings: TemplateSetti
     return whole[len(prompt) :]
 
 
-def _generation_prompt(template: ChatTemplate, form: MessageForm, *, thinking: bool) -> TemplateSettings:
-    """The first keywords under which the generation prompt opens the row; its end is cut only as a last resort.
+def _keyword_sets(template: ChatTemplate, form: MessageForm, *, thinking: bool) -> list[TemplateSettings]:
+    """Settings to try: thinking asked for or forbidden where the template has a word for it, then its default.
 
-    Without thinking, keywords under which nothing but the answer is left to generate are preferred: with them the base
+    A keyword that changes no text is left out, so that other programs, which do not give it, render the same.
+    """
+    default = TemplateSettings(form)
+    found = []
+    for name in _THINKING_KEYWORDS:
+        trial = TemplateSettings(form, {name: thinking})
+        if template.mentions(name) and _probe_texts(template, trial) != _probe_texts(template, default):
+            found.append(trial)
+    return [*found, default]
+
+
+def _probe_texts(template: ChatTemplate, settings: TemplateSettings) -> list[str | None]:
+    conversations = ([QUESTION], [SYSTEM, QUESTION], [QUESTION, ANSWER], [QUESTION, THOUGHTFUL])
+    return [_text(template, messages, settings, generation=len(messages) == 1) for messages in conversations]
+
+
+def _generation_prompt(template: ChatTemplate, form: MessageForm, *, thinking: bool) -> TemplateSettings:
+    """The first settings under which the generation prompt opens the row; its end is cut only as a last resort.
+
+    Without thinking, settings under which nothing but the answer is left to generate are preferred: with them the base
     model, too, answers at once, and no empty think block is trained.
     """
-    sets = [
-        TemplateSettings(form, keywords)
-        for keywords in (_THINKING_KEYWORDS if thinking else _PLAIN_KEYWORDS)
-        if all(template.mentions(name) for name in keywords)
-    ]
-    cut = [trimmed for settings in sets if (trimmed := _trimmed(template, settings, thinking=thinking)) is not None]
-    plain = {id(settings): _completion(template, ANSWER, settings) for settings in [*sets, *cut]}
-    if not thinking:
-        exact = [s for s in sets if (plain[id(s)] or "").lstrip().startswith(ANSWER.content)]
-        fitting = exact or [s for s in [*sets, *cut] if plain[id(s)] is not None]
-    else:
-        thought = {id(s): _completion(template, THOUGHTFUL, s) for s in [*sets, *cut]}
-        whole = [s for s in [*sets, *cut] if "qzreasoning" in (thought[id(s)] or "")]
-        fitting = [s for s in whole if plain[id(s)] is not None] or whole
-        if not fitting:
-            fitting = [s for s in [*sets, *cut] if plain[id(s)] is not None]
-    if fitting:
-        return fitting[0]
+    sets = _keyword_sets(template, form, thinking=thinking)
+    found: list[TemplateSettings] = []
+    if thinking:
+        whole = [s for s in sets if "qzreasoning" in (_completion(template, THOUGHTFUL, s) or "")]
+        both = [s for s in whole if _completion(template, ANSWER, s) is not None]
+        found = both or _trimmed(template, whole, (ANSWER, THOUGHTFUL)) or whole
+    if not found:
+        exact = [s for s in sets if _is_answer_alone(template, s)]
+        fitting = [s for s in sets if _completion(template, ANSWER, s) is not None]
+        found = exact or fitting or [s for s in _trimmed(template, sets, (ANSWER,)) if _is_answer_alone(template, s)]
+    if found:
+        return found[0]
     raise TemplateError(
         "the chat template's generation prompt is not how its training rows begin",
         why="the model would be asked with another text than it was trained on",
@@ -216,19 +233,29 @@ def _generation_prompt(template: ChatTemplate, form: MessageForm, *, thinking: b
     )
 
 
-def _trimmed(template: ChatTemplate, settings: TemplateSettings, *, thinking: bool) -> TemplateSettings | None:
-    """Settings that leave off the end of the generation prompt in which it departs from the training rows.
+def _is_answer_alone(template: ChatTemplate, settings: TemplateSettings) -> bool:
+    """Whether nothing of the template stands between the generation prompt and the answer."""
+    return (_completion(template, ANSWER, settings) or "").lstrip().startswith(ANSWER.content)
+
+
+def _trimmed(
+    template: ChatTemplate, sets: Sequence[TemplateSettings], answers: Sequence[Message]
+) -> list[TemplateSettings]:
+    """Settings that leave off the end of the generation prompt in which it departs from the rows of some answers.
 
     Some of the header must remain: with no header at all the model would have to write its own role.
     """
-    answers = (ANSWER, THOUGHTFUL) if thinking else (ANSWER,)
-    bare = _text(template, [QUESTION], settings)
-    prompt = _text(template, [QUESTION], settings, generation=True)
-    rows = [_text(template, [QUESTION, answer], settings) for answer in answers]
-    if bare is None or prompt is None or None in rows or not prompt.startswith(bare):
-        return None
-    kept = min(_common(prompt, row or "") for row in rows)
-    return replace(settings, cut=prompt[kept:]) if len(bare) < kept < len(prompt) else None
+    found = []
+    for settings in sets:
+        bare = _text(template, [QUESTION], settings)
+        prompt = _text(template, [QUESTION], settings, generation=True)
+        rows = [_text(template, [QUESTION, answer], settings) for answer in answers]
+        if bare is None or prompt is None or None in rows:
+            continue
+        kept = min(_common(prompt, row or "") for row in rows)
+        if _common(prompt, bare) < kept < len(prompt):
+            found.append(replace(settings, cut=prompt[kept:]))
+    return found
 
 
 def _common(left: str, right: str) -> int:
@@ -245,22 +272,31 @@ def _with_system_form(template: ChatTemplate, settings: TemplateSettings) -> Tem
 
 
 def _with_call_form(template: ChatTemplate, settings: TemplateSettings) -> tuple[TemplateSettings, str | None]:
-    messages = [QUESTION, CALLING, RESULT, ANSWER]
+    """The form of tool calls, tried with nested arguments first; rows whose arguments come out wrong are refused."""
     fault = None
-    for arguments, empty, ids in itertools.product(_ARGUMENTS, _EMPTY_CONTENTS, _CALL_IDS):
-        form = replace(settings.form, arguments=arguments, empty_content=empty, call_ids=ids)
-        trial = replace(settings, form=form)
-        # The calling turn is looked at alone: some templates print it otherwise once the result is there.
-        turn = _text(template, messages[:2], trial, tools=(MARKED_TOOL,))
-        if turn is None or _text(template, messages, trial, tools=(MARKED_TOOL,)) is None or "qzdeep" not in turn:
-            continue
-        if "'qzinner':" in turn or "'qztoolkey':" in turn:
-            fault = fault or "the chat template prints a tool call's arguments as a Python dictionary, not as JSON"
-        elif '\\"qztoolkey' in turn or '\\"qzinner' in turn:
-            fault = fault or "the chat template prints a tool call's arguments as JSON within JSON"
-        else:
-            return trial, None
+    for call in (CALL, FLAT_CALL):
+        for arguments, empty, ids in itertools.product(_ARGUMENTS, _EMPTY_CONTENTS, _CALL_IDS):
+            form = replace(settings.form, arguments=arguments, empty_content=empty, call_ids=ids)
+            trial = replace(settings, form=form)
+            turn = _calling_text(template, call, trial)
+            if turn is None or "qztoolkey" not in turn or "qzvalue" not in turn:
+                continue
+            if "'qzinner':" in turn or "'qztoolkey':" in turn:
+                fault = "the chat template prints a tool call's arguments as a Python dictionary, not as JSON"
+            elif '\\"qztoolkey' in turn or '\\"qzinner' in turn:
+                fault = "the chat template prints a tool call's arguments as JSON within JSON"
+            else:
+                return trial, None
     return settings, fault
+
+
+def _calling_text(template: ChatTemplate, call: ToolCall, settings: TemplateSettings) -> str | None:
+    """Text of a question and a turn with a call, if the template also takes the result and the answer after it."""
+    calling = Message("assistant", "", supervised=True, tool_calls=(call,))
+    result = Message("tool", "qzresult", tool_call_id=call.id, name=call.name)
+    if _text(template, [QUESTION, calling, result, ANSWER], settings, tools=(MARKED_TOOL,)) is None:
+        return None
+    return _text(template, [QUESTION, calling], settings, tools=(MARKED_TOOL,))
 
 
 def _first_run(positions: Sequence[int]) -> list[int]:
@@ -275,15 +311,15 @@ def _call_end(
 
     A token that also stands between two calls of one turn ends a call, not the turn.
     """
-    second = replace(CALL, id="call_qz0a9b8c7d6e5f4g3h2i1jklm")
+    second = replace(FLAT_CALL, id="call_qz0a9b8c7d6e5f4g3h2i")
     found: list[int] = []
-    for calls in ((CALL,), (CALL, second)):
-        messages = [QUESTION, replace(CALLING, tool_calls=calls)]
+    for calls in ((FLAT_CALL,), (FLAT_CALL, second)):
+        messages = [QUESTION, Message("assistant", "", supervised=True, tool_calls=calls)]
         prompt = _text(template, messages[:1], settings, generation=True, tools=(MARKED_TOOL,))
         whole = _text(template, messages, settings, tools=(MARKED_TOOL,))
         if prompt is None or whole is None or not whole.startswith(prompt):
             continue
-        if whole[len(prompt) :].count(CALL.name) < len(calls):
+        if whole[len(prompt) :].count(FLAT_CALL.name) < len(calls):
             continue
         prompt_ids, whole_ids = tokens.encode([prompt, whole])
         closing = tokens.closing(whole_ids, len(prompt_ids))

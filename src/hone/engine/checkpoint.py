@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hone.files import atomic_folder, sha256_file, write_json
 
-__all__ = ["Checkpoint", "Progress", "checkpoint_folders", "load_newest_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "Progress", "checkpoint_bytes", "checkpoint_folders", "load_newest_checkpoint", "save_checkpoint"]
 
 _NAME = re.compile(r"step-(\d{6,})")
 _TENSOR_FILES = ("adapter", "best", "optimizer")
@@ -68,6 +68,11 @@ def checkpoint_folders(folder: Path) -> list[Path]:
         return []
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def checkpoint_bytes(parameters: Mapping[str, Tensor]) -> int:
+    """Disk that one checkpoint takes: the weights, the best weights, and AdamW's two moments."""
+    return 4 * sum(tensor.numel() * tensor.element_size() for tensor in parameters.values())
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:

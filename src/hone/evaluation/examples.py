@@ -70,14 +70,14 @@ def pick_examples(
         own = sign * row["scores"][arm]
         return (own - sign * row["scores"][against] if against else own), own
 
-    ranked = sorted(answers, key=gain, reverse=True)
     shown = [
         {
             **row,
             "difference": round(row["scores"][arm] - row["scores"][against], DECIMALS) if against else None,
         }
-        for row in ranked
+        for row in sorted(answers, key=gain, reverse=True)
     ]
-    best = min(SHOWN, (len(shown) + 1) // 2)
-    worst = min(SHOWN, len(shown) - best)
-    return {"best": shown[:best], "worst": shown[len(shown) - worst :][::-1]}
+    count = min(SHOWN, (len(shown) + 1) // 2)
+    best, others = shown[:count], shown[count:]
+    # Sorted once more: among equals the first row of the file comes first in this list too.
+    return {"best": best, "worst": sorted(sorted(others, key=lambda row: row["row"]), key=gain)[:SHOWN]}

@@ -208,8 +208,7 @@ class PairedBootstrap:
             self._weights = self._draw_weights()
         sizes = np.cumsum([0, *_chunks(self.resamples, self.units)])
         parts = [
-            aggregate(self._weights[start:stop].astype(np.float64) @ units)
-            for start, stop in itertools.pairwise(sizes)
+            aggregate(self._weights[start:stop].astype(np.float64) @ units) for start, stop in itertools.pairwise(sizes)
         ]
         return np.concatenate(parts)
 
@@ -236,7 +235,8 @@ def rows_needed(
 ) -> int | None:
     """About how many rows in all would show the difference that these rows hint at.
 
-    Normal approximation with the jackknife's standard error of the paired difference.
+    Normal approximation with the jackknife's standard error of the paired difference. All-or-nothing metrics move in
+    steps and want about a tenth more.
 
     Args:
         arm: sufficient statistics of the arm, [rows, k].

@@ -2,7 +2,7 @@
 
     ship                 the tuned arm is better than the base on the primary metric (see ``statistics.py`` for when
                          two arms count as different)
-    do_not_ship          it is worse, or it does not end its answers: under half of them, where the base ends half or more
+    do_not_ship          it is worse, or it does not end its answers: under half of them, where the base ends half
     not_enough_evidence  everything else; with about how many held-out rows would decide it
 
 What was not measured is listed, never assumed. Retention and the prompting and retrieval arms get their decisions
@@ -74,7 +74,7 @@ def decide(evaluation: Evaluation) -> Verdict:
     """
     difference = evaluation.difference("tuned", "base")
     if difference is None:
-        reason = f"Not enough evidence: tuned and base were not both measured on the {evaluation.rows} held-out rows."
+        reason = "There is nothing to decide: tuned and base were not both evaluated."
         return _verdict("not_enough_evidence", reason, {"rows": evaluation.rows}, [], evaluation)
     base, tuned = evaluation.arms["base"], evaluation.arms["tuned"]
     decision, reason = _decision(evaluation, base, tuned, difference)
@@ -101,14 +101,14 @@ def _decision(
     metric, compared = evaluation.metric, difference.comparison
     digits = 3 if metric.name == "bits_per_byte" else 1
     scores = f"{metric.title} {tuned.score:.{digits}f} against the base's {base.score:.{digits}f}"
-    rows = f"{evaluation.rows} held-out row{'' if evaluation.rows == 1 else 's'}"
+    rows = f"On {evaluation.rows} held-out row{'' if evaluation.rows == 1 else 's'}"
     if tuned.stop_share < LEAST_STOP_SHARE <= base.stop_share:
         return "do_not_ship", (
-            f"Do not ship: the tuned model ended only {tuned.stop_share:.0%} of its answers to {rows} by itself, "
-            f"where the base ended {base.stop_share:.0%} ({scores})."
+            f"{rows} the tuned model ended only {tuned.stop_share:.0%} of its answers by itself, where the base ended "
+            f"{base.stop_share:.0%} ({scores})."
         )
     if compared.interval is None or compared.p_value is None:
-        return "not_enough_evidence", f"Not enough evidence: {rows} give no interval ({scores})."
+        return "not_enough_evidence", f"{rows} there can be no interval ({scores}); more held-out rows are needed."
     low, high = compared.interval
     figures = (
         f"difference {compared.difference:+.{digits}f}, {compared.confidence:.0%} interval {low:+.{digits}f} to "
@@ -116,14 +116,14 @@ def _decision(
     )
     if compared.different:
         if (compared.difference > 0) == metric.higher_is_better:
-            return "ship", f"Ship: {scores} on {rows} ({figures})."
-        return "do_not_ship", f"Do not ship: the tuned model is worse, {scores} on {rows} ({figures})."
+            return "ship", f"{rows} the tuned model is better: {scores} ({figures})."
+        return "do_not_ship", f"{rows} the tuned model is worse: {scores} ({figures})."
     if compared.rows_needed is None:
-        open_question = "and there is no effect large enough to say how many rows would show one"
+        remedy = "the difference is too small to say how many rows would decide it"
     else:
         more = max(1, compared.rows_needed - evaluation.rows)
-        open_question = f"about {more} more held-out row{'' if more == 1 else 's'} would decide it"
-    return "not_enough_evidence", f"Not enough evidence: {scores} on {rows} ({figures}); {open_question}."
+        remedy = f"about {more} more held-out row{'' if more == 1 else 's'} would decide it"
+    return "not_enough_evidence", f"{rows} it is undecided which is better: {scores} ({figures}); {remedy}."
 
 
 def _warnings(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary) -> list[str]:

@@ -23,12 +23,19 @@ from hone.errors import ModelError, StorageError
 from hone.files import write_atomically, write_json
 from hone.model.lora import adapted_layers, attach_adapter
 
-__all__ = ["read_adapter_notes", "load_adapter", "save_adapter"]
+__all__ = ["load_adapter", "read_adapter_notes", "save_adapter"]
 
 _PREFIX = "base_model.model."
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _NOTES = "hone.json"
+# Variants of PEFT's LORA that plain A and B do not reproduce: they scale otherwise, or act on a part of the tokens.
+_VARIANTS = (
+    "use_rslora", "use_dora", "use_qalora", "use_bdlora", "rank_pattern", "alpha_pattern", "alora_invocation_tokens",
+    "layer_replication", "lora_bias", "kasa_config", "monteclora_config", "arrow_config",
+)  # fmt: skip
+# Starts that leave the base's weights alone. PiSSA, OLoRA, LoftQ and others change them before training.
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def save_adapter(model: nn.Module, folder: Path, *, base_name: str, notes: Mapping[str, Any]) -> None:
@@ -119,13 +126,17 @@ def load_adapter(model: nn.Module, folder: Path) -> list[str]:
         StorageError: a file is missing or damaged.
     """
     config = _read_json(folder / _CONFIG)
-    unsupported = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
-    if config.get("peft_type") != "LORA" or unsupported or config.get("bias", "none") != "none":
+    unsupported = [key for key in _VARIANTS if config.get(key)]
+    unsupported += ["init_lora_weights"] if config.get("init_lora_weights") not in _PLAIN_STARTS else []
+    unsupported += ["bias"] if config.get("bias", "none") != "none" else []
+    if config.get("peft_type") != "LORA" or unsupported:
+        settings = ", ".join(f"{key} = {config[key]}" for key in unsupported) or "settings of its own"
         raise ModelError(
-            f"{folder} is a {config.get('peft_type')} adapter with {', '.join(unsupported) or 'options'} that hone does "
-            "not load",
+            f"{folder} is a {config.get('peft_type')} adapter with {settings}, which hone does not load",
             remedy="merge it into its base with PEFT and use the merged folder as the model",
         )
+    if missing := [key for key in ("r", "lora_alpha") if not isinstance(config.get(key), int | float)]:
+        raise StorageError(f"{_CONFIG} gives no {' and no '.join(missing)}", where=str(folder / _CONFIG))
     tensors = _read_tensors(folder / _WEIGHTS)
     layers = sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
     _check_names_and_shapes(model, tensors, layers, rank=config["r"], folder=folder)

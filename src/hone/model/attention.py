@@ -32,6 +32,9 @@ __all__ = [
 PACKED_ATTENTION = "hone_packed"
 # Up to this length the probabilities are cheap to keep, and plain matrix products beat the CPU's fused kernel.
 _PRODUCTS_UP_TO_LENGTH = 512
+# Architectures that declare support for the interface, and then keep the window or the keywords from the attention
+# function (Phi-3.5-MoE, Nemotron), or write a learned bias into the mask that this path has none of (Doge).
+_NOT_PACKABLE = frozenset({"doge", "nemotron", "phimoe"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,7 @@ def supports_packing(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     only_attention = kinds <= {"full_attention", "sliding_attention"}
-    return bool(model._supports_attention_backend) and only_attention
+    return bool(model._supports_attention_backend) and only_attention and config.model_type not in _NOT_PACKABLE
 
 
 @contextmanager

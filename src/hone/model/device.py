@@ -56,7 +56,10 @@ def explain_dtype(device: str) -> tuple[torch.dtype, str]:
     unit = _bfloat16_unit()
     if unit:
         return torch.bfloat16, f"the processor multiplies bfloat16 with {unit}"
-    return torch.float32, "the processor has neither AMX nor AVX512-BF16: bfloat16 would be emulated, slower than float32"
+    return (
+        torch.float32,
+        "the processor has neither AMX nor AVX512-BF16: bfloat16 would be emulated, slower than float32",
+    )
 
 
 def check_device(device: str | None) -> str:

@@ -30,7 +30,7 @@ def packed_logits(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         input_ids=torch.tensor([batch.ids_T], device=device),
         position_ids=torch.tensor([batch.positions_T], device=device),
         groups=attention_groups(batch, device),
-        logits_to_keep=torch.tensor(batch.predictors_S, device=device),
+        logits_to_keep=torch.tensor(batch.predictors_S, dtype=torch.long, device=device),
         use_cache=False,
     )
     logits: Tensor = output.logits[0]
@@ -53,14 +53,13 @@ def padded_logits(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         ids[index, :length] = torch.tensor(batch.ids_T[starts[index] : starts[index + 1]], device=device)
         mask[index, :length] = 1
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    rows = torch.tensor(batch.owners_S, device=device)
-    columns = torch.tensor(
-        [at - starts[owner] for at, owner in zip(batch.predictors_S, batch.owners_S, strict=True)], device=device
-    )
+    rows = torch.tensor(batch.owners_S, dtype=torch.long, device=device)
+    columns = torch.tensor(batch.predictors_S, dtype=torch.long, device=device)
+    columns = columns - torch.tensor(starts, device=device)[rows]
     selected: Tensor = logits[rows, columns]
     return selected
 
 
 def targets_of(batch: PackedBatch, device: torch.device | str) -> Tensor:
     """The supervised token ids [S] of ``batch`` on ``device``."""
-    return torch.tensor(batch.targets_S, device=device)
+    return torch.tensor(batch.targets_S, dtype=torch.long, device=device)

@@ -162,7 +162,9 @@ def read_gguf_header(path: Path) -> GgufHeader:
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _read(_Cursor(data))
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+        raise ModelError(
+            f"cannot be read: {error.strerror or error}", where=str(path), remedy="check that it is there and readable"
+        ) from error
     except _Damaged as error:
         raise ModelError(f"is damaged or cut short: {error}", where=str(path), remedy=remedy) from error
 

@@ -44,7 +44,9 @@ def hub_folder(repository: str) -> Path:
     """
     folder = _fetch(repository, _DESCRIPTION_FILES)
     if not (folder / "config.json").is_file():
-        what = "an adapter, not a base" if (folder / "adapter_config.json").is_file() else "no model of transformers' form"
+        what = (
+            "an adapter, not a base" if (folder / "adapter_config.json").is_file() else "no model of transformers' form"
+        )
         raise ModelError(
             f"the hub repository {repository} holds {what}: it has no config.json",
             where="model",
@@ -62,7 +64,7 @@ def hub_folder(repository: str) -> Path:
         where="model",
         why="weights in other formats are pickles, which can run any code when they are loaded",
         remedy="look for a copy with safetensors (many repositories have one as a pull request on the hub), or convert "
-        f"it where you trust it: python -c \"from transformers import AutoModelForCausalLM as M; "
+        f'it where you trust it: python -c "from transformers import AutoModelForCausalLM as M; '
         f"M.from_pretrained('{repository}', use_safetensors=False).save_pretrained('converted')\"",
     )
 

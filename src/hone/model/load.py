@@ -12,13 +12,13 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.errors import ModelError
-from hone.model.catalog import ModelSource, resolve_model
+from hone.model.catalog import EMBEDDED_INSTALL, ModelSource, embedded_sha256, resolve_model
 from hone.model.device import check_device, check_dtype, pick_device, pick_dtype
 from hone.model.gguf import converted_folder
-from hone.model.hashing import hash_of_files
+from hone.model.hashing import cached_sha256, hash_of_files
 from hone.model.hub import hub_folder
 from hone.model.machine import available_memory_bytes
 from hone.model.model_folder import ModelFolder, inspect_model_folder
@@ -132,6 +132,14 @@ def _folder_of(source: ModelSource, home: Path, tell: Callable[[str], None]) -> 
         return hub_folder(source.name)
     if source.kind == "folder":
         return source.path
+    if source.kind == "embedded":
+        recorded = embedded_sha256()
+        if recorded is not None and cached_sha256(source.path, home=home) != recorded:
+            raise ModelError(
+                "the embedded base's file is damaged: its content is not what its package recorded",
+                where=str(source.path),
+                remedy=EMBEDDED_INSTALL.replace("install", "install --force-reinstall", 1),
+            )
     return converted_folder(source.path, home=home, note=tell)
 
 
@@ -159,35 +167,49 @@ def _require_memory(facts: ModelFolder, dtype: torch.dtype, device: str, name: s
 
 
 def _load_model(facts: ModelFolder, dtype: torch.dtype, name: str, tell: Callable[[str], None]) -> PreTrainedModel:
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "use_safetensors": True,
-        "trust_remote_code": False,
-        "local_files_only": True,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # they are reported below, all of them, instead of as a traceback
-    }
     try:
         with quiet_transformers():
             try:
-                model, info = AutoModelForCausalLM.from_pretrained(facts.path, attn_implementation="sdpa", **options)
+                loaded: Any = _from_pretrained(facts.path, "sdpa", dtype)
             except ValueError as error:
                 if "scaled_dot_product_attention" not in str(error):
                     raise
-                model, info = AutoModelForCausalLM.from_pretrained(facts.path, attn_implementation="eager", **options)
+                loaded = _from_pretrained(facts.path, "eager", dtype)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelError("does not fit into memory", where=name, remedy="use a smaller model") from error
     except _LOAD_ERRORS as error:
         raise _cannot_load(name, error) from error
-    _check_complete(model, info, name, tell)
-    model.eval()
+    model: PreTrainedModel = loaded[0]
+    _check_complete(model, loaded[1], name, tell)
+    loaded[0].eval()
     model.requires_grad_(False)
-    loaded: PreTrainedModel = model
-    return loaded
+    return model
+
+
+def _from_pretrained(folder: Path, attention: str, dtype: torch.dtype) -> Any:
+    """The model, and what transformers says about its loading."""
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    # A config.json can name code on the hub as its attention or experts; transformers would fetch and run it, and such
+    # a name goes before the argument of from_pretrained. Hence it is overwritten here.
+    config._attn_implementation = attention
+    config._experts_implementation = None
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are reported, all of them, instead of as a traceback
+    )
 
 
 def _check_complete(model: PreTrainedModel, info: dict[str, Any], name: str, tell: Callable[[str], None]) -> None:
-    """transformers fills what a checkpoint lacks with random numbers and a warning; here that is an error."""
+    """Refuse a checkpoint with gaps.
+
+    transformers fills what a checkpoint lacks with random numbers and a warning.
+    """
     details = [f"{key} is missing" for key in sorted(info["missing_keys"])]
     for key, in_file, in_model in sorted(info["mismatched_keys"]):
         details.append(f"{key} has the shape {list(in_file)} in the file and {list(in_model)} in the model")
@@ -217,7 +239,8 @@ def _load_tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(facts.path, trust_remote_code=False, local_files_only=True)
     except _LOAD_ERRORS as error:
         raise _cannot_load(f"{name} (tokenizer)", error) from error
-    rows = model.get_input_embeddings().weight.shape[0]
+    embeddings: Any = model.get_input_embeddings()
+    rows = int(embeddings.weight.shape[0])
     if len(tokenizer) > rows:
         tell(
             f"The tokenizer of {name} has {len(tokenizer)} tokens and the model knows {rows}: "
@@ -229,8 +252,9 @@ def _load_tokenizer(
 
 def _move(model: PreTrainedModel, device: str, name: str) -> PreTrainedModel:
     # not `device_map`, which needs a further package and brings hooks
+    whole: Any = model  # transformers declares `to` without its arguments
     try:
-        moved: PreTrainedModel = model.to(torch.device(device))
+        moved: PreTrainedModel = whole.to(torch.device(device))
         return moved
     except torch.OutOfMemoryError as error:
         raise ModelError(
@@ -238,9 +262,7 @@ def _move(model: PreTrainedModel, device: str, name: str) -> PreTrainedModel:
         ) from error
 
 
-def _context_length(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tell: Callable[[str], None]
-) -> int:
+def _context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tell: Callable[[str], None]) -> int:
     config = model.config.get_text_config(decoder=True)
     for key in _CONTEXT_KEYS:
         value = getattr(config, key, None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 from safetensors import SafetensorError, safe_open
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -135,7 +135,7 @@ def check_architecture(config: Mapping[str, Any], *, where: str) -> None:
             why="a quantised base cannot be tuned, merged or exported exactly",
             remedy="name the model's unquantised original, or a GGUF file, which is converted",
         )
-    if model_type not in CONFIG_MAPPING_NAMES:
+    if model_type not in CONFIG_MAPPING:
         if config.get("auto_map"):
             raise ModelError(
                 f"its architecture ({shown}) runs on Python code that comes with the model, which is never run",
@@ -150,7 +150,7 @@ def check_architecture(config: Mapping[str, Any], *, where: str) -> None:
         )
     if not _is_decoder(config, model_type, architectures):
         raise ModelError(
-            f"{shown} is not a decoder-only language model",
+            f"{shown} (model_type {model_type}) is not a decoder-only language model",
             where=where,
             why="hone tunes models that write text from left to right, of one text input",
             remedy="name a causal language model; its config.json names an architecture that ends in ForCausalLM",
@@ -163,8 +163,7 @@ def _is_decoder(config: Mapping[str, Any], model_type: str, architectures: list[
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return False  # transformers would load an encoder as a decoder, and it would write noise
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type, "")
-    loaded_as = known if isinstance(known, str) else known[0]
-    if not loaded_as.endswith(_DECODER_SUFFIXES):
+    if not known.endswith(_DECODER_SUFFIXES):
         return False
     return not architectures or any(name.endswith(_DECODER_SUFFIXES) for name in architectures)
 
@@ -189,7 +188,7 @@ def _no_weights(folder: Path, name: str) -> ModelError:
         f"has weights as pickles only ({', '.join(pickles[:3])}), which are never loaded",
         where=str(folder),
         why="a pickle can run any code when it is loaded",
-        remedy="convert it where you trust it: python -c \"from transformers import AutoModelForCausalLM as M; "
+        remedy='convert it where you trust it: python -c "from transformers import AutoModelForCausalLM as M; '
         f"M.from_pretrained('{name}', use_safetensors=False).save_pretrained('converted')\"",
     )
 
@@ -198,11 +197,15 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+        raise ModelError(
+            f"cannot be read: {error.strerror or error}", where=str(path), remedy="check that it is there and readable"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ModelError(
             f"is not JSON: {error}", where=str(path), remedy="fetch or copy the file again; it is damaged or cut short"
         ) from error
     if not isinstance(value, dict):
-        raise ModelError(f"holds a {type(value).__name__}, not a JSON object", where=str(path))
+        raise ModelError(
+            f"holds a {type(value).__name__}, not a JSON object", where=str(path), remedy="fetch or copy the file again"
+        )
     return value

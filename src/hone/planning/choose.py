@@ -22,6 +22,7 @@ _LOWEST_LEARNING_RATE = 1e-4
 _BYTES_PER_LAYER_AND_WIDTH = 20
 _MEMORY_SHARE_FOR_ACTIVATIONS = 0.4
 _MICRO_BATCH_TOKENS = 2048
+_ASSUMED_BYTES = 4 * 2**30
 # Optimizer steps under which a small data set is passed over more often, and the passes beyond which it is memorised.
 _WANTED_STEPS = 60
 _EPOCHS = (3, 6)
@@ -53,6 +54,7 @@ class TrainingChoices:
         epochs: passes over the rows, at most: validation may stop earlier.
         batch_size: rows per optimizer step.
         max_length: tokens of a row, at most.
+        warmup_share: share of the steps in which the learning rate rises.
         micro_batch_tokens: real tokens of one forward and backward pass.
         choices: every number with its reason, in the order to print.
     """
@@ -63,6 +65,7 @@ class TrainingChoices:
     epochs: int
     batch_size: int
     max_length: int
+    warmup_share: float
     micro_batch_tokens: int
     choices: tuple[Choice, ...]
 
@@ -91,7 +94,7 @@ def choose_training(
     width: int,
     row_lengths: Sequence[int],
     context_length: int,
-    available_bytes: int,
+    available_bytes: int | None,
     bytes_per_value: int,
     rank: int | None = None,
     alpha: float | None = None,
@@ -99,6 +102,7 @@ def choose_training(
     epochs: int | None = None,
     batch_size: int | None = None,
     max_length: int | None = None,
+    warmup_share: float | None = None,
     micro_batch_tokens: int | None = None,
 ) -> TrainingChoices:
     """Choose what the user left open.
@@ -109,9 +113,9 @@ def choose_training(
         width: of the base's hidden states.
         row_lengths: tokens of each training row.
         context_length: tokens that the base was trained to see.
-        available_bytes: memory free on the device.
+        available_bytes: memory free on the device; None where the system does not tell.
         bytes_per_value: of the dtype of compute (2 or 4).
-        rank, alpha, learning_rate, epochs, batch_size, max_length, micro_batch_tokens: the user's values, or None.
+        rank, alpha, learning_rate, epochs, batch_size, max_length, warmup_share, micro_batch_tokens: the user's values, or None.
 
     Returns:
         All numbers resolved.
@@ -132,13 +136,13 @@ def choose_training(
     epochs = int(settle("epochs", epochs, *_epochs(rows, batch_size)))
     reason = "the longest row" if longest <= context_length else "the model's context"
     max_length = int(settle("max_length", max_length, min(longest, context_length), reason))
-    affordable = available_bytes * _MEMORY_SHARE_FOR_ACTIVATIONS / (
-        _BYTES_PER_LAYER_AND_WIDTH * num_layers * width * bytes_per_value / 2
-    )
+    warmup_share = settle("warmup_share", warmup_share, 0.1, "AdamW's second moments settle first")
+    bytes_per_token = _BYTES_PER_LAYER_AND_WIDTH * num_layers * width * bytes_per_value / 2
+    affordable = (available_bytes or _ASSUMED_BYTES) * _MEMORY_SHARE_FOR_ACTIVATIONS / bytes_per_token
     tokens = int(max(min(longest, max_length), min(_MICRO_BATCH_TOKENS, affordable)))
     micro_batch_tokens = int(settle("micro_batch_tokens", micro_batch_tokens, tokens, "fits in memory"))
     return TrainingChoices(
-        rank, alpha, learning_rate, epochs, batch_size, max_length, micro_batch_tokens, tuple(made)
+        rank, alpha, learning_rate, epochs, batch_size, max_length, warmup_share, micro_batch_tokens, tuple(made)
     )
 
 

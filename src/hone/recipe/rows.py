@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hone.data.ledger import Ledger
-from hone.data.loader import LoadedData, load_examples
+from hone.data.loader import LoadedData
 from hone.data.manifest import build_manifest
 from hone.data.render import Renderer
 from hone.data.split import near_copies, split_examples
@@ -14,7 +14,7 @@ from hone.errors import DataError, TemplateError
 from hone.planning.choose import choose_held_out_rows, choose_validation_rows
 from hone.types import Example, JsonDict, TokenSequence
 
-__all__ = ["PreparedRows", "prepare_rows", "read_rows_of", "render_rows"]
+__all__ = ["PreparedRows", "prepare_rows", "render_rows"]
 
 Note = Callable[[str], None]
 
@@ -44,11 +44,6 @@ class PreparedRows:
     def rendered(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """The sequences of ``examples``, in their order."""
         return [sequence for example in examples for sequence in self.sequences[example.row]]
-
-
-def read_rows_of(source: str, mapping: Mapping[str, str] | None = None) -> LoadedData:
-    """Read and validate ``source``; bad rows stand in its ledger."""
-    return load_examples(source, mapping=mapping)
 
 
 def render_rows(
@@ -115,7 +110,7 @@ def prepare_rows(
         train=train,
         validation=validating,
         held_out=aside,
-        held_out_source=held_out_data,
+        held_out_data=held_out_data,
         seed=seed,
     )
     return PreparedRows(
@@ -136,17 +131,20 @@ def _require(examples: Sequence[Example], loaded: LoadedData, purpose: str) -> N
 def _without_copies(
     examples: list[Example], aside: Sequence[Example], loaded: LoadedData, note: Note
 ) -> list[Example]:
-    copies = {train: (held_out, likeness) for train, held_out, likeness in near_copies(examples, list(aside))}
-    for index, (held_out, likeness) in copies.items():
-        example = examples[index]
-        loaded.ledger.drop(
-            example.row,
-            example.line,
-            "held_out_copy",
-            f"its prompt is {likeness:.0%} alike to {aside[held_out].source}:{aside[held_out].line}, a held-out row",
+    kept = list(examples)
+    # each round finds the nearest training row of each held-out row; a held-out row may have several
+    while copies := near_copies(kept, aside):
+        for index, held_out, likeness in copies:
+            example = kept[index]
+            twin = f"{aside[held_out].source}:{aside[held_out].line}"
+            reason = f"its prompt is {likeness:.0%} alike to the held-out row {twin}"
+            loaded.ledger.drop(example.row, example.line, "held_out_copy", reason)
+        gone = {index for index, _, _ in copies}
+        kept = [example for index, example in enumerate(kept) if index not in gone]
+    if len(kept) < len(examples):
+        note(
+            f"{len(examples) - len(kept)} training rows repeat the prompt of a held-out row and are left out, so that "
+            "the comparison is fair; the ledger names them"
         )
-    if copies:
-        note(f"{len(copies)} training rows repeat a held-out prompt and are left out, so that the comparison is fair")
-    kept = [example for index, example in enumerate(examples) if index not in copies]
     _require(kept, loaded, "to train on that is not also held out")
     return kept

@@ -6,40 +6,38 @@ Read it top to bottom: :func:`train_sft` is the whole job. What each part does s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hone.config.load import dump_resolved
 from hone.config.schema import TrainConfig
-from hone.data.formats import example_to_openai
 from hone.data.loader import LoadedData
-from hone.data.render import Renderer, ensure_chat_template, has_reasoning
-from hone.engine.checkpoint import load_newest_checkpoint
+from hone.data.render import Renderer
+from hone.engine.checkpoint import Checkpoint, checkpoint_bytes
 from hone.engine.events import Event, Recorder
 from hone.engine.loop import LoopResult, LoopSettings, micro_batches, train
 from hone.engine.step import mean_loss
-from hone.errors import ConfigError
-from hone.files import write_atomically, write_json
+from hone.files import require_free_space
 from hone.model.adapter_files import save_adapter
-from hone.model.attention import packed_attention_enabled, supports_packing
-from hone.model.forward import Forward, packed_logits, padded_logits
+from hone.model.forward import Forward
 from hone.model.load import LoadedModel, load_base
 from hone.model.lora import adapter_parameters, attach_adapter
-from hone.model.machine import available_memory_bytes, peak_memory_bytes
+from hone.model.machine import available_device_bytes
 from hone.objective.supervised import supervised_loss
 from hone.planning.choose import TrainingChoices, choose_training
 from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
 from hone.proof.preflight import check_model, check_rows
+from hone.recipe.inference import make_renderer, training_path
 from hone.recipe.rows import PreparedRows, prepare_rows
+from hone.recipe.run_files import describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.registry.runs import RunFolder
 from hone.types import JsonDict, TokenSequence
 
-__all__ = ["SftResult", "train_sft"]
+__all__ = ["PROBE_FILE", "SftResult", "train_sft"]
 
 PROBE_FILE = "probe.safetensors"
-HELD_OUT_FILE = "held_out.jsonl"
+# Validations without gain before the run stops; one may be chance.
+_PATIENCE_EPOCHS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class SftResult:
         data: row counts.
         training: figures of the training.
         manifest: the data's hashes and splits.
-        proof: invariants checked so far.
+        proof: the invariants checked so far.
         template_hash: of the chat template and how it is used.
     """
 
@@ -63,6 +61,23 @@ class SftResult:
     template_hash: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the parts of one training share."""
+
+    config: TrainConfig
+    base: LoadedModel
+    renderer: Renderer
+    rows: PreparedRows
+    choices: TrainingChoices
+    folder: RunFolder
+    recorder: Recorder
+    forward: Forward
+
+    def say(self, name: str, detail: str) -> None:
+        self.recorder.record(Event("stage", {"name": name, "detail": detail}))
+
+
 def train_sft(
     config: TrainConfig,
     loaded: LoadedData,
@@ -72,7 +87,7 @@ def train_sft(
     recorder: Recorder,
     held_out_data: LoadedData | None = None,
     held_out: float | int | None = 0,
-    resume: bool = False,
+    resume_from: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> SftResult:
     """Fine-tune an adapter on ``loaded`` and save it in ``folder``.
@@ -85,7 +100,7 @@ def train_sft(
         recorder: receives events.
         held_out_data: rows of the comparison, from a file of their own.
         held_out: rows to set aside for the comparison instead; 0 for none, None to choose.
-        resume: go on from the newest checkpoint of ``folder``.
+        resume_from: the checkpoint to go on from; None begins anew.
         should_stop: asked after each step.
 
     Raises:
@@ -95,75 +110,43 @@ def train_sft(
     def note(text: str) -> None:
         recorder.record(Event("note", {"text": text}))
 
-    recorder.record(Event("stage", {"name": "model", "detail": config.model}))
+    recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.model}"}))
     base = load_base(config.model, home=home, device=config.device, dtype=config.dtype, note=note)
-    renderer = _renderer(base, loaded, max_length=config.max_length, note=note)
-
-    recorder.record(Event("stage", {"name": "data", "detail": loaded.source}))
+    renderer = make_renderer(base, loaded.examples, max_length=config.max_length, note=note)
+    recorder.record(Event("stage", {"name": "data", "detail": f"rendering {len(loaded.examples)} rows"}))
     rows = prepare_rows(
         loaded, renderer, held_out_data=held_out_data, held_out=held_out, validation=config.validation,
         seed=config.seed, note=note,
     )  # fmt: skip
-    sequences, validation = rows.rendered(rows.train), rows.rendered(rows.validation)
-    choices = _choices(config, base, sequences + validation)
-    _store_inputs(folder, config, rows, choices)
+    choices = _choose(config, base, rows.rendered(rows.train + rows.validation))
     for choice in choices.choices:
-        note(f"{choice.name} {choice.value:g}: {choice.reason}")
+        note(f"{choice.name} = {choice.value:g} ({choice.reason})")
+    config = store_inputs(folder, config, rows, choices)
 
     names = attach_adapter(base.model, rank=choices.rank, alpha=choices.alpha, seed=config.seed)
-    forward, attention = _path(base)
+    # two checkpoints are kept and a third is written before the oldest goes; then the adapter itself
+    needed_bytes = 4 * checkpoint_bytes(adapter_parameters(base.model))
+    require_free_space(folder.path, needed_bytes, "the run's checkpoints and adapter")
+    forward, attention = training_path(base.model)
+    job = _Job(config, base, renderer, rows, choices, folder, recorder, forward)
     with attention:
-        recorder.record(Event("stage", {"name": "proof", "detail": "before training"}))
-        before = check_rows(
-            rows.train, rows.held_out, sequences, renderer, bos_id=base.tokenizer.bos_token_id
-        ) + check_model(base.model, sequences, forward=forward)
-        require_all(before)
-        recorder.record(Event("stage", {"name": "training", "detail": f"LoRA on {len(names)} linear layers"}))
-        result = _train(
-            config, base, choices, sequences, validation, forward=forward, folder=folder, recorder=recorder,
-            resume=resume, should_stop=should_stop,
-        )  # fmt: skip
-        moved = check_training(
-            base.model,
-            smallest_gradient_norm=result.progress.smallest_gradient_norm,
-            largest_gradient_norm=result.progress.largest_gradient_norm,
-        )
-        proof = [*before, moved]
-        answer_tokens = max(sequence.num_supervised for sequence in sequences)
-        _save(folder, base, renderer, config, longest_answer_tokens=answer_tokens)
-        write_probe(folder.path / PROBE_FILE, base.model, probe_sequences(sequences), forward=forward)
-    write_json(folder.proof, [invariant.to_json() for invariant in proof])
+        before = _check_before(job)
+        job.say("training", f"LoRA on {len(names)} linear layers, {base.dtype} weights, {base.device}")
+        result = _train(job, resume_from=resume_from, should_stop=should_stop)
+        after = _save(job, result)
+    proof = [*before, after]
+    store_proof(folder, proof)
     return SftResult(
-        base=_describe_base(base),
-        data=_describe_data(rows),
-        training=_describe_training(choices, result, len(names)),
+        base=describe_base(base),
+        data=describe_data(rows),
+        training=describe_training(config, result, base, num_layers=len(names)),
         manifest=rows.manifest,
         proof=proof,
         template_hash=renderer.template_hash,
     )
 
 
-def _renderer(
-    base: LoadedModel, loaded: LoadedData, *, max_length: int | None, note: Callable[[str], None]
-) -> Renderer:
-    fallback = ensure_chat_template(base.tokenizer)
-    if fallback:
-        note(fallback)
-    if max_length is not None and max_length > base.context_length:
-        raise ConfigError(
-            f"max_length {max_length} is over the {base.context_length} tokens that {base.name} was trained to see",
-            where="--max-length",
-            remedy=f"use at most {base.context_length}",
-        )
-    return Renderer(
-        base.tokenizer,
-        max_length=max_length or base.context_length,
-        thinking=has_reasoning(loaded.examples),
-        extra_stop_ids=base.generation_stop_ids,
-    )
-
-
-def _choices(config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSequence]) -> TrainingChoices:
+def _choose(config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSequence]) -> TrainingChoices:
     shape = base.model.config.get_text_config()
     return choose_training(
         num_parameters=sum(parameter.numel() for parameter in base.model.parameters()),
@@ -171,7 +154,7 @@ def _choices(config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSe
         width=shape.hidden_size,
         row_lengths=[len(sequence.ids) for sequence in sequences],
         context_length=base.context_length,
-        available_bytes=available_memory_bytes(base.device),
+        available_bytes=available_device_bytes(base.device),
         bytes_per_value=base.model.dtype.itemsize,
         rank=config.rank,
         alpha=config.alpha,
@@ -179,60 +162,71 @@ def _choices(config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSe
         epochs=config.epochs,
         batch_size=config.batch_size,
         max_length=config.max_length,
+        warmup_share=config.warmup_share,
         micro_batch_tokens=config.micro_batch_tokens,
     )
 
 
-def _path(base: LoadedModel) -> tuple[Forward, AbstractContextManager[None]]:
-    if supports_packing(base.model):
-        return packed_logits, packed_attention_enabled(base.model)
-    return padded_logits, nullcontext()
+def _check_before(job: _Job) -> list[Invariant]:
+    job.say("proof", "checking the rows and the model before training")
+    rows, tokenizer = job.rows, job.base.tokenizer
+    sequences = rows.rendered(rows.train)
+    found = check_rows(rows.train, rows.held_out, sequences, job.renderer, bos_id=tokenizer.bos_token_id)
+    found += check_model(job.base.model, sequences, forward=job.forward)
+    require_all(found)
+    return found
 
 
-def _train(
-    config: TrainConfig,
-    base: LoadedModel,
-    choices: TrainingChoices,
-    sequences: Sequence[TokenSequence],
-    validation: Sequence[TokenSequence],
-    *,
-    forward: Forward,
-    folder: RunFolder,
-    recorder: Recorder,
-    resume: bool,
-    should_stop: Callable[[], bool],
-) -> LoopResult:
-    steps_per_epoch = -(-len(sequences) // choices.batch_size)
+def _train(job: _Job, *, resume_from: Checkpoint | None, should_stop: Callable[[], bool]) -> LoopResult:
+    config, choices, model = job.config, job.choices, job.base.model
+    sequences, validation = job.rows.rendered(job.rows.train), job.rows.rendered(job.rows.validation)
     settings = LoopSettings(
         batch_size=choices.batch_size,
         epochs=choices.epochs,
         max_steps=config.max_steps,
         learning_rate=choices.learning_rate,
-        warmup_share=0.1 if config.warmup_share is None else config.warmup_share,
+        warmup_share=choices.warmup_share,
         weight_decay=config.weight_decay,
         max_gradient_norm=config.max_gradient_norm,
         micro_batch_tokens=choices.micro_batch_tokens,
         seed=config.seed,
-        evaluate_every_steps=steps_per_epoch,
-        patience=2 if config.early_stop else None,
+        evaluate_every_steps=-(-len(sequences) // choices.batch_size),
+        patience=_PATIENCE_EPOCHS if config.early_stop else None,
         save_every_steps=config.save_every_steps,
         keep_checkpoints=0 if config.save_every_steps else 2,
     )
-    held = micro_batches(validation, max_tokens=choices.micro_batch_tokens) if validation else None
-    checkpoint, damaged = load_newest_checkpoint(folder.checkpoints) if resume else (None, [])
-    for path in damaged:
-        recorder.record(Event("note", {"text": f"{path.name} is damaged and was set aside; the one before it is used"}))
-    base.model.eval()  # no dropout: LoRA on few rows trains best without, and a row's loss depends on the row alone
+    held = micro_batches(validation, max_tokens=choices.micro_batch_tokens) if validation else []
+    model.eval()  # no dropout: a row's loss depends on the row alone
     return train(
-        base.model,
+        model,
         sequences,
-        parameters=adapter_parameters(base.model),
-        forward=forward,
+        parameters=adapter_parameters(model),
+        forward=job.forward,
         objective=supervised_loss,
         settings=settings,
-        evaluate=None if held is None else lambda: mean_loss(base.model, held, forward=forward, objective=supervised_loss),
-        recorder=recorder,
-        checkpoints=folder.checkpoints,
-        resume_from=checkpoint,
+        evaluate=(lambda: mean_loss(model, held, forward=job.forward, objective=supervised_loss)) if held else None,
+        recorder=job.recorder,
+        checkpoints=job.folder.checkpoints,
+        resume_from=resume_from,
         should_stop=should_stop,
     )
+
+
+def _save(job: _Job, result: LoopResult) -> Invariant:
+    """Write adapter and probe; what a loader must know stands beside the adapter."""
+    base, progress = job.base, result.progress
+    moved = check_training(
+        base.model,
+        smallest_gradient_norm=progress.smallest_gradient_norm,
+        largest_gradient_norm=progress.largest_gradient_norm,
+    )
+    sequences = job.rows.rendered(job.rows.train)
+    notes = {
+        "base_name": job.config.model,
+        "base_hash": base.base_hash,
+        "template": job.renderer.describe(),
+        "longest_answer_tokens": max(sequence.num_supervised for sequence in sequences),
+    }
+    save_adapter(base.model, job.folder.adapter, base_name=base.name, notes=notes)
+    write_probe(job.folder.path / PROBE_FILE, base.model, probe_sequences(sequences), forward=job.forward)
+    return moved

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from hone.engine.events import Event
 from hone.errors import StorageError
 from hone.files import write_atomically
+
+if TYPE_CHECKING:  # importing the engine imports torch, which listing versions does not need
+    from hone.engine.events import Event
 
 __all__ = ["RunRecorder"]
 
@@ -30,8 +32,8 @@ _MEASURED = ("step", "validation", "checkpoint")
 class RunRecorder:
     """Writes a run's events into its folder; also a context manager that closes the files.
 
-    Lines of ``metrics.jsonl`` are ``{"event": "step", "step": 1, ...}``. A path in an event is written relative to
-    the run's folder, and a figure that is not finite, which JSON cannot hold, as the text ``"nan"`` or ``"inf"``.
+    Lines of ``metrics.jsonl`` are ``{"event": "step", "step": 1, ...}``. A path in the run's folder is written
+    relative to it, and a figure that is not finite, which JSON cannot hold, as the text ``"nan"`` or ``"inf"``.
 
     Args:
         folder: the run's folder, as a path or a ``RunFolder``.
@@ -118,11 +120,9 @@ class RunRecorder:
 
     def _portable(self, data: Mapping[str, Any]) -> dict[str, Any]:
         path = data.get("path")
-        if path is None:
+        if path is None or not Path(path).is_relative_to(self._folder):
             return dict(data)
-        place = Path(path).absolute()
-        inside = place.is_relative_to(self._folder)
-        return {**data, "path": place.relative_to(self._folder).as_posix() if inside else str(path)}
+        return {**data, "path": Path(path).relative_to(self._folder).as_posix()}
 
 
 def _json_line(value: Mapping[str, Any]) -> str:

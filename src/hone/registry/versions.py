@@ -135,19 +135,7 @@ def register_version(
     }
     with open_store(home).write() as connection:
         connection.execute(insert_or(runs).values(run_row(run, home)).on_conflict_do_nothing())
-        row = connection.execute(
-            _select_versions().where(
-                versions.c.name == name,
-                versions.c.run_id == run.id,
-                versions.c.adapter_sha256 == values["adapter_sha256"],
-            )
-        ).first()
-        if row is None:
-            newest = connection.execute(select(func.max(versions.c.number)).where(versions.c.name == name)).scalar()
-            number = (newest or 0) + 1
-            connection.execute(insert(versions).values(number=number, **values))
-            row = connection.execute(_select_number(name, number)).one()
-    return _version(home, row)
+        return _version(home, _insert_once(connection, values))
 
 
 def resolve_version(home: Path, reference: str | Path) -> Version:
@@ -166,7 +154,7 @@ def resolve_version(home: Path, reference: str | Path) -> Version:
     with open_store(home).read() as connection:
         numbers = _numbers(connection, name)
         if not numbers:
-            row = _of_run_folder(connection, Path(text)) if Path(text).is_dir() else None
+            row = _of_run_folder(connection, Path(text)) if text and Path(text).is_dir() else None
             if row is None:
                 raise _no_such_name(connection, text, name)
             return _version(home, row)
@@ -242,6 +230,18 @@ def verify_version(version: Version) -> None:
             remedy=f"restore {version.adapter} from a backup, or train again with {version.run_folder / 'config.yaml'}",
             details=problems,
         )
+
+
+def _insert_once(connection: Connection, values: Mapping[str, Any]) -> Row[Any]:
+    """The row of this run's adapter under this name; inserted with the next number where there is none."""
+    same = (versions.c[key] == values[key] for key in ("name", "run_id", "adapter_sha256"))
+    row = connection.execute(_select_versions().where(*same)).first()
+    if row is not None:
+        return row
+    of_this_name = versions.c.name == values["name"]
+    number = (connection.execute(select(func.max(versions.c.number)).where(of_this_name)).scalar() or 0) + 1
+    connection.execute(insert(versions).values(number=number, **values))
+    return connection.execute(_select_number(values["name"], number)).one()
 
 
 def _hash_adapter(folder: Path) -> dict[str, str]:

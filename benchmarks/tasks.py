@@ -1,0 +1,164 @@
+"""Run ``hone run`` with zero flags over a folder of ready tasks, and write what came out as a table.
+
+    python benchmarks/tasks.py ../shared/tasks --output docs/results.md [--only e2e-data-to-text ...]
+
+Each task is a folder with ``train.jsonl`` and ``eval.jsonl``; nothing else is read. Defaults of hone were chosen on
+validation rows split from training data, never on an ``eval.jsonl``. Every task is a process of its own in a home
+folder of its own, so that nothing is shared but the converted base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ACCEPTED_EXIT_CODES = (0, 3)  # done, and done with the verdict "do not ship"
+
+
+def run_task(folder: Path, home: Path) -> dict[str, Any]:
+    """The result object of one task, with the wall-clock seconds of the whole command."""
+    command = [sys.executable, "-m", "hone", "run", str(folder / "train.jsonl")]
+    command += ["--eval", str(folder / "eval.jsonl"), "--name", folder.name, "--json"]
+    started = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, env={**os.environ, "HONE_HOME": str(home)}, check=False)
+    if done.returncode not in ACCEPTED_EXIT_CODES:
+        raise SystemExit(f"{folder.name}: hone run ended with code {done.returncode}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    result["wall_seconds"] = time.perf_counter() - started
+    return result
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """One line a task, in Markdown."""
+    lines = [
+        "| task | rows | metric | base | tuned | tuned - base, 95% interval | p | verdict | training | whole |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        evaluation = result["evaluation"]
+        arms, difference = evaluation["arms"], evaluation["differences"][0]
+        low, high = difference["interval"]
+        lines.append(
+            f"| {name} | {result['data']['train']} + {evaluation['rows']} | {evaluation['metric']} "
+            f"| {arms['base']['score']:.1f} | **{arms['tuned']['score']:.1f}** "
+            f"| {difference['difference']:+.1f} [{low:+.1f}, {high:+.1f}] | {difference['p_value']:.4f} "
+            f"| {result['verdict']['decision']} | {result['training']['seconds']:.0f} s "
+            f"| {result['wall_seconds']:.0f} s |"
+        )
+    return "\n".join(lines)
+
+
+def all_metrics(results: dict[str, dict[str, Any]]) -> str:
+    """Every metric of every task, base and tuned, as sacrebleu and the like give them."""
+    lines = ["| task | metric | base | tuned |", "|---|---|---|---|"]
+    for name, result in results.items():
+        arms = result["evaluation"]["arms"]
+        for metric, base in arms["base"]["metrics"].items():
+            lines.append(f"| {name} | {metric} | {shown(base)} | {shown(arms['tuned']['metrics'].get(metric))} |")
+    return "\n".join(lines)
+
+
+def shown(value: float | None) -> str:
+    """A figure, or the words for one that is not there."""
+    return "not measured" if value is None else f"{value:.2f}"
+
+
+def chosen(results: dict[str, dict[str, Any]]) -> str:
+    """What hone chose for each task, and what it cost."""
+    lines = [
+        "| task | learning rate | rank | epochs (best) | batch | steps | tokens | tokens/s | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        training = result["training"]
+        per_epoch = -(-result["data"]["train"] // training["batch_size"])
+        lines.append(
+            f"| {name} | {training['learning_rate']:g} | {training['rank']} | {training['epochs']} "
+            f"({training['best_step'] / per_epoch:.0f}) | {training['batch_size']} | {training['steps']} "
+            f"| {training['tokens']} | {training['tokens_per_second']:.0f} "
+            f"| {training['peak_memory_bytes'] / 2**30:.1f} GiB |"
+        )
+    return "\n".join(lines)
+
+
+def page(results: dict[str, dict[str, Any]], command: str) -> str:
+    """The whole of docs/results.md."""
+    better = sum(result["evaluation"]["differences"][0]["interval"][0] > 0 for result in results.values())
+    first = next(iter(results.values()))
+    libraries = ", ".join(f"{name} {version}" for name, version in first["code"]["libraries"].items())
+    return f"""# Results: ten tasks, zero flags
+
+`hone run train.jsonl --eval eval.jsonl`, nothing else given, on {len(results)} small tasks made from public data sets.
+The base is {first["base"]["name"]} ({first["base"]["parameters"] / 1e6:.0f}M parameters). Defaults were chosen on
+validation rows split from training data (docs/defaults.md), never on the rows measured here.
+
+Tuned is better than base, with the lower bound of the 95% interval above zero, on **{better} of {len(results)}** tasks.
+All of the data is public, so the base may have seen it: read the differences, not the levels.
+"rows" are training + held-out; "training" is the training loop, "whole" is the command from start to end, loading,
+checking, evaluating both arms and writing the report.
+
+{table(results)}
+
+One seed of training each; intervals are over held-out rows, not over training seeds (not measured).
+Retention of general ability, prompting and retrieval are not measured by this version.
+
+## What was chosen, and what it cost
+
+{chosen(results)}
+
+## All metrics
+
+Levels are 0 to 100, but for bits_per_byte, where lower is better. BLEU and chrF are sacrebleu's corpus scores.
+
+{all_metrics(results)}
+
+## How to repeat
+
+    {command}
+
+Machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {first["base"]["device"]},
+{first["base"]["dtype"]}; Python {first["code"]["python"]}, {libraries}, hone {first["code"]["hone"]}.
+"""
+
+
+def main() -> None:
+    """Run all tasks and write the page and, beside it, the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", type=Path, help="folder of task folders")
+    parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="the page to write")
+    parser.add_argument("--only", nargs="*", default=[], help="names of tasks; all unless given")
+    parser.add_argument("--home", type=Path, help="home folder of the runs; a temporary one unless given")
+    arguments = parser.parse_args()
+    folders = sorted(path.parent for path in arguments.tasks.glob("*/train.jsonl"))
+    folders = [folder for folder in folders if not arguments.only or folder.name in arguments.only]
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        home = arguments.home or Path(temporary)
+        for folder in folders:
+            print(f"== {folder.name}", file=sys.stderr, flush=True)
+            results[folder.name] = run_task(folder, home)
+            command = f"python benchmarks/tasks.py {arguments.tasks} --output {arguments.output}"
+            arguments.output.write_text(page(results, command), encoding="utf-8")
+            figures = {name: summary(result) for name, result in results.items()}
+            text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
+            arguments.output.with_suffix(".json").write_text(text, encoding="utf-8")
+    print(table(results))
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without what belongs to this machine's folders or repeats the data."""
+    evaluation = {key: value for key, value in result["evaluation"].items() if key in ("metric", "rows", "arms", "differences")}
+    keep = ("base", "training", "verdict", "proof", "wall_seconds")
+    return {**{key: result[key] for key in keep}, "evaluation": evaluation}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The command ``hone``: its groups, and the one place where every failure becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+import typer.main
+
+from hone import __version__
+from hone.cli.chat import chat
+from hone.cli.data import data
+from hone.cli.doctor import doctor
+from hone.cli.evaluate import evaluate
+from hone.cli.failures import as_hone_error, print_failure
+from hone.cli.generate import generate
+from hone.cli.models import models
+from hone.cli.output import prepare_streams, show
+from hone.cli.run import run
+from hone.cli.train import train
+
+__all__ = ["app", "hone", "main"]
+
+_PIPE_CLOSED = 141  # as of a process that SIGPIPE ended
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def hone(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print hone's version and end.")] = False,
+) -> None:
+    """Turn a general language model into a specialist from a small set of examples, and prove it.
+
+    First: hone run examples.jsonl    Then: hone chat NAME
+    """
+    if version:
+        show(f"hone {__version__}")
+    elif context.invoked_subcommand is None:
+        show(context.get_help())
+
+
+app.command("run", epilog="Example: hone run examples.jsonl --name support")(run)
+app.command("chat", epilog="Example: hone chat support --base")(chat)
+app.command("generate", epilog='Example: hone generate support "Where is my order?"')(generate)
+app.command("train", epilog="Example: hone train examples.jsonl --output my-run --epochs 3")(train)
+app.command("evaluate", epilog="Example: hone evaluate support held_out.jsonl")(evaluate)
+app.add_typer(models, name="models")
+app.add_typer(data, name="data")
+app.command("doctor", epilog="Example: hone doctor")(doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: the words after ``hone``; those of the process unless given.
+
+    Returns:
+        The exit code of a command that came to its end.
+
+    Raises:
+        SystemExit: it did not; the user was told, and the code is in :mod:`hone.cli.failures`.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
+    try:
+        code = _invoke(given)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # the reader of a pipe has left, as `head` does: nothing can be said any more, nor at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
+    except (Exception, KeyboardInterrupt) as error:
+        raise SystemExit(print_failure(as_hone_error(error, given), as_json="--json" in given)) from error
+
+
+def _invoke(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    if "_HONE_COMPLETE" in os.environ:
+        command.main(arguments, prog_name="hone")
+    try:
+        with command.make_context("hone", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    return 0

@@ -1,0 +1,32 @@
+"""``hone run``: the whole job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hone.cli.options import ConfigFileOption, JsonOption, options_of
+from hone.cli.train import do_job
+from hone.config import RunConfig
+
+__all__ = ["run"]
+
+
+@options_of(RunConfig, arguments=("data",))
+def run(
+    *,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with the interrupted run in this folder; without DATA.")
+    ] = None,
+    as_json: JsonOption = False,
+    config_file: ConfigFileOption = None,
+    **given: Any,
+) -> None:
+    """Check the data, train, compare with the base on held-out rows, register a version, print the verdict.
+
+    Nothing but DATA is needed: every number is chosen from the model and the data, and printed with its reason.
+    Ends with code 3 where the verdict is "do not ship".
+    """
+    do_job(RunConfig, given, config_file=config_file, resume=resume, as_json=as_json)

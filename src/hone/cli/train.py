@@ -1,0 +1,98 @@
+"""``hone train``: training alone, or going on with it; and the job that ``hone run`` shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hone.cli.options import ConfigFileOption, JsonOption, options_of
+from hone.cli.output import print_json, result_stream
+from hone.cli.progress import reported
+from hone.cli.signals import stops_after_step
+from hone.config import RunConfig, TrainConfig, load_config
+from hone.engine.events import Tee
+from hone.errors import ConfigError
+from hone.home import hone_home
+from hone.types import JsonDict
+
+__all__ = ["do_job", "train"]
+
+
+@options_of(TrainConfig, arguments=("data",))
+def train(
+    *,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with the interrupted run in this folder; without DATA.")
+    ] = None,
+    as_json: JsonOption = False,
+    config_file: ConfigFileOption = None,
+    **given: Any,
+) -> None:
+    """Train an adapter and leave it in a folder: no comparison, no version."""
+    do_job(TrainConfig, given, config_file=config_file, resume=resume, as_json=as_json)
+
+
+def do_job(
+    config_class: type[TrainConfig],
+    given: Mapping[str, Any],
+    *,
+    config_file: Path | None,
+    resume: Path | None,
+    as_json: bool,
+) -> None:
+    """Run or train, and print the result.
+
+    Args:
+        config_class: RunConfig for the whole job, TrainConfig for training alone.
+        given: the options of the command line by name, None where not given.
+        config_file: a file with further ones.
+        resume: the folder of an interrupted run to go on with; its kind then decides which job it is.
+        as_json: whether the result is for programs.
+
+    Raises:
+        HoneError: bad input, or the job failed.
+        Exit: with the verdict's code, where that is not 0.
+    """
+    if resume is None:
+        config, folder = load_config(config_class, given, file=config_file), None
+    else:
+        _refuse_further_options(given, config_file)
+        from hone.recipe.run import open_interrupted_run
+
+        folder, config = open_interrupted_run(resume, home=hone_home())
+    from hone.recipe import run as recipe
+
+    with result_stream(as_json), reported() as recorder, stops_after_step() as should_stop:
+        told = Tee(should_stop, recorder)
+        if isinstance(config, RunConfig):
+            result = recipe.run(config, home=hone_home(), recorder=told, should_stop=should_stop, resume=folder)
+        else:
+            result = recipe.train(config, home=hone_home(), recorder=told, should_stop=should_stop, resume=folder)
+    if as_json:
+        print_json(result)
+    else:
+        print_json(result)
+    code = _exit_code(result)
+    if code:
+        raise typer.Exit(code)
+
+
+def _refuse_further_options(given: Mapping[str, Any], config_file: Path | None) -> None:
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and name != "data"]
+    names += ["DATA"] if given.get("data") is not None else []
+    names += ["--config"] if config_file else []
+    if names:
+        raise ConfigError(
+            f"{', '.join(names)} cannot be given together with it",
+            where="--resume",
+            why="a resumed run goes on with the options that it was begun with, which stand in its config.yaml",
+            remedy="leave them out, or begin a new run with them",
+        )
+
+
+def _exit_code(result: JsonDict) -> int:
+    verdict = result.get("verdict")
+    return int(verdict["exit_code"]) if verdict else 0

@@ -1,0 +1,262 @@
+"""The report of a run, three times the same: ``evaluation.json`` for programs, ``report.md``, ``report.html``.
+
+The page is one self-contained file: no script, no font, no image and no address to fetch; the browser is told to
+refuse any. All text that came from the user's data or from a model is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from hone.evaluation.charts import Interval, curve_chart, interval_chart
+from hone.files import write_atomically
+from hone.types import JsonDict
+
+__all__ = ["write_report"]
+
+ARM_TITLES = {
+    "base": "Base",
+    "prompted": "Base, instructed",
+    "few_shot": "Base, few-shot",
+    "retrieval": "Base, retrieval",
+    "tuned": "Tuned",
+    "tuned_retrieval": "Tuned, retrieval",
+}
+DECISION_TITLES = {
+    "ship": ("✓", "Ship", "good"),
+    "do_not_ship": ("✕", "Do not ship", "bad"),
+    "not_enough_evidence": ("?", "Not enough evidence", "open"),
+}
+LONGEST_TEXT = 1200
+_BYTE_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+MOST_DROPPED_ROWS = 100
+# Characters that no page may hold, that turn the reading direction around, or that are half of a surrogate pair.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
+    """Write ``evaluation.json``, ``report.md`` and ``report.html`` into a run's folder.
+
+    Args:
+        folder: the run's folder; made where it is missing.
+        result: the object that ``hone run --json`` prints. Only ``evaluation`` is needed; what is absent is left out
+            of the report. Beyond the documented keys these are shown where they are given: ``answers`` (all rows,
+            ``Evaluation.answers``), ``notes`` (sentences), ``curves`` {``training``, ``validation``: [[step, loss]]},
+            ``dropped_rows`` [{``row``, ``line``, ``code``, ``reason``}], ``settings`` {name: value}, ``repeat``
+            (a command line), ``created`` (a time). Items of ``proof``: {``name``, ``passed`` (true, false, or null
+            where it was not checked), ``measured``, ``bound``, ``note``}.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    chosen = {key: result[key] for key in ("schema", "version", "evaluation", "verdict") if key in result}
+    document = json.dumps(chosen, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    environment = _environment()
+    context = _context(result)
+    page = environment.get_template("report.html.jinja").render(context)
+    text = environment.get_template("report.md.jinja").render(context)
+    # A lone half of a surrogate pair cannot be encoded; as a backslash escape it stays legal JSON.
+    write_atomically(folder / "evaluation.json", document.encode("utf-8", "backslashreplace"))
+    write_atomically(folder / "report.md", text.encode("utf-8", "backslashreplace"))
+    path = folder / "report.html"
+    write_atomically(path, page.encode("utf-8", "backslashreplace"))
+    return path
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hone.evaluation", package_path="."),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.jinja",), default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(shown=_shown, clean=_clean, cut=_cut, cell=_markdown_cell, fence=_markdown_fence)
+    return environment
+
+
+def _context(result: Mapping[str, Any]) -> JsonDict:
+    evaluation: Mapping[str, Any] = result["evaluation"]
+    metric = evaluation["metrics"][evaluation["metric"]]
+    digits = 3 if metric["name"] == "bits_per_byte" else 1
+    arms = [_arm_row(name, arm, digits) for name, arm in evaluation["arms"].items()]
+    differences = [_difference_row(one, evaluation) for one in evaluation["differences"]]
+    curves = result.get("curves") or {}
+    verdict = result.get("verdict")
+    return {
+        "version": result.get("version") or "unregistered run",
+        "created": result.get("created"),
+        "run_dir": result.get("run_dir"),
+        "verdict": verdict,
+        "decision": DECISION_TITLES.get(verdict["decision"], ("?", verdict["decision"], "open")) if verdict else None,
+        "evaluation": evaluation,
+        "metric": metric,
+        "arms": arms,
+        "differences": differences,
+        "other_differences": [_difference_row(one, evaluation) for one in evaluation["other_differences"]],
+        "metric_rows": _metric_rows(evaluation),
+        "arm_chart": interval_chart([arm["interval_row"] for arm in arms], metric["title"]),
+        "difference_chart": _difference_chart(differences, metric["title"]),
+        "examples": [
+            ("Largest gains", evaluation["examples"]["best"]),
+            ("Largest losses, or least gains", evaluation["examples"]["worst"]),
+        ],
+        "arm_titles": ARM_TITLES,
+        "answers": result.get("answers") or [],
+        "base": _flat(result.get("base") or {}),
+        "data": result.get("data") or {},
+        "dropped_rows": list(result.get("dropped_rows") or [])[:MOST_DROPPED_ROWS],
+        "training": _flat(result.get("training") or {}),
+        "curve_chart": _curves(curves),
+        "proof": [_proof_row(item) for item in result.get("proof") or []],
+        "settings": _flat(result.get("settings") or {}),
+        "notes": list(result.get("notes") or []),
+        "repeat": result.get("repeat"),
+    }
+
+
+def _arm_row(name: str, arm: Mapping[str, Any], digits: int) -> JsonDict:
+    low, high = arm["interval"] or (None, None)
+    text = f"{arm['score']:.{digits}f}"
+    if low is not None:
+        text += f"  [{low:.{digits}f} – {high:.{digits}f}]"
+    title = ARM_TITLES.get(name, name)
+    style = "tuned" if name.startswith("tuned") else "base"
+    return {
+        "name": name,
+        "title": title,
+        "score": f"{arm['score']:.{digits}f}",
+        "interval": f"{low:.{digits}f} – {high:.{digits}f}" if low is not None else None,
+        "stop_share": f"{arm['stop_share']:.0%}",
+        "tokens": arm["tokens"],
+        "seconds": arm["seconds"],
+        "interval_row": Interval(title, arm["score"], low, high, text, style),
+    }
+
+
+def _difference_row(one: Mapping[str, Any], evaluation: Mapping[str, Any]) -> JsonDict:
+    metric = evaluation["metrics"][one["metric"]]
+    digits = 3 if one["metric"] == "bits_per_byte" else 1
+    low, high = one["interval"] or (None, None)
+    better = (one["difference"] > 0) == metric["higher_is_better"]
+    finding = ("better" if better else "worse") if one["different"] else "undecided"
+    return {
+        **one,
+        "title": f"{ARM_TITLES.get(one['arm'], one['arm'])} − {ARM_TITLES.get(one['against'], one['against'])}",
+        "metric_title": metric["title"],
+        "higher_is_better": metric["higher_is_better"],
+        "text": f"{one['difference']:+.{digits}f}",
+        "interval_text": f"{low:+.{digits}f} to {high:+.{digits}f}" if low is not None else None,
+        "p_text": None if one["p_value"] is None else "< 0.001" if one["p_value"] < 0.001 else f"{one['p_value']:.3f}",
+        "finding": finding,
+    }
+
+
+def _difference_chart(differences: Sequence[Mapping[str, Any]], title: str) -> str | None:
+    if not differences:
+        return None
+    rows = []
+    for one in differences:
+        low, high = one["interval"] or (None, None)
+        text = f"{one['text']}  [{one['interval_text']}]" if one["interval_text"] else one["text"]
+        style = {"better": "good", "worse": "bad", "undecided": "open"}[one["finding"]]
+        rows.append(Interval(one["title"], one["difference"], low, high, text, style))
+    return interval_chart(rows, f"Difference in {title}", zero_line=True)
+
+
+def _metric_rows(evaluation: Mapping[str, Any]) -> list[JsonDict]:
+    rows = []
+    for name, metric in evaluation["metrics"].items():
+        digits = 3 if name == "bits_per_byte" else 1
+        values = [arm["metrics"][name] for arm in evaluation["arms"].values()]
+        rows.append({**metric, "values": [None if value is None else f"{value:.{digits}f}" for value in values]})
+    return rows
+
+
+def _curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str | None:
+    lines = [("Training loss", "base", "training"), ("Validation loss", "tuned", "validation")]
+    drawn = [
+        (label, style, [(float(step), float(loss)) for step, loss in curves.get(key) or []])
+        for label, style, key in lines
+    ]
+    return curve_chart(drawn, "Loss by step")
+
+
+def _proof_row(item: Mapping[str, Any]) -> JsonDict:
+    passed = item.get("passed")
+    mark, word, style = ("–", "not checked", "open")
+    if passed is not None:
+        mark, word, style = ("✓", "holds", "good") if passed else ("✕", "fails", "bad")
+    values = {key: item.get(key) for key in ("name", "measured", "bound", "note")}
+    return {**values, "mark": mark, "word": word, "style": style}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested figures as (label, value) pairs, in order."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        label = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            pairs += _flat(value, f"{label}: ")
+        elif key.endswith("_bytes") and isinstance(value, int):
+            pairs.append((label.removesuffix(" bytes"), _as_bytes(value)))
+        else:
+            pairs.append((label, value))
+    return pairs
+
+
+def _as_bytes(count: int) -> str:
+    return next((f"{count / size:.3g} {unit}" for size, unit in _BYTE_UNITS if count >= size), f"{count} bytes")
+
+
+def _shown(value: Any) -> str:
+    """A figure as people read it; None is "not measured", never a number."""
+    if value is None:
+        return "not measured"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return "not measured"
+        large = f"{value:,.1f}".replace(",", "\u202f").removesuffix(".0")
+        return large if abs(value) >= 100 else f"{value:.4g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_shown(item) for item in value) or "none"
+    return _clean(value)
+
+
+def _clean(text: object) -> str:
+    return _UNPRINTABLE.sub("\ufffd", str(text))
+
+
+def _cut(text: str) -> str:
+    """At most LONGEST_TEXT characters; says what it left out."""
+    cleaned = _clean(text)
+    left_out = len(cleaned) - LONGEST_TEXT
+    return cleaned if left_out <= 0 else f"{cleaned[:LONGEST_TEXT]} … ({left_out} more characters)"
+
+
+def _markdown_cell(text: object) -> str:
+    """Text inside a table of Markdown: one line, nothing in it is markup."""
+    line = " ".join(_shown(text).split())
+    return re.sub(r"([\\`*_{}\[\]<>#|!~&$])", r"\\\1", line)
+
+
+def _markdown_fence(text: str) -> str:
+    """A code block that the text inside cannot end."""
+    shown = _cut(text)
+    longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{shown}\n{fence}"

@@ -1,0 +1,156 @@
+"""From a name to something that answers: a base, a version, an alias or a run's folder, made ready and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from hone.data.render import Renderer, ensure_chat_template, has_reasoning
+from hone.errors import ConfigError, ModelError, VersionError
+from hone.model.adapter_files import load_adapter, read_adapter_notes
+from hone.model.attention import packed_attention_enabled, supports_packing
+from hone.model.forward import Forward, packed_logits, padded_logits
+from hone.model.load import LoadedModel, load_base
+from hone.registry.versions import Version, resolve_version, verify_version
+from hone.types import Example, JsonDict, Message
+
+__all__ = ["Answerer", "load_answerer", "make_renderer", "training_path"]
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answerer:
+    """A model that is ready to answer.
+
+    Args:
+        name: how it is called: ``support@3``, a run's folder, or the base's name.
+        base: the base, with the adapter attached where there is one.
+        renderer: the same that training used.
+        run_folder: the run it came from; None for a plain base.
+        version: its version; None for a plain base or a run that is not registered.
+        notes: what training wrote beside the adapter; empty for a plain base.
+    """
+
+    name: str
+    base: LoadedModel
+    renderer: Renderer
+    run_folder: Path | None
+    version: Version | None
+    notes: JsonDict
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there is an adapter to switch on and off."""
+        return self.run_folder is not None
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[JsonDict] = ()) -> tuple[int, ...]:
+        """Token ids to generate from."""
+        return self.renderer.prompt(messages, tools)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, without special tokens."""
+        decoded: str = self.base.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return decoded
+
+
+def make_renderer(
+    base: LoadedModel, examples: Iterable[Example], *, max_length: int | None, note: Note, thinking: bool | None = None
+) -> Renderer:
+    """The one renderer of training, evaluation and serving for ``base``.
+
+    Args:
+        base: its tokenizer receives hone's documented template where it has none.
+        examples: rows that say whether reasoning is trained on; unused where ``thinking`` is given.
+        max_length: the user's limit in tokens, or None for the base's context.
+        note: receives sentences for the user.
+        thinking: as it was in training, when loading a version.
+
+    Raises:
+        ConfigError: ``max_length`` is over the base's context.
+        TemplateError: the template cannot be used for training.
+    """
+    fallback = ensure_chat_template(base.tokenizer)
+    if fallback:
+        note(fallback)
+    if max_length is not None and max_length > base.context_length:
+        raise ConfigError(
+            f"{max_length} is more than the {base.context_length} tokens that {base.name} can see",
+            where="--max-length",
+            remedy=f"use at most {base.context_length}",
+        )
+    return Renderer(
+        base.tokenizer,
+        max_length=max_length or base.context_length,
+        thinking=has_reasoning(examples) if thinking is None else thinking,
+        extra_stop_ids=base.generation_stop_ids,
+    )
+
+
+def training_path(model: PreTrainedModel) -> tuple[Forward, AbstractContextManager[None]]:
+    """The forward pass for ``model`` and the block it must run in: packed where the architecture allows it."""
+    if supports_packing(model):
+        return packed_logits, packed_attention_enabled(model)
+    return padded_logits, nullcontext()
+
+
+def load_answerer(
+    reference: str, *, home: Path, device: str | None = None, dtype: str | None = None, note: Note
+) -> Answerer:
+    """Load what ``reference`` names.
+
+    Args:
+        reference: ``support``, ``support@3``, ``support@production``, a run's folder, or any name of a base.
+        home: hone's home folder.
+        device, dtype: as for training; chosen where None.
+        note: receives sentences for the user.
+
+    Raises:
+        VersionError, ModelError: there is no such thing; or the base or template is not the one it was trained with.
+        StorageError: its files are not those that were registered.
+    """
+    version, folder = _find_run(reference, home)
+    if folder is None:
+        base = load_base(reference, home=home, device=device, dtype=dtype, note=note)
+        return Answerer(base.name, base, make_renderer(base, (), max_length=None, note=note), None, None, {})
+    if version is not None:
+        verify_version(version)
+    notes = read_adapter_notes(folder / "adapter")
+    base = load_base(notes["base_name"], home=home, device=device, dtype=dtype, note=note)
+    if base.base_hash != notes["base_hash"]:
+        raise ModelError(
+            f"{notes['base_name']} is not the base that {reference} was trained on: its files have changed",
+            details=[f"hash then {notes['base_hash'][:16]}, now {base.base_hash[:16]}"],
+            why="an adapter on another base gives answers that nobody has measured",
+            remedy="put the old files back, or train again",
+        )
+    template = notes["template"]
+    renderer = make_renderer(base, (), max_length=None, note=note, thinking=template["thinking"])
+    if renderer.template_hash != template["template_hash"]:
+        raise ModelError(
+            f"the chat template of {notes['base_name']} renders otherwise than when {reference} was trained",
+            why="a prompt that looks different from the training rows gets worse answers",
+            remedy="use the versions of transformers and of the base stored in the run's result.json, or train again",
+        )
+    load_adapter(base.model, folder / "adapter")
+    name = version.reference if version else folder.name
+    return Answerer(name, base, renderer, folder, version, notes)
+
+
+def _find_run(reference: str, home: Path) -> tuple[Version | None, Path | None]:
+    folder = Path(reference)
+    if (folder / "adapter").is_dir() and (folder / "run.json").is_file():
+        return None, folder.absolute()
+    if "/" in reference or reference.lower().endswith(".gguf") or folder.exists():
+        return None, None
+    try:
+        version = resolve_version(home, reference)
+    except VersionError:
+        if "@" in reference:
+            raise
+        return None, None
+    return version, version.run_folder

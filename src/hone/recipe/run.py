@@ -1,0 +1,225 @@
+"""The whole job: read, train, reload in a fresh process, compare, register, report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hone.config.load import load_config
+from hone.config.schema import RunConfig, TrainConfig
+from hone.data.loader import LoadedData, load_examples
+from hone.engine.checkpoint import Checkpoint, load_newest_checkpoint
+from hone.engine.events import Event, Recorder, Tee
+from hone.errors import ConfigError, HoneError, InterruptedRunError, TrainingError
+from hone.evaluation.report import write_report
+from hone.files import write_json
+from hone.proof.invariant import Invariant
+from hone.recipe.run_files import describe_documents, held_out_file, store_proof
+from hone.recipe.sft import SftResult, train_sft
+from hone.registry.names import check_name, version_name_for
+from hone.registry.provenance import describe_code
+from hone.registry.recorder import RunRecorder
+from hone.registry.runs import RunFolder, create_run
+from hone.registry.versions import Version, register_version
+from hone.types import JsonDict
+
+__all__ = ["RESULT_SCHEMA", "open_interrupted_run", "run", "train"]
+
+RESULT_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A run's folder, where its events go, and the checkpoint it goes on from."""
+
+    folder: RunFolder
+    recorder: Recorder
+    checkpoint: Checkpoint | None
+
+
+def run(
+    config: RunConfig,
+    *,
+    home: Path,
+    recorder: Recorder,
+    should_stop: Callable[[], bool] = lambda: False,
+    resume: RunFolder | None = None,
+) -> JsonDict:
+    """Do the whole job and give the machine-readable result (docs/result.md).
+
+    Args:
+        config: the options.
+        home: hone's home folder.
+        recorder: receives events.
+        should_stop: asked after each training step.
+        resume: the interrupted run to go on with; None begins a new one.
+
+    Raises:
+        HoneError: as its parts do; the run's folder keeps its state and, where there is one, its checkpoint.
+    """
+    name = check_name(config.name) if config.name else version_name_for(config.data)
+    documents = describe_documents(config.documents)
+    loaded = load_examples(config.data, mapping=config.mapping)
+    held_out_data = load_examples(config.evaluation_data, mapping=config.mapping) if config.evaluation_data else None
+    with _working(config, home, recorder, kind="run", name=name, resume=resume) as work:
+        trained = train_sft(
+            config, loaded, folder=work.folder, home=home, recorder=work.recorder, held_out_data=held_out_data,
+            held_out=config.held_out, resume_from=work.checkpoint, should_stop=should_stop,
+        )  # fmt: skip
+        work.recorder.record(Event("stage", {"name": "evaluation", "detail": "reloading in a fresh process"}))
+        answered = _evaluate_in_fresh_process(config, work.folder, home)
+        proof = [*trained.proof, *(Invariant(**invariant) for invariant in answered["proof"])]
+        store_proof(work.folder, proof)
+        write_json(work.folder.evaluation, answered["evaluation"])
+        version = _register(config, home, name, work.folder, trained, answered["evaluation"], proof)
+        result = _result(work.folder, trained, proof) | {
+            "version": version.reference,
+            "status": version.status,
+            "evaluation": answered["evaluation"],
+            "verdict": answered["verdict"],
+            "generation": answered["generation"],
+            "documents": documents,
+            "report": str(work.folder.report_html),
+        }
+        write_report(work.folder.path, result)
+        work.folder.finish(result)
+    return result
+
+
+def train(
+    config: TrainConfig,
+    *,
+    home: Path,
+    recorder: Recorder,
+    should_stop: Callable[[], bool] = lambda: False,
+    resume: RunFolder | None = None,
+) -> JsonDict:
+    """Train alone: no held-out rows, no comparison, no version; the adapter stands in the run's folder.
+
+    Args and errors as for :func:`run`.
+    """
+    loaded = load_examples(config.data, mapping=config.mapping)
+    with _working(config, home, recorder, kind="train", name=version_name_for(config.data), resume=resume) as work:
+        trained = train_sft(
+            config, loaded, folder=work.folder, home=home, recorder=work.recorder,
+            resume_from=work.checkpoint, should_stop=should_stop,
+        )  # fmt: skip
+        result = _result(work.folder, trained, trained.proof)
+        work.folder.finish(result)
+    return result
+
+
+def open_interrupted_run(path: str | Path, *, home: Path) -> tuple[RunFolder, TrainConfig]:
+    """The run in ``path`` and the options it was begun with, as ``--resume`` needs them.
+
+    Raises:
+        VersionError: there is no run.
+        ConfigError: it is finished, or ended before anything could be resumed.
+    """
+    folder = RunFolder.open(path, home=home if Path(path).absolute().is_relative_to(home.absolute()) else None)
+    if folder.status == "done":
+        raise ConfigError("this run is finished", where=str(path), remedy="begin a new one, or evaluate this one")
+    if not folder.config.exists():
+        raise ConfigError(
+            "this run ended before it had begun to train", where=str(path), remedy="begin it anew with the same command"
+        )
+    config_class = RunConfig if folder.kind == "run" else TrainConfig
+    return folder, load_config(config_class, {}, file=folder.config)
+
+
+@contextmanager
+def _working(
+    config: TrainConfig, home: Path, recorder: Recorder, *, kind: str, name: str, resume: RunFolder | None
+) -> Iterator[_Work]:
+    """A locked run folder in the right state whatever happens inside: done, failed, or interrupted and resumable."""
+    if resume is not None:
+        folder = resume
+    elif config.output is not None:
+        folder = RunFolder.at(config.output, kind=kind, name=name)
+    else:
+        folder = create_run(home, kind=kind, name=name)
+    with folder.lock():
+        checkpoint, damaged = load_newest_checkpoint(folder.checkpoints) if resume else (None, [])
+        folder.start(config.model_dump(mode="json", by_alias=True))
+        step = checkpoint.progress.step if checkpoint else 0
+        with RunRecorder.resume(folder, step) as written:
+            told = Tee(written, recorder)
+            told.record(Event("stage", {"name": "run", "detail": str(folder.path)}))
+            for path in damaged:
+                text = f"checkpoint {path.name} is damaged and was set aside; the one before it is used"
+                told.record(Event("note", {"text": text}))
+            try:
+                yield _Work(folder, told, checkpoint)
+            except (InterruptedRunError, KeyboardInterrupt) as error:
+                folder.interrupt()
+                raise _interrupted(folder, error) from error
+            except HoneError as error:
+                folder.fail(error)
+                raise
+
+
+def _interrupted(folder: RunFolder, error: BaseException) -> InterruptedRunError:
+    what = error.what if isinstance(error, InterruptedRunError) else "stopped"
+    command = "hone run" if folder.kind == "run" else "hone train"
+    return InterruptedRunError(what, remedy=f"go on with `{command} --resume {folder.path}`")
+
+
+def _evaluate_in_fresh_process(config: RunConfig, folder: RunFolder, home: Path) -> JsonDict:
+    """The adapter as a user would load it: another process that has only the files."""
+    command = [sys.executable, "-m", "hone", "evaluate", str(folder.path), str(held_out_file(folder)), "--json"]
+    command += ["--seed", str(config.seed)]
+    for option in ("metric", "max_new_tokens", "device", "dtype"):
+        value = getattr(config, option)
+        if value is not None:
+            command += [f"--{option.replace('_', '-')}", str(value)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, env=None)
+    if done.returncode in (0, 3):
+        answered: JsonDict = json.loads(done.stdout)
+        return answered
+    if done.returncode == InterruptedRunError.exit_code:
+        raise InterruptedRunError("stopped during the evaluation; the adapter is saved")
+    raise TrainingError(
+        f"the adapter was saved, but evaluating it in a fresh process ended with code {done.returncode}",
+        where=str(folder.adapter),
+        remedy=f"see the message above; `hone run --resume {folder.path}` goes on from here",
+    )
+
+
+def _register(
+    config: RunConfig,
+    home: Path,
+    name: str,
+    folder: RunFolder,
+    trained: SftResult,
+    evaluation: JsonDict,
+    proof: list[Invariant],
+) -> Version:
+    return register_version(
+        home,
+        name=name,
+        run=folder,
+        base_name=config.model,
+        base_hash=trained.base["hash"],
+        template_hash=trained.template_hash,
+        data_manifest=trained.manifest,
+        evaluation=evaluation,
+        proof=[invariant.to_json() for invariant in proof],
+        status="proven" if all(invariant.holds for invariant in proof) else "unproven",
+    )
+
+
+def _result(folder: RunFolder, trained: SftResult, proof: list[Invariant]) -> JsonDict:
+    return {
+        "schema": RESULT_SCHEMA,
+        "run_dir": str(folder.path),
+        "base": trained.base,
+        "data": trained.data,
+        "training": trained.training,
+        "proof": [invariant.to_json() for invariant in proof],
+        "code": describe_code(),
+    }

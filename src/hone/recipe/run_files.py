@@ -1,0 +1,154 @@
+"""What a training run writes for people and programs to read, beside its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from hone.config.load import dump_resolved
+from hone.config.schema import TrainConfig
+from hone.data.formats import example_to_openai
+from hone.engine.loop import LoopResult
+from hone.errors import ConfigError
+from hone.files import sha256_file, write_atomically, write_json
+from hone.model.load import LoadedModel
+from hone.model.machine import peak_device_memory_bytes, peak_memory_bytes
+from hone.planning.choose import TrainingChoices
+from hone.proof.invariant import Invariant
+from hone.recipe.rows import PreparedRows
+from hone.registry.runs import RunFolder
+from hone.types import JsonDict
+
+__all__ = [
+    "describe_base",
+    "describe_data",
+    "describe_documents",
+    "describe_training",
+    "held_out_file",
+    "store_inputs",
+    "store_proof",
+]
+
+_Config = TypeVar("_Config", bound=TrainConfig)
+
+
+def held_out_file(folder: RunFolder) -> Path:
+    """The rows of the comparison, as OpenAI chat JSONL, whatever format they came in."""
+    return folder.path / "held_out.jsonl"
+
+
+def store_inputs(folder: RunFolder, config: _Config, rows: PreparedRows, choices: TrainingChoices) -> _Config:
+    """Write config, ledger, manifest and held-out rows; give the config with every number resolved.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    resolved = config.model_copy(
+        update={
+            "rank": choices.rank,
+            "alpha": choices.alpha,
+            "learning_rate": choices.learning_rate,
+            "epochs": choices.epochs,
+            "batch_size": choices.batch_size,
+            "max_length": choices.max_length,
+            "warmup_share": choices.warmup_share,
+            "micro_batch_tokens": choices.micro_batch_tokens,
+            "validation": len(rows.validation),
+        }
+    )
+    dump_resolved(resolved, folder.config)
+    rows.ledger.write(folder.ledger)
+    if rows.held_out_ledger is not None:
+        rows.held_out_ledger.write(folder.path / "held_out_ledger.jsonl")
+    write_json(folder.manifest, rows.manifest)
+    if rows.held_out:
+        lines = [json.dumps(example_to_openai(example), ensure_ascii=False) for example in rows.held_out]
+        write_atomically(held_out_file(folder), "\n".join(lines) + "\n")
+    return resolved
+
+
+def store_proof(folder: RunFolder, proof: Sequence[Invariant]) -> None:
+    """Write ``proof.json``."""
+    write_json(folder.proof, [invariant.to_json() for invariant in proof])
+
+
+def describe_base(base: LoadedModel) -> JsonDict:
+    """The ``base`` object of the result."""
+    return {
+        "name": base.name,
+        "hash": base.base_hash,
+        "parameters": sum(p.numel() for name, p in base.model.named_parameters() if "lora_" not in name),
+        "architecture": type(base.model).__name__,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "device": base.device,
+        "context_length": base.context_length,
+        "notes": list(base.notes),
+    }
+
+
+def describe_data(rows: PreparedRows) -> JsonDict:
+    """The ``data`` object of the result; ``rows = kept + cut + dropped`` of the training file."""
+    summary = rows.ledger.summary()
+    return {
+        "source": rows.manifest["source"]["name"],
+        "rows": summary["rows"],
+        "kept": summary["kept"],
+        "cut": summary["cut"],
+        "dropped": summary["dropped"],
+        "held_out": len(rows.held_out),
+        "train": len(rows.train),
+        "validation": len(rows.validation),
+        "codes": summary["codes"],
+        "held_out_file": rows.held_out_ledger.summary() if rows.held_out_ledger else None,
+    }
+
+
+def describe_training(config: TrainConfig, result: LoopResult, base: LoadedModel, *, num_layers: int) -> JsonDict:
+    """The ``training`` object of the result."""
+    progress = result.progress
+    return {
+        "method": config.method,
+        "adaptation": "lora",
+        "steps": progress.step,
+        "total_steps": result.total_steps,
+        "stopped_early": result.stopped_early,
+        "tokens": progress.tokens,
+        "supervised_tokens": progress.supervised_tokens,
+        "seconds": round(progress.seconds, 3),
+        "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_device_memory_bytes": peak_device_memory_bytes(base.device),
+        "best_step": progress.best_step,
+        "validation_loss": progress.best_loss,
+        "rank": config.rank,
+        "alpha": config.alpha,
+        "learning_rate": config.learning_rate,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "max_length": config.max_length,
+        "seed": config.seed,
+        "adapted_layers": num_layers,
+    }
+
+
+def describe_documents(folder: Path | None) -> JsonDict | None:
+    """Names and hashes of the documents that the user gave.
+
+    Raises:
+        ConfigError: there is no such folder, or it holds no file.
+    """
+    if folder is None:
+        return None
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if not files:
+        raise ConfigError(
+            f"{folder} is no folder with documents in it", where="--documents", remedy="name a folder of text files"
+        )
+    return {
+        "folder": str(folder),
+        "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
+        "used": False,
+        "reason": "the arms retrieval and tuned_retrieval are not measured by this version of hone",
+    }

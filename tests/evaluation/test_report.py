@@ -1,0 +1,207 @@
+"""The report says what the result says, escapes what it did not write, and loads nothing."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hone.errors import StorageError
+from hone.evaluation import ArmResult, decide, detect_shape, evaluate_arms
+from hone.evaluation.report import write_report
+
+NASTY = "<script>alert('x')</script> & <img src=x onerror=y> \x00\u202e ``` | **bold** ]]>"
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    """An invented run: 24 rows, whose first prompt, reference and answers try to be markup."""
+    references = [f"The parcel number {n} leaves on day {n % 7}; thank you for your patience." for n in range(24)]
+    prompts = [f"Where is parcel {n}?" for n in range(24)]
+    tuned = [reference if n % 3 else reference[:30] for n, reference in enumerate(references)]
+    base = [f"I am not sure what you mean by {n}." for n in range(24)]
+    prompts[0] = references[0] = tuned[0] = base[1] = NASTY
+    base[0] = ""
+    arms = [
+        ArmResult("base", base, [True] * 24, [12] * 24, 3.25, [90.0 + n for n in range(24)], [60] * 24),
+        ArmResult("tuned", tuned, [True] * 23 + [False], [20] * 24, 4.5, [20.0 + n for n in range(24)], [60] * 24),
+    ]
+    evaluation = evaluate_arms(detect_shape(references), references, prompts, arms)
+    invented: dict[str, Any] = {
+        "schema": 1,
+        "version": "support@1",
+        "run_dir": "runs/1",
+        "created": "2025-11-22 10:00 UTC",
+        "base": {"name": "smollm2-135m-instruct", "hash": "abc"},
+        "data": {"rows": 120, "kept": 117, "cut": 2, "dropped": 1, "held_out": 24, "source": "rows.jsonl"},
+        "dropped_rows": [{"row": 7, "line": 8, "code": "empty", "reason": f"the answer is empty {NASTY}"}],
+        "training": {"method": "sft", "tokens": 23456, "seconds": 61.5, "peak_memory_bytes": 1843211008, "loss": None},
+        "evaluation": evaluation.to_json(),
+        "answers": evaluation.answers,
+        "verdict": decide(evaluation).to_json(),
+        "proof": [
+            {"name": "every kept row has supervised tokens", "passed": True, "measured": 117, "bound": 117},
+            {"name": f"documents do not read each other {NASTY}", "passed": False, "measured": 0.25, "bound": 1e-5},
+            {"name": "memory", "passed": None, "note": "not checked on this machine"},
+        ],
+        "curves": {"training": [[1, 3.0], [2, 2.0], [3, float("nan")], [4, 1.5]], "validation": [[2, 2.2], [4, 1.8]]},
+        "settings": {"rank": 16, "learning_rate": 5e-4, "modules": ["q_proj", "v_proj"]},
+        "notes": ["bf16 is slow here, so float32 was used."],
+        "repeat": "hone run rows.jsonl --seed 0",
+    }
+    return {**invented, **changes}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and visible text; complains about tags that do not nest."""
+
+    EMPTY = frozenset({"meta", "line", "circle", "polyline"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        opened = self.open.pop()
+        assert opened == tag, f"</{tag}> closes <{opened}>"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(folder: Path, **changes: Any) -> Page:
+    return Page(write_report(folder, result(**changes)).read_text(encoding="utf-8"))
+
+
+def test_the_page_nests_and_shows_the_figures(tmp_path: Path) -> None:
+    given = result()
+    page = page_of(tmp_path)
+    assert page.open == []
+    arms = given["evaluation"]["arms"]
+    for shown in (
+        given["verdict"]["reason"],
+        f"{arms['base']['score']:.1f}",
+        f"{arms['tuned']['score']:.1f}",
+        "support@1",
+        "hone run rows.jsonl --seed 0",
+        "retention",
+        "23\u202f456",
+        "1.84 GB",
+        "not measured",
+        "cut off at the token limit",
+    ):
+        assert shown in page.text, shown
+
+
+def test_text_of_users_and_models_is_escaped(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "img", "iframe", "object", "link"}
+    assert "<script>alert('x')</script> & <img src=x onerror=y>" in page.text
+    assert "\x00" not in page.text
+    assert "\u202e" not in page.text
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def test_the_page_asks_no_network(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    targets = [value for _, attributes in page.tags for name, value in attributes.items() if name in {"src", "href"}]
+    assert targets
+    assert all(str(target).startswith("#") for target in targets)
+    policies = [attributes["content"] for _, attributes in page.tags if "http-equiv" in attributes]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
+    raw = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "@import" not in raw
+    assert "url(" not in raw
+
+
+def test_links_inside_the_page_lead_somewhere(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    places = {attributes.get("id") for _, attributes in page.tags}
+    assert {a["href"] for tag, a in page.tags if tag == "a"} <= {f"#{place}" for place in places}
+
+
+def test_charts_can_be_heard(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    charts = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("class") == "chart"]
+    assert len(charts) == 3
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+
+
+def test_evaluation_json_is_the_same_object(tmp_path: Path) -> None:
+    given = result()
+    write_report(tmp_path, given)
+
+    def refuse(name: str) -> float:
+        raise AssertionError(f"{name} is not JSON")
+
+    read = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert read == {key: given[key] for key in ("schema", "version", "evaluation", "verdict")}
+
+
+def test_markdown_cannot_be_broken_by_an_answer(tmp_path: Path) -> None:
+    write_report(tmp_path, result())
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    inside, outside = None, []
+    for line in text.splitlines():
+        ticks = line[: len(line) - len(line.lstrip("`"))]
+        if inside is None and len(ticks) >= 3:
+            inside = ticks
+        elif inside is not None:
+            inside = None if line == inside else inside
+        else:
+            outside.append(line)
+    assert inside is None
+    assert not any("<script>" in line for line in outside)
+    tables = [line for line in outside if line.startswith("|")]
+    assert len(tables) > 8
+    headers = [line.count("|") - line.count("\\|") for line in tables]
+    assert all(count >= 4 for count in headers)
+    assert any("the tuned model is better: chrF" in line for line in outside)
+
+
+def test_only_the_evaluation_is_needed(tmp_path: Path) -> None:
+    path = write_report(tmp_path, {"evaluation": result()["evaluation"]})
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "unregistered run" in page.text
+    assert "Proof" not in page.text
+
+
+def test_a_single_arm_on_a_single_row_is_reported_without_an_interval(tmp_path: Path) -> None:
+    arm = ArmResult("base", ["yes"], [True], [1])
+    evaluation = evaluate_arms(detect_shape(["no"]), ["no"], ["?"], [arm])
+    path = write_report(tmp_path, {"evaluation": evaluation.to_json(), "verdict": decide(evaluation).to_json()})
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "not measured" in page.text
+    assert "nan" not in page.text.lower().split()
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_report(tmp_path: Path) -> None:
+    arm = ArmResult("base", ["good \ud83d"], [True], [1])
+    evaluation = evaluate_arms(detect_shape(["good"]), ["good"], ["\udc00?"], [arm])
+    path = write_report(tmp_path, {"evaluation": evaluation.to_json()})
+    assert "good \ufffd" in path.read_text(encoding="utf-8")
+    read = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    assert read["evaluation"]["examples"]["best"][0]["answers"]["base"] == "good \ud83d"
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError):
+        write_report(tmp_path / "file" / "run", result())
