@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from hone.model.lora import adapted_layers, attach_adapter
 from hone.types import TokenSequence
@@ -178,11 +179,12 @@ def row_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """transformers' reference attention inside the block."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
+def no_file_larger_than(num_bytes: int) -> Iterator[None]:
+    """A disk that runs out inside the block: writes past ``num_bytes`` fail, whoever writes. Not on Windows."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

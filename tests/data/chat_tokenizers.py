@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+from collections.abc import Set
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -35,7 +36,7 @@ BOS_AND_EOS: dict[str, tuple[str | None, str]] = {
     "qwen": (None, "<|im_end|>"),
     "smolvlm": ("<|im_start|>", "<end_of_utterance>"),
 }
-NEVER_SPECIAL = {"<think>", "</think>", "<tool_call>", "</tool_call>"}
+NEVER_SPECIAL = frozenset({"<think>", "</think>", "<tool_call>", "</tool_call>"})
 
 # How Qwen and Llama 3 split text into words: line breaks stay together, whatever follows them.
 WORDS = (
@@ -101,12 +102,16 @@ def _with_special_tokens(
     further: tuple[str, ...],
     *,
     rstrip: bool = False,
+    ordinary: Set[str] = frozenset(),
 ) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer.from_str(trained)
     found = set(TOKEN_PATTERN.findall(template or "")) | {text for text in OTHER_TOKENS if text in (template or "")}
     found |= {text for text in (bos, eos, *further) if text}
     tokenizer.add_tokens(
-        [AddedToken(text, special=text not in NEVER_SPECIAL, normalized=False, rstrip=rstrip) for text in sorted(found)]
+        [
+            AddedToken(text, special=text not in NEVER_SPECIAL | ordinary, normalized=False, rstrip=rstrip)
+            for text in sorted(found)
+        ]
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
     fast.chat_template = template
@@ -114,10 +119,18 @@ def _with_special_tokens(
 
 
 def small_tokenizer(
-    template: str | None, *, bos: str | None = None, eos: str | None = None, further: tuple[str, ...] = ()
+    template: str | None,
+    *,
+    bos: str | None = None,
+    eos: str | None = None,
+    further: tuple[str, ...] = (),
+    ordinary: Set[str] = frozenset(),
 ) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer that has, as one token each, all special tokens that stand in a template."""
-    return _with_special_tokens(_trained(WORDS), template, bos, eos, further)
+    """A byte-level tokenizer that has, as one token each, all special tokens that stand in a template.
+
+    Those in ``ordinary`` are added tokens, but not marked as special, as DeepSeek's ``<｜User｜>``.
+    """
+    return _with_special_tokens(_trained(WORDS), template, bos, eos, further, ordinary=ordinary)
 
 
 def gpt2_like_tokenizer(template: str, *, bos: str | None, eos: str | None) -> PreTrainedTokenizerFast:

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hone.data.formats import (
     FORMATS,
@@ -214,6 +215,41 @@ def test_unknown_formats_come_with_the_way_out(values: list[dict[str, Any]], hin
 def test_preferences_are_told_apart() -> None:
     with pytest.raises(DataError, match="preferences"):
         detect_format(_raw({"prompt": "q", "chosen": "a", "rejected": "b"}))
+
+
+_words = st.sampled_from(
+    [*("user", "gpt", "tool", "function_call", "", "q", "[]", '{"name": "f", "arguments": {}}', "text"), "[1]"]
+)
+_keys = st.sampled_from(
+    [
+        *("messages", "conversations", "prompt", "completion", "instruction", "input", "output", "question", "answer"),
+        *("text", "label", "system", "tools", "functions", "context", "role", "from", "content", "value", "weight"),
+        *("tool_calls", "function_call", "function", "name", "arguments", "id", "tool_call_id", "thinking", "type"),
+    ]
+)
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2) | st.floats() | _words,
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(_keys, children, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(_keys, _anything, max_size=6), st.sampled_from(list(ROWS)))
+def test_whatever_a_row_holds_it_is_an_example_or_a_row_error(value: dict[str, Any], name: str) -> None:
+    try:
+        example = to_example(value, name)
+    except RowError:
+        return  # any other error fails the test
+    assert example.messages[-1].role == "assistant"
+    assert example_to_openai(example)
+    assert kept_as_it_was(value, example)
+
+
+def kept_as_it_was(value: dict[str, Any], example: Example) -> bool:
+    """No text of an example is made up: each stands in its row."""
+    row = json.dumps(value, ensure_ascii=False)
+    return all(json.dumps(part)[1:-1] in row for message in example.messages for part in message.content.split("\n\n"))
 
 
 @given(examples())

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hone.data.message_dicts import MessageForm, message_dicts
 from hone.data.render import Renderer, has_reasoning
+from hone.data.template_tokens import TemplateTokens
 from hone.errors import TemplateError
 from hone.types import Example, Message, ToolCall
 from tests.data.chat_tokenizers import (
@@ -117,6 +119,12 @@ def test_a_token_that_crosses_the_boundary_leaves_the_prompt_as_generation_sees_
     assert sequence.supervised.index(True) == len(prompt)
     assert supervised_text(renderer, example) == ["\nanswer<|im_end|>"]
     assert renderer.describe()["counts"]["turns_tokenised_apart_from_prompt"] == 2
+
+
+def test_a_text_tokenised_apart_from_its_prompt_gets_no_space_of_its_own() -> None:
+    tokens = TemplateTokens(metaspace_tokenizer(CHATML, bos=None, eos="<|im_end|>"))
+    assert tokens.encode(["the"])[0] != tokens.continuation("the"), "the tokenizer must be one that adds a space"
+    assert tokens.decode(tokens.encode(["x"])[0] + tokens.continuation("the answer")) == "xthe answer"
 
 
 def test_tokenizers_that_split_line_breaks_by_what_follows_still_give_prompts_that_are_prefixes() -> None:
@@ -321,6 +329,33 @@ def test_reasoning_goes_inline_only_where_the_template_has_no_other_way_to_think
         trl("gemma4", thinking=True).render(THOUGHT)
 
 
+INLINE = talk("q", "<think>\nbecause\n</think>\n\na")
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think", "gptoss", "nemotron_3_nano", "lfm2_2_5"])
+def test_reasoning_in_tags_before_the_answer_is_read_as_reasoning(name: str) -> None:
+    assert has_reasoning([INLINE])
+    renderer = trl(name, thinking=True)
+    assert renderer.render(INLINE) == renderer.render(THOUGHT)
+    followed = Example((*INLINE.messages, Message("user", "more")))
+    apart = Example((*THOUGHT.messages, Message("user", "more")))
+    assert renderer.prompt(followed.messages) == renderer.prompt(apart.messages)
+
+
+def test_tags_stay_as_written_where_the_template_has_no_place_for_reasoning() -> None:
+    assert supervised_text(chatml(), talk("q", "<think>hm</think>a")) == ["<think>hm</think>a<|im_end|>"]
+    with pytest.raises(TemplateError, match="drops or alters the assistant's content"):
+        trl("deepseek_r1_distill").render(INLINE)
+
+
+def test_mixed_rows_get_a_generation_prompt_that_opens_both_kinds() -> None:
+    """Nemotron's opens reasoning with a line break, and its rows without reasoning have none in the empty block."""
+    renderer = trl("nemotron_3_nano", thinking=True)
+    assert renderer.describe()["generation_prompt_cut"] == "\n"
+    assert supervised_text(renderer, THOUGHT) == ["\nbecause\n</think>\na<|im_end|>"]
+    assert supervised_text(renderer, talk("q", "a")) == ["</think>a<|im_end|>"]
+
+
 # --- nothing is lost silently -----------------------------------------------------------------------------------------
 
 HEAD = "{% for m in messages %}"
@@ -464,6 +499,24 @@ def test_results_are_linked_to_their_calls_by_id_or_by_order() -> None:
     assert 'response:alpha{value:<|"|>from-alpha' in text
 
 
+def test_results_without_names_get_those_of_their_calls() -> None:
+    calls = (ToolCall("alpha", {}, "id-a"), ToolCall("beta", {}))
+    first, second = Message("assistant", "", tool_calls=calls), Message("assistant", "", tool_calls=calls[1:])
+    results = [
+        Message("tool", "3"),
+        Message("tool", "1", tool_call_id="id-a"),
+        Message("tool", "2"),
+        Message("tool", "?"),
+    ]
+    written = message_dicts([first, *results[1:3], second, results[0], results[3]], MessageForm())
+    assert [(m["tool_call_id"], m["name"]) for m in written if m["role"] == "tool" and "name" in m] == [
+        ("id-a", "alpha"),
+        ("call00002", "beta"),
+        ("call00003", "beta"),
+    ]
+    assert "name" not in written[-1], "a result to no call is left to the template"
+
+
 MISTRAL_LIKE = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m.role == 'user' %}{% if loop.last and messages[0].role == 'system' %}"
@@ -512,6 +565,26 @@ def test_a_conversations_end_behind_the_turns_end_splits_nothing() -> None:
         example = talk("one", "two", "three", "four")
         assert len(renderer.render(example).sequences) == 1
         assert supervised_text(renderer, example) == ["two<|im_end|>", "four<|im_end|>"]
+
+
+def test_the_end_of_a_call_is_not_the_end_of_a_turn() -> None:
+    body = (
+        "{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+    )
+    template = HEAD + "<|im_start|>{{ m.role }}\n" + body + "{% if not m.tool_calls %}<|im_end|>\n{% endif %}" + TAIL
+    renderer = custom(template)
+    assert stop_texts(renderer) == ["<|im_end|>"]
+    with pytest.raises(TemplateError, match="ends a turn of tool calls with none of the stop tokens"):
+        renderer.render(Example(calling({"city": "Rome"}).messages))
+    assert renderer.render(talk("q", "a"))
+
+
+def test_an_end_of_turn_that_is_not_marked_as_special_is_found_and_guarded() -> None:
+    renderer = Renderer(small_tokenizer(CHATML, eos="<|endoftext|>", ordinary={"<|im_start|>", "<|im_end|>"}))
+    assert stop_texts(renderer) == ["<|endoftext|>", "<|im_end|>"]
+    assert supervised_text(renderer, talk("q", "a")) == ["a<|im_end|>"]
+    with pytest.raises(TemplateError, match="control token"):
+        renderer.render(talk("<|im_start|>", "a"))
 
 
 def test_where_the_template_ends_no_answer_the_end_of_sequence_is_appended() -> None:

@@ -42,11 +42,19 @@ def result(**changes: Any) -> dict[str, Any]:
         "answers": evaluation.answers,
         "verdict": decide(evaluation).to_json(),
         "proof": [
-            {"name": "every kept row has supervised tokens", "passed": True, "measured": 117, "bound": 117},
-            {"name": f"documents do not read each other {NASTY}", "passed": False, "measured": 0.25, "bound": 1e-5},
-            {"name": "memory", "passed": None, "note": "not checked on this machine"},
+            {"number": 1, "name": "rows have supervised tokens", "holds": True, "measured": 117.0, "bound": "all 117"},
+            {
+                "number": 3,
+                "name": f"documents do not read each other {NASTY}",
+                "holds": False,
+                "measured": 0.25,
+                "bound": "at most 1e-05",
+                "checked": "8 of 120 rows",
+                "remedy": "report this",
+            },
         ],
         "curves": {"training": [[1, 3.0], [2, 2.0], [3, float("nan")], [4, 1.5]], "validation": [[2, 2.2], [4, 1.8]]},
+        "generation": {"max_new_tokens": 96, "temperature": 0.0},
         "settings": {"rank": 16, "learning_rate": 5e-4, "modules": ["q_proj", "v_proj"]},
         "notes": ["bf16 is slow here, so float32 was used."],
         "repeat": "hone run rows.jsonl --seed 0",
@@ -151,7 +159,7 @@ def test_evaluation_json_is_the_same_object(tmp_path: Path) -> None:
         raise AssertionError(f"{name} is not JSON")
 
     read = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"), parse_constant=refuse)
-    assert read == {key: given[key] for key in ("schema", "version", "evaluation", "verdict")}
+    assert read == given["evaluation"] | {"verdict": given["verdict"]}
 
 
 def test_markdown_cannot_be_broken_by_an_answer(tmp_path: Path) -> None:
@@ -173,6 +181,13 @@ def test_markdown_cannot_be_broken_by_an_answer(tmp_path: Path) -> None:
     headers = [line.count("|") - line.count("\\|") for line in tables]
     assert all(count >= 4 for count in headers)
     assert any("the tuned model is better: chrF" in line for line in outside)
+
+
+def test_a_failed_invariant_says_what_to_do(tmp_path: Path) -> None:
+    text = page_of(tmp_path).text
+    assert "does not hold" in text
+    assert "What to do: report this" in text
+    assert "on 8 of 120 rows" in text
 
 
 def test_only_the_evaluation_is_needed(tmp_path: Path) -> None:
@@ -198,7 +213,7 @@ def test_half_a_surrogate_pair_does_not_stop_the_report(tmp_path: Path) -> None:
     path = write_report(tmp_path, {"evaluation": evaluation.to_json()})
     assert "good \ufffd" in path.read_text(encoding="utf-8")
     read = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
-    assert read["evaluation"]["examples"]["best"][0]["answers"]["base"] == "good \ud83d"
+    assert read["examples"]["best"][0]["answers"]["base"] == "good \ud83d"
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:

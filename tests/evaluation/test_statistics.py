@@ -67,13 +67,11 @@ def judged(seed: int, arm: FloatArray, base: FloatArray, aggregate=mean_aggregat
     return PairedBootstrap(len(arm), seed=seed, **FAST).compare(arm, base, aggregate)
 
 
-@pytest.mark.parametrize(
-    ("name", "rows"), [("binary", 25), ("binary", 60), ("rare", 60), ("graded", 25), ("graded", 60), ("corpus", 25)]
-)
+@pytest.mark.parametrize(("name", "rows"), [("binary", 25), ("rare", 60), ("graded", 25), ("corpus", 25)])
 def test_equal_arms_are_seldom_called_different(name: str, rows: int) -> None:
     random = np.random.default_rng([1, rows, len(name)])
-    called = 0
-    for seed in range(SIMULATIONS):
+    called, simulations = 0, 1000
+    for seed in range(simulations):
         if name == "graded":
             arm, base = graded_arms(random, rows, 0.0)
         elif name == "corpus":
@@ -82,7 +80,7 @@ def test_equal_arms_are_seldom_called_different(name: str, rows: int) -> None:
             rate = 0.95 if name == "rare" else 0.6
             arm, base = binary_arms(random, rows, rate, rate)
         called += judged(seed, arm, base, chrf_aggregate if name == "corpus" else mean_aggregate).different
-    assert called / SIMULATIONS <= slack(0.05)
+    assert called / simulations <= slack(0.05, simulations)
 
 
 @pytest.mark.parametrize(("name", "rows"), [("binary", 25), ("binary", 60), ("graded", 25), ("corpus", 40)])
@@ -107,6 +105,15 @@ def test_intervals_cover_the_true_difference(name: str, rows: int) -> None:
     assert missed / SIMULATIONS <= slack(0.07)
     # An interval that never misses is too wide to be of use.
     assert missed >= 1
+
+
+@pytest.mark.parametrize("rows", [12, 25, 60])
+def test_the_interval_of_a_mean_is_about_students(rows: int) -> None:
+    """A plain percentile interval would be 15 % too narrow at 12 rows: ``t`` and n / (n - 1) are in it."""
+    scores = stats.norm.ppf((np.arange(rows) + 0.5) / rows) * 0.1 + 0.5
+    found = PairedBootstrap(rows, resamples=20_000).interval(mean_statistics(scores), mean_aggregate)
+    half = 100 * stats.t.ppf(0.975, rows - 1) * scores.std(ddof=1) / np.sqrt(rows)
+    assert found == pytest.approx((50 - half, 50 + half), abs=0.06 * half)
 
 
 def test_intervals_of_one_arm_cover_its_score() -> None:

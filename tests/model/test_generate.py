@@ -137,7 +137,7 @@ def test_a_draw_depends_on_seed_and_index_and_not_on_the_neighbours(family: str)
     together = generate(model, PROMPTS, stop_ids=[7, 9, 11], settings=settings)
     assert generate(model, PROMPTS, stop_ids=[7, 9, 11], settings=settings, batch_size=2) == together
     # row 3 keeps its index and its prompt while all others change
-    others = [PROMPTS[3] if index == 3 else prompt[::-1] + (5, 6, 7) for index, prompt in enumerate(PROMPTS)]
+    others = [PROMPTS[3] if index == 3 else (*prompt[::-1], 5, 6, 7) for index, prompt in enumerate(PROMPTS)]
     assert generate(model, others, stop_ids=[7, 9, 11], settings=settings)[3] == together[3]
 
 

@@ -1,3 +1,113 @@
+"""``hone chat``: a conversation, streamed; with ``--base`` the base answers the same messages beside it."""
+
 from __future__ import annotations
-def chat() -> None: 
-    """Chat."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from hone.cli.generate import write_pieces
+from hone.cli.options import ConfigFileOption, options_of
+from hone.cli.output import console, harmless, say
+from hone.config import ChatConfig, load_config
+from hone.errors import ConfigError, HoneError
+from hone.home import hone_home
+from hone.types import ArmName
+
+if TYPE_CHECKING:  # importing the recipe imports torch
+    from hone.recipe.answer import Conversation
+
+__all__ = ["chat"]
+
+_HELP = """/reset   forget the conversation
+/help    this list
+/exit    end (so does Ctrl-D; Ctrl-C stops an answer)"""
+_COMMAND = re.compile(r"/[a-z]+")
+
+
+@options_of(ChatConfig, arguments=("model",))
+def chat(*, config_file: ConfigFileOption = None, **given: Any) -> None:
+    """Talk to a version, or to a base.
+
+    Lines can come through a pipe as well: each is a message, and the answers alone go to standard output.
+    """
+    config = load_config(ChatConfig, given, file=config_file)
+    from hone.recipe.answer import open_conversation
+
+    conversation = open_conversation(config, home=hone_home(), note=say)
+    arms: list[ArmName] = ["tuned"] if conversation.is_tuned else ["base"]
+    if config.base:
+        if not conversation.is_tuned:
+            raise ConfigError(
+                f"{conversation.name} is a base itself: there is nothing to set beside it",
+                where="--base",
+                remedy="leave it out, or name a version (`hone models list`)",
+            )
+        arms = ["tuned", "base"]
+    _greet(conversation)
+    _talk(conversation, arms)
+
+
+def _greet(conversation: Conversation) -> None:
+    who = conversation.name
+    if conversation.is_tuned:
+        who += f", tuned from {conversation.base_name}"
+    say(f"{who}. /help lists what can be typed, /exit ends.")
+    if conversation.system_is_from_training:
+        say(f"System message, as in all training rows: {harmless(conversation.system or '')}")
+
+
+def _talk(conversation: Conversation, arms: list[ArmName]) -> None:
+    interactive = sys.stdin.isatty()
+    for line in _lines():
+        message = line.strip()
+        if message == "/exit":
+            return
+        if message == "/reset":
+            conversation.reset()
+            say("(forgotten)")
+        elif _COMMAND.fullmatch(message):
+            say(_HELP)
+        elif message:
+            try:
+                _answer(conversation, message, arms)
+            except HoneError as error:
+                if not interactive:
+                    raise
+                say(Text.assemble(("Error:", "bold red"), " ", harmless(error.render())))
+            except KeyboardInterrupt:
+                if not interactive:
+                    raise
+                say("\n(stopped; the message and its answer are forgotten)")
+
+
+def _answer(conversation: Conversation, message: str, arms: list[ArmName]) -> None:
+    for arm in arms:
+        if len(arms) > 1:
+            console(sys.stdout).print(Text(f"{arm + ':':<7}", style="bold"), end="")
+        with closing(conversation.ask(message, arm=arm)) as pieces:  # a stopped answer must switch the adapter back
+            write_pieces(pieces)
+        if not conversation.last.stopped:
+            say(f"(cut off after {conversation.last.tokens} tokens; --max-new-tokens allows more)")
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input, with a prompt and editing on a terminal."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        for line in sys.stdin.buffer:
+            yield line.decode("utf-8", errors="replace")
+        return
+    try:
+        import readline  # noqa: F401  importing it gives input() its history and editing; not there on Windows
+    except ImportError:
+        pass
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            say()
+            return

@@ -1,6 +1,9 @@
 from __future__ import annotations
 import typer
-data=typer.Typer()
+
+data = typer.Typer()
+
+
 @data.command("show")
-def lst() -> None: 
+def lst() -> None:
     """Doctor."""

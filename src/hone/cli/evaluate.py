@@ -9,6 +9,7 @@ import typer
 from hone.cli.options import ConfigFileOption, JsonOption, options_of
 from hone.cli.output import print_json, result_stream
 from hone.cli.progress import reported
+from hone.cli.summary import print_evaluation
 from hone.config import EvaluateConfig, load_config
 from hone.home import hone_home
 
@@ -31,6 +32,7 @@ def evaluate(*, as_json: JsonOption = False, config_file: ConfigFileOption = Non
         "version": result.settings["model"],
         "data": result.data,
         "evaluation": result.evaluation,
+        "answers": result.answers,
         "verdict": result.verdict.to_json() if result.verdict else None,
         "proof": [invariant.to_json() for invariant in result.proof],
         "generation": result.settings,
@@ -38,6 +40,6 @@ def evaluate(*, as_json: JsonOption = False, config_file: ConfigFileOption = Non
     if as_json:
         print_json(whole)
     else:
-        print_json(whole)
+        print_evaluation(whole)
     if result.verdict is not None and result.verdict.exit_code:
         raise typer.Exit(result.verdict.exit_code)

@@ -1,6 +1,6 @@
 """How a command ends when it does not end well: one message, one exit code, no traceback.
 
-    0 done    1 failed    2 bad input    3 done, but the verdict is "do not ship"    130 stopped by Ctrl-C
+0 done    1 failed    2 bad input    3 done, but the verdict is "do not ship"    130 stopped by Ctrl-C
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ def as_hone_error(error: BaseException, arguments: Sequence[str]) -> HoneError:
         remedy = "free some space, or set HONE_HOME to a folder on another disk"
         if error.errno in _NO_PERMISSION:
             remedy = "check who may write there, or name another folder with --output or HONE_HOME"
-        return StorageError(
-            f"{error.strerror}", where=str(error.filename) if error.filename else None, remedy=remedy
-        )
+        return StorageError(f"{error.strerror}", where=str(error.filename) if error.filename else None, remedy=remedy)
     return _bug(error, arguments)
 
 

@@ -1,3 +1,74 @@
+"""``hone generate``: one message, one answer."""
+
 from __future__ import annotations
-def generate() -> None: 
-    """Generate."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from hone.cli.options import ConfigFileOption, JsonOption, options_of
+from hone.cli.output import harmless, print_json, result_stream, say
+from hone.config import GenerateConfig, load_config
+from hone.errors import ConfigError
+from hone.home import hone_home
+from hone.types import ArmName
+
+__all__ = ["generate", "write_pieces"]
+
+
+@options_of(GenerateConfig, arguments=("model", "prompt"))
+def generate(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
+    """Answer one message; nothing but the answer goes to standard output."""
+    if given.get("prompt") == "-":
+        given["prompt"] = _read_standard_input()
+    config = load_config(GenerateConfig, given, file=config_file)
+    from hone.recipe.answer import open_conversation
+
+    with result_stream(as_json):
+        conversation = open_conversation(config, home=hone_home(), note=say)
+    if conversation.system_is_from_training:
+        say(f"system message, as in all training rows: {harmless(conversation.system or '')}")
+    arm: ArmName = "tuned" if conversation.is_tuned and not config.base else "base"
+    pieces = conversation.ask(config.prompt, arm=arm)
+    if not as_json:
+        write_pieces(pieces)
+    text = "".join(pieces)
+    answer = conversation.last
+    if not answer.stopped:
+        say(f"(cut off after {answer.tokens} tokens; --max-new-tokens allows more)")
+    if as_json:
+        print_json(
+            {
+                "schema": 1,
+                "model": conversation.name,
+                "base": conversation.base_name,
+                "arm": arm,
+                "system": conversation.system,
+                "prompt": config.prompt,
+                "answer": text,
+                **{name: value for name, value in asdict(answer).items() if name != "text"},
+            }
+        )
+
+
+def write_pieces(pieces: Iterable[str]) -> None:
+    """Write an answer on standard output as it comes, and a line end; a terminal gets nothing that it would obey."""
+    clean = harmless if sys.stdout.isatty() else str
+    for piece in pieces:
+        sys.stdout.write(clean(piece))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def _read_standard_input() -> str:
+    try:
+        return "".join(_lines()).strip()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"is not UTF-8 (byte {error.start + 1})", where="standard input") from error
+
+
+def _lines() -> Iterator[str]:
+    for line in sys.stdin.buffer:
+        yield line.decode("utf-8")

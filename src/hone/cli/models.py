@@ -1,6 +1,9 @@
 from __future__ import annotations
 import typer
-models=typer.Typer()
+
+models = typer.Typer()
+
+
 @models.command("list")
-def lst() -> None: 
+def lst() -> None:
     """Doctor."""

@@ -15,10 +15,24 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["console", "harmless", "paragraph", "print_json", "prepare_streams", "result_stream", "say", "show"]
+__all__ = [
+    "LABEL_COLUMNS",
+    "console",
+    "harmless",
+    "labelled",
+    "paragraph",
+    "prepare_streams",
+    "print_json",
+    "result_stream",
+    "say",
+    "show",
+    "text_columns",
+]
 
+LABEL_COLUMNS = 12
 _WIDEST = 100
-_WIDTH_IN_A_PIPE = 80
+_NARROWEST = 40
+_COLUMNS_IN_A_PIPE = 80
 # Control characters, escapes, and marks that turn the reading direction around: text from a file or a model may hold
 # them, and a terminal would obey.
 _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -32,12 +46,15 @@ def prepare_streams() -> None:
 
 
 def console(stream: TextIO) -> Console:
-    """A console on ``stream``: colours on a terminal alone, none with NO_COLOR, at most 100 columns of text."""
-    colours = None if os.environ.get("NO_COLOR") else "auto"
-    made = Console(file=stream, color_system=colours, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    width = min(made.width, _WIDEST) if made.is_terminal or os.environ.get("COLUMNS") else _WIDTH_IN_A_PIPE
-    made.width = max(40, width)
-    return made
+    """A console on ``stream``: styles on a terminal alone, none with NO_COLOR; lines are broken by us, not by it."""
+    styles = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(file=stream, color_system=styles, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def text_columns(target: Console) -> int:
+    """Columns that text may fill: the terminal's, within reason; 80 in a pipe."""
+    columns = target.width if target.is_terminal or os.environ.get("COLUMNS") else _COLUMNS_IN_A_PIPE
+    return max(_NARROWEST, min(_WIDEST, columns))
 
 
 def show(text: str | Text = "") -> None:
@@ -50,31 +67,47 @@ def say(text: str | Text = "") -> None:
     console(sys.stderr).print(text)
 
 
+def labelled(label: str, text: str, *, columns: int, hang: int = 0, style: str = "bold") -> Text:
+    """``text`` as a paragraph with ``label`` in a margin of its own.
+
+    Args:
+        label: one or two words; empty for a paragraph that goes on.
+        text: one sentence or more.
+        columns: of a whole line.
+        hang: further spaces before each line but the first.
+        style: of the label, on a terminal.
+    """
+    margin = f"{label:<{LABEL_COLUMNS - 1}} "
+    whole = paragraph(text, columns=columns, first=margin, hang=hang)
+    return Text.assemble((whole[: len(label)], style), whole[len(label) :])
+
+
 def harmless(text: str) -> str:
     """``text`` with everything replaced that a terminal would obey instead of showing."""
     return _HARMFUL.sub("\ufffd", text)
 
 
-def paragraph(text: str, *, width: int, first: str = "", rest: str | None = None, most_lines: int | None = None) -> str:
-    """``text`` as lines of at most ``width`` columns, where its words allow it; paths are never broken.
+def paragraph(text: str, *, columns: int, first: str = "", hang: int = 0, most_lines: int | None = None) -> str:
+    """``text`` as lines of at most ``columns`` where its words allow it; a path is never broken.
 
     Args:
-        text: one sentence or more; line breaks count as spaces.
-        width: columns of a line.
-        first: what the first line begins with.
-        rest: what the others begin with; spaces as long as ``first`` unless given.
+        text: line breaks in it count as spaces.
+        columns: of a line.
+        first: what the first line begins with; further lines begin with as many spaces.
+        hang: spaces that these have besides.
         most_lines: lines after which the text is cut, with a mark.
     """
-    return textwrap.fill(
+    lines = textwrap.wrap(
         harmless(" ".join(text.split())),
-        width=width,
+        width=columns,
         initial_indent=first,
-        subsequent_indent=" " * len(first) if rest is None else rest,
+        subsequent_indent=" " * (len(first) + hang),
         break_long_words=False,
         break_on_hyphens=False,
         max_lines=most_lines,
         placeholder=" …",
     )
+    return "\n".join(lines) or first.rstrip()
 
 
 @contextmanager

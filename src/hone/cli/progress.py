@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from hone.cli.output import console, paragraph
+from hone.cli.output import LABEL_COLUMNS, console, labelled, paragraph, text_columns
 from hone.engine.events import Event, Recorder
 
 __all__ = ["ProgressRecorder", "reported"]
 
-_LABEL_COLUMNS = 12
 _LINES_A_TRAINING = 10
 
 
@@ -56,7 +55,7 @@ class ProgressRecorder:
         self._print_choices()
         if event.kind == "stage":
             self.close()
-            self._line(str(data.get("name", "")), str(data.get("detail", "")), style="bold")
+            self._line(str(data.get("name", "")), str(data.get("detail", "")))
         elif event.kind == "note":
             self._line("", str(data.get("text", "")))
         elif event.kind == "progress":
@@ -95,12 +94,11 @@ class ProgressRecorder:
         names = max(len(str(one["choice"])) for one in chosen)
         values = max(len(str(one["value"])) for one in chosen)
         for one in chosen:
-            self._line("", str(one["reason"]), first=f"{one['choice']:<{names}}  {one['value']!s:<{values}}  ")
+            margin = " " * LABEL_COLUMNS + f"{one['choice']:<{names}}  {one['value']!s:<{values}}  "
+            self._console.print(paragraph(str(one["reason"]), columns=text_columns(self._console), first=margin))
 
-    def _line(self, label: str, text: str, *, first: str = "", style: str = "") -> None:
-        head = f"{label:<{_LABEL_COLUMNS}}"
-        whole = paragraph(text, width=self._console.width, first=head + first)
-        self._console.print(Text.assemble((whole[: len(label)], style), whole[len(label) :]))
+    def _line(self, label: str, text: str) -> None:
+        self._console.print(labelled(label, text, columns=text_columns(self._console)))
 
 
 class _Bars:
@@ -114,7 +112,7 @@ class _Bars:
     def update(self, task: str, done: int, total: int, detail: str) -> None:
         if self._progress is None:
             self._progress = Progress(
-                TextColumn(" " * (_LABEL_COLUMNS - 1)),
+                TextColumn(" " * (LABEL_COLUMNS - 1)),
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=10),
                 MofNCompleteColumn(),
@@ -146,7 +144,7 @@ class _Lines:
         if not (due or done == total):
             return
         self._next_share = share + 1 / _LINES_A_TRAINING
-        self._console.print(f"{'':<{_LABEL_COLUMNS}}{task} {done}/{total}  {detail}".rstrip())
+        self._console.print(f"{'':<{LABEL_COLUMNS}}{task} {done}/{total}  {detail}".rstrip())
 
     def close(self) -> None:
         self._next_share = 0.0

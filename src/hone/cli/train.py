@@ -12,6 +12,7 @@ from hone.cli.options import ConfigFileOption, JsonOption, options_of
 from hone.cli.output import print_json, result_stream
 from hone.cli.progress import reported
 from hone.cli.signals import stops_after_step
+from hone.cli.summary import print_run, print_training
 from hone.config import RunConfig, TrainConfig, load_config
 from hone.engine.events import Tee
 from hone.errors import ConfigError
@@ -73,8 +74,10 @@ def do_job(
             result = recipe.train(config, home=hone_home(), recorder=told, should_stop=should_stop, resume=folder)
     if as_json:
         print_json(result)
+    elif "evaluation" in result:
+        print_run(result)
     else:
-        print_json(result)
+        print_training(result)
     code = _exit_code(result)
     if code:
         raise typer.Exit(code)

@@ -1,5 +1,7 @@
 """Rows -> examples, each accounted for; examples -> training and held-out parts, and the manifest that names them."""
 
+from __future__ import annotations
+
 from hone.data.formats import FormatMapping, detect_format, example_to_openai, to_example
 from hone.data.ledger import Ledger, LedgerEntry
 from hone.data.loader import LoadedData, load_examples

@@ -8,13 +8,16 @@ as JSON text, some want content as a list of parts, some know no system role. :c
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hone.types import JsonDict, Message, ToolCall
 
-__all__ = ["MessageForm", "message_dicts", "tool_dicts"]
+__all__ = ["MessageForm", "message_dicts", "reasoning_apart", "tool_dicts"]
+
+_INLINE_REASONING = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class MessageForm:
         content: ``text`` gives strings; ``parts`` gives ``[{"type": "text", "text": ...}]`` (vision-language models).
         arguments: a tool call's arguments as a ``mapping`` or as ``json`` text.
         empty_content: for turns of tool calls alone, ``empty`` gives ``""``, ``absent`` leaves the key out.
-        reasoning: ``keys`` gives ``reasoning_content`` and ``thinking``; ``inline`` writes ``<think>`` into content.
+        reasoning: ``keys`` gives ``reasoning_content`` and ``thinking``; ``inline`` writes ``<think>`` into content;
+            ``dropped`` gives the keys to a template that leaves them out.
         system: ``own`` keeps a first system message; ``folded`` puts it at the head of the first user message.
         call_ids: ``own`` keeps the data's ids of tool calls; ``ordinal`` gives nine characters, as Mistral wants.
     """
@@ -33,7 +37,7 @@ class MessageForm:
     content: Literal["text", "parts"] = "text"
     arguments: Literal["mapping", "json"] = "mapping"
     empty_content: Literal["empty", "absent"] = "empty"
-    reasoning: Literal["keys", "inline"] = "keys"
+    reasoning: Literal["keys", "inline", "dropped"] = "keys"
     system: Literal["own", "folded"] = "own"
     call_ids: Literal["own", "ordinal"] = "own"
 
@@ -53,6 +57,23 @@ def message_dicts(messages: Sequence[Message], form: MessageForm) -> list[JsonDi
     """
     turns = _folded(messages) if form.system == "folded" else messages
     return [_message_dict(message, form) for message in _linked(turns, form)]
+
+
+def reasoning_apart(message: Message) -> Message:
+    """Take an assistant's reasoning out of its content, where it stands there in ``<think>`` tags before the answer.
+
+    Args:
+        message: any turn.
+
+    Returns:
+        The turn with its reasoning in its own field; the same where there is none to take out.
+    """
+    if message.role != "assistant" or message.reasoning is not None:
+        return message
+    found = _INLINE_REASONING.fullmatch(message.content)
+    if found is None:
+        return message
+    return replace(message, reasoning=found.group(1).strip() or None, content=found.group(2))
 
 
 def tool_dicts(tools: Sequence[Mapping[str, Any]]) -> list[JsonDict] | None:
@@ -105,7 +126,7 @@ def _message_dict(message: Message, form: MessageForm) -> JsonDict:
     plain: JsonDict = {"role": message.role}
     if text or not message.tool_calls or form.empty_content == "empty":
         plain["content"] = text if form.content == "text" else [{"type": "text", "text": text}]
-    if reasoning is not None and form.reasoning == "keys":
+    if reasoning is not None and form.reasoning != "inline":
         # gpt-oss reads "thinking"; most others read "reasoning_content".
         plain["reasoning_content"] = plain["thinking"] = reasoning
     if message.tool_calls:

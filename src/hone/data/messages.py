@@ -17,7 +17,7 @@ from hone.data.ledger import RowError
 from hone.data.strict_json import decode_json
 from hone.types import JsonDict, Message, Role, ToolCall
 
-__all__ = ["message_to_openai", "nearest", "parse_messages", "parse_tools", "quoted"]
+__all__ = ["kind", "message_to_openai", "nearest", "parse_messages", "parse_tools", "quoted"]
 
 _ROLES: dict[str, Role] = {
     "system": "system",

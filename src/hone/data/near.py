@@ -40,7 +40,7 @@ __all__ = ["NEAR_THRESHOLD", "NearGraph", "comparison_texts", "near_graph", "nor
 NEAR_THRESHOLD = 0.85
 _SHINGLE_WORDS = 3
 _TEMPLATE_SHARE = 0.5
-_TEMPLATE_MIN_PROMPTS = 10
+_TEMPLATE_MIN_PROMPTS = 5
 _NUMBERS_COUNT_BELOW_WORDS = 50
 _TYPO_MIN_LETTERS = 4
 # More prompts than this that differ in the same place only fill a slot ("Spell the word ..."); they are not compared.

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hone.data.conversation_checks import ControlCheck, LosslessCheck, check_turns, length_fault, prefix_fault
+from hone.data.message_dicts import reasoning_apart
 from hone.data.template import FIXED_DATE, ChatTemplate, ChatTokenizer
 from hone.data.template_fallback import ensure_chat_template
 from hone.data.template_probe import choose_settings, find_turn_ends, structure_texts
@@ -51,8 +52,9 @@ class _Turn:
 
 
 def has_reasoning(examples: Iterable[Example]) -> bool:
-    """Whether any supervised turn carries reasoning, and so the renderer should be made with ``thinking=True``."""
-    return any(m.supervised and m.reasoning is not None for example in examples for m in example.messages)
+    """Whether any supervised turn carries reasoning, so that the renderer should be made with ``thinking=True``."""
+    supervised = (message for example in examples for message in example.messages if message.supervised)
+    return any(reasoning_apart(message).reasoning is not None for message in supervised)
 
 
 class Renderer:
@@ -161,9 +163,10 @@ class Renderer:
 
     def prompt_text(self, messages: Sequence[Message], tools: _Tools = ()) -> str:
         """Text to generate from, special tokens written out. Arguments and errors are those of :meth:`prompt`."""
-        self._controls.check(messages, tools)
-        text = self._generation_text(messages, tools)
-        self._lossless.check_prompt(messages, tools, text)
+        turns = self._read(messages)
+        self._controls.check(turns, tools)
+        text = self._generation_text(turns, tools)
+        self._lossless.check_prompt(turns, tools, text)
         return text
 
     def segments(self, example: Example) -> list[tuple[str, bool]]:
@@ -190,7 +193,7 @@ class Renderer:
     def _rendered(self, example: Example) -> Rendered:
         check_turns(example.messages, calls_fault=self._calls_fault)
         last = max(index for index, message in enumerate(example.messages) if message.supervised)
-        messages, tools = example.messages[: last + 1], example.tools
+        messages, tools = self._read(example.messages[: last + 1]), example.tools
         self._controls.check(messages, tools)
         texts = self._turn_texts(messages, tools)
         self._lossless.check_row(messages, tools, texts)
@@ -209,6 +212,12 @@ class Renderer:
         self._counts["rows_as_several_sequences"] += 1
         sequences = tuple(_sequence(turn.ids, [turn], example.row) for turn in fitting)
         return Rendered(sequences, cut_tokens=_left_out(turns, fitting))
+
+    def _read(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Messages as the template has them: with reasoning apart from the answer where it has a place for it."""
+        if self._settings.form.reasoning != "keys":
+            return messages
+        return [reasoning_apart(message) for message in messages]
 
     def _text(self, messages: Sequence[Message], tools: _Tools, *, generation: bool) -> str:
         return self._template.text(messages, tools, settings=self._settings, generation=generation)

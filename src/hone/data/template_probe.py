@@ -177,7 +177,7 @@ def _with_reasoning_form(template: ChatTemplate, form: MessageForm) -> MessageFo
         text = _text(template, [QUESTION, THOUGHTFUL], TemplateSettings(trial)) or ""
         if "qzreasoning" in text and ANSWER.content in text:
             return trial
-    return form
+    return replace(form, reasoning="dropped")
 
 
 def _completion(template: ChatTemplate, answer: Message, settings: TemplateSettings) -> str | None:
@@ -211,8 +211,8 @@ def _probe_texts(template: ChatTemplate, settings: TemplateSettings) -> list[str
 def _generation_prompt(template: ChatTemplate, form: MessageForm, *, thinking: bool) -> TemplateSettings:
     """The first settings under which the generation prompt opens the row; its end is cut only as a last resort.
 
-    Without thinking, settings under which nothing but the answer is left to generate are preferred: with them the base
-    model, too, answers at once, and no empty think block is trained.
+    Asking for a direct answer comes first where rows have no reasoning: the base model, too, then answers at once, and
+    no empty think block is trained.
     """
     sets = _keyword_sets(template, form, thinking=thinking)
     found: list[TemplateSettings] = []
@@ -221,9 +221,8 @@ def _generation_prompt(template: ChatTemplate, form: MessageForm, *, thinking: b
         both = [s for s in whole if _completion(template, ANSWER, s) is not None]
         found = both or _trimmed(template, whole, (ANSWER, THOUGHTFUL)) or whole
     if not found:
-        exact = [s for s in sets if _is_answer_alone(template, s)]
         fitting = [s for s in sets if _completion(template, ANSWER, s) is not None]
-        found = exact or fitting or [s for s in _trimmed(template, sets, (ANSWER,)) if _is_answer_alone(template, s)]
+        found = fitting or [s for s in _trimmed(template, sets, (ANSWER,)) if _is_answer_alone(template, s)]
     if found:
         return found[0]
     raise TemplateError(

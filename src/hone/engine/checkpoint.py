@@ -14,13 +14,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from hone.errors import StorageError
 from hone.files import atomic_folder, sha256_file, write_json
 
-__all__ = ["Checkpoint", "Progress", "checkpoint_bytes", "checkpoint_folders", "load_newest_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Progress",
+    "checkpoint_bytes",
+    "checkpoint_folders",
+    "load_newest_checkpoint",
+    "save_checkpoint",
+]
 
 _NAME = re.compile(r"step-(\d{6,})")
 _TENSOR_FILES = ("adapter", "best", "optimizer")
@@ -82,12 +89,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         StorageError: no space or no permission; what was there before is untouched.
     """
     target = folder / f"step-{checkpoint.progress.step:06d}"
-    if target.exists():
-        shutil.rmtree(target)
     with atomic_folder(target) as temporary:
         for name in _TENSOR_FILES:
             tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in getattr(checkpoint, name).items()}
-            save_file(tensors, temporary / f"{name}.safetensors")
+            # not save_file: its writer reports a full disk by an error of its own, which is no OSError
+            (temporary / f"{name}.safetensors").write_bytes(save(tensors))
         write_json(temporary / "progress.json", asdict(checkpoint.progress))
         sums = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "manifest.json", sums)
@@ -103,7 +109,7 @@ def load_newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Path]]
     Returns:
         (checkpoint, damaged): None where there is none; the folders that were found damaged and set aside.
     """
-    damaged = []
+    damaged: list[Path] = []
     for path in reversed(checkpoint_folders(folder)):
         if _is_sound(path):
             return _read(path), damaged
@@ -119,7 +125,7 @@ def _is_sound(path: Path) -> bool:
         sums = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         expected = {f"{name}.safetensors" for name in _TENSOR_FILES} | {"progress.json"}
         return set(sums) == expected and all(sha256_file(path / name) == digest for name, digest in sums.items())
-    except (OSError, ValueError, TypeError, SafetensorError):
+    except (StorageError, OSError, ValueError, TypeError):
         return False
 
 

@@ -25,7 +25,7 @@ from hone.errors import InterruptedRunError
 from hone.model.forward import Forward
 from hone.types import TokenSequence
 
-__all__ = ["LoopSettings", "LoopResult", "micro_batches", "train"]
+__all__ = ["LoopResult", "LoopSettings", "micro_batches", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,11 @@ class LoopSettings:
         """Optimizer steps of the whole run."""
         steps = -(-num_sequences // self.batch_size) * self.epochs
         return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def learning_rate_at(self, step: int, total_steps: int) -> float:
+        """The schedule's value for ``step``, from 1."""
+        warmup_steps = round(self.warmup_share * total_steps)
+        return linear_warmup_decay(step, total_steps=total_steps, warmup_steps=warmup_steps, peak=self.learning_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,7 @@ def train(
         TrainingError: loss or gradient became non-finite.
         InterruptedRunError: ``should_stop`` said so; a checkpoint was saved.
     """
-    state = _LoopState(parameters, make_optimizer(parameters, weight_decay=settings.weight_decay))
+    state = _LoopState(parameters, settings, recorder, checkpoints)
     if resume_from is not None:
         state.restore(resume_from)
     total = settings.total_steps(len(sequences))
@@ -135,39 +140,27 @@ def train(
         len(sequences), batch_size=settings.batch_size, epochs=settings.epochs, seed=settings.seed,
         start_step=state.progress.step,
     )  # fmt: skip
-    stopped_early = _out_of_patience(state.progress, settings)
-    saved_step = state.progress.step
     for step, epoch, indices in order:
-        if step > total or stopped_early:
+        if step > total or state.out_of_patience:
             break
         started = time.perf_counter()
-        rate = linear_warmup_decay(
-            step, total_steps=total, warmup_steps=round(settings.warmup_share * total), peak=settings.learning_rate
-        )
+        rate = settings.learning_rate_at(step, total)
         result = train_step(
             model, micro_batches([sequences[index] for index in indices], max_tokens=settings.micro_batch_tokens),
             forward=forward, objective=objective, parameters=list(parameters.values()), optimizer=state.optimizer,
             learning_rate=rate, max_gradient_norm=settings.max_gradient_norm,
         )  # fmt: skip
-        state.count(step, result, time.perf_counter() - started)
-        recorder.record(_step_event(state.progress, total, epoch, rate, result, time.perf_counter() - started))
+        seconds = time.perf_counter() - started
+        state.count(step, result, seconds)
+        recorder.record(_step_event(state.progress, total, epoch, rate, result, seconds))
         if evaluate is not None and (step % settings.evaluate_every_steps == 0 or step == total):
-            state.validate(evaluate(), recorder)
-            stopped_early = step < total and _out_of_patience(state.progress, settings)
-        stopping = should_stop() and step < total
-        if stopping or step % (settings.save_every_steps or settings.evaluate_every_steps) == 0:
-            saved_step = step
-            path = save_checkpoint(checkpoints, state.checkpoint(), keep=settings.keep_checkpoints)
-            recorder.record(Event("checkpoint", {"step": step, "path": path.name}))
-        if stopping:
-            raise InterruptedRunError(f"stopped after step {step} of {total}; the state is saved in {path.name}")
-    if settings.save_every_steps is not None and saved_step != state.progress.step:
-        save_checkpoint(checkpoints, state.checkpoint(), keep=settings.keep_checkpoints)
-    return state.finish(total, stopped_early)
-
-
-def _out_of_patience(progress: Progress, settings: LoopSettings) -> bool:
-    return settings.patience is not None and progress.evaluations_without_gain >= settings.patience
+            state.validate(evaluate())
+        if step % (settings.save_every_steps or settings.evaluate_every_steps) == 0 or step == total:
+            state.save()
+        if step < total and should_stop():
+            state.save_unscheduled()
+            raise InterruptedRunError(f"stopped after step {step} of {total}; the state is saved")
+    return state.finish(total)
 
 
 def _step_event(
@@ -191,13 +184,24 @@ def _step_event(
 
 
 class _LoopState:
-    """The tensors and counters that a checkpoint holds."""
+    """The tensors and counters that a checkpoint holds, and where it is written."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], settings: LoopSettings, recorder: Recorder, checkpoints: Path
+    ) -> None:
         self.parameters = parameters
-        self.optimizer = optimizer
+        self.settings = settings
+        self.recorder = recorder
+        self.checkpoints = checkpoints
+        self.optimizer = make_optimizer(parameters, weight_decay=settings.weight_decay)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
+        self.saved_step = 0
+
+    @property
+    def out_of_patience(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.progress.evaluations_without_gain >= patience
 
     def count(self, step: int, result: StepResult, seconds: float) -> None:
         before = self.progress
@@ -213,7 +217,7 @@ class _LoopState:
             largest_gradient_norm=norm if largest is None else max(largest, norm),
         )
 
-    def validate(self, loss: float, recorder: Recorder) -> None:
+    def validate(self, loss: float) -> None:
         before = self.progress
         better = before.best_loss is None or loss < before.best_loss
         if better:
@@ -221,10 +225,21 @@ class _LoopState:
             self.progress = replace(before, best_step=before.step, best_loss=loss, evaluations_without_gain=0)
         else:
             self.progress = replace(before, evaluations_without_gain=before.evaluations_without_gain + 1)
-        recorder.record(Event("validation", {"step": before.step, "loss": loss, "best": better}))
+        self.recorder.record(Event("validation", {"step": before.step, "loss": loss, "best": better}))
 
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.parameters, self.best, optimizer_state(self.optimizer, self.parameters), self.progress)
+    def save(self) -> None:
+        # the event goes first: a run killed between the two takes both back when it resumes from the step before
+        step = self.progress.step
+        self.recorder.record(Event("checkpoint", {"step": step, "path": f"{self.checkpoints.name}/step-{step:06d}"}))
+        self.save_unscheduled()
+
+    def save_unscheduled(self) -> None:
+        """Save without an event, which an uninterrupted run would not have."""
+        if self.saved_step < self.progress.step:
+            state = optimizer_state(self.optimizer, self.parameters)
+            checkpoint = Checkpoint(self.parameters, self.best, state, self.progress)
+            save_checkpoint(self.checkpoints, checkpoint, keep=self.settings.keep_checkpoints)
+            self.saved_step = self.progress.step
 
     def restore(self, checkpoint: Checkpoint) -> None:
         _copy_into(self.parameters, checkpoint.adapter)
@@ -233,12 +248,13 @@ class _LoopState:
             name: tensor.to(self.parameters[name].device) for name, tensor in checkpoint.best.items()
         }
         self.progress = checkpoint.progress
+        self.saved_step = checkpoint.progress.step
 
-    def finish(self, total_steps: int, stopped_early: bool) -> LoopResult:
+    def finish(self, total_steps: int) -> LoopResult:
         if self.best:
             _copy_into(self.parameters, self.best)
         last = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        return LoopResult(self.progress, total_steps, stopped_early, last)
+        return LoopResult(self.progress, total_steps, self.progress.step < total_steps, last)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from hone.evaluation.examples import answers_by_row, pick_examples
 from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
 from hone.evaluation.scorers import METRICS, Metric, likelihood_statistics, metrics_for
 from hone.evaluation.shape import TaskShape
-from hone.evaluation.statistics import Comparison, PairedBootstrap
+from hone.evaluation.statistics import PairedBootstrap
 from hone.evaluation.sums import FloatArray
 from hone.types import ArmName, JsonDict
 
@@ -86,12 +86,7 @@ def evaluate_arms(
         for arm in arms
     }
     bootstrap = PairedBootstrap(len(references), seed=seed, clusters=clusters, confidence=confidence)
-    differences = [
-        Difference(arm.arm, against.arm, one.name, _compared(bootstrap, one, arm, against, statistics))
-        for one in metrics
-        for arm, against in _pairs(arms)
-        if _has(one, arm) and _has(one, against)
-    ]
+    differences = _differences(bootstrap, metrics, arms, statistics)
     answers = answers_by_row(
         row_numbers or range(1, len(references) + 1),
         prompts,
@@ -184,22 +179,28 @@ def _focus(arms: Sequence[ArmResult]) -> tuple[str, str | None]:
     return (pairs[0][0].arm, pairs[0][1].arm) if pairs else (arms[-1].arm, None)
 
 
-def _compared(
+def _differences(
     bootstrap: PairedBootstrap,
-    metric: Metric,
-    arm: ArmResult,
-    against: ArmResult,
+    metrics: Sequence[Metric],
+    arms: Sequence[ArmResult],
     statistics: dict[ArmName, dict[str, FloatArray]],
-) -> Comparison:
-    word_for_word = list(arm.predictions) == list(against.predictions)
-    return bootstrap.compare(
-        statistics[arm.arm][metric.name],
-        statistics[against.arm][metric.name],
-        metric.aggregate,
-        higher_is_better=metric.higher_is_better,
-        bounds=None if word_for_word else metric.bounds,
-        row_scores=metric.row_aggregate,
-    )
+) -> list[Difference]:
+    differences = []
+    for metric in metrics:
+        for arm, against in _pairs(arms):
+            if not (_has(metric, arm) and _has(metric, against)):
+                continue
+            word_for_word = list(arm.predictions) == list(against.predictions)
+            compared = bootstrap.compare(
+                statistics[arm.arm][metric.name],
+                statistics[against.arm][metric.name],
+                metric.aggregate,
+                higher_is_better=metric.higher_is_better,
+                bounds=None if word_for_word else metric.bounds,
+                row_scores=metric.row_aggregate,
+            )
+            differences.append(Difference(arm.arm, against.arm, metric.name, compared))
+    return differences
 
 
 def _summary(

@@ -1,5 +1,7 @@
 """The report of a run, three times the same: ``evaluation.json`` for programs, ``report.md``, ``report.html``.
 
+``evaluation.json`` holds the ``evaluation`` object of the run's result, with its ``verdict`` inside.
+
 The page is one self-contained file: no script, no font, no image and no address to fetch; the browser is told to
 refuse any. All text that came from the user's data or from a model is escaped.
 """
@@ -37,6 +39,7 @@ DECISION_TITLES = {
 LONGEST_TEXT = 1200
 _BYTE_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 MOST_DROPPED_ROWS = 100
+MOST_LISTED = 12
 # Characters that no page may hold, that turn the reading direction around, or that are half of a surrogate pair.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -50,8 +53,8 @@ def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
             of the report. Beyond the documented keys these are shown where they are given: ``answers`` (all rows,
             ``Evaluation.answers``), ``notes`` (sentences), ``curves`` {``training``, ``validation``: [[step, loss]]},
             ``dropped_rows`` [{``row``, ``line``, ``code``, ``reason``}], ``settings`` {name: value}, ``repeat``
-            (a command line), ``created`` (a time). Items of ``proof``: {``name``, ``passed`` (true, false, or null
-            where it was not checked), ``measured``, ``bound``, ``note``}.
+            (a command line), ``created`` (a time). Items of ``proof`` are those of ``proof.json``: {``number``,
+            ``name``, ``holds``, ``measured``, ``bound``, ``checked``, ``remedy``}.
 
     Returns:
         The path of ``report.html``.
@@ -59,8 +62,8 @@ def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
     Raises:
         StorageError: a file cannot be written.
     """
-    chosen = {key: result[key] for key in ("schema", "version", "evaluation", "verdict") if key in result}
-    document = json.dumps(chosen, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    stored = {**result["evaluation"], "verdict": result.get("verdict")}
+    document = json.dumps(stored, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     environment = _environment()
     context = _context(result)
     page = environment.get_template("report.html.jinja").render(context)
@@ -119,7 +122,8 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
         "training": _flat(result.get("training") or {}),
         "curve_chart": _curves(curves),
         "proof": [_proof_row(item) for item in result.get("proof") or []],
-        "settings": _flat(result.get("settings") or {}),
+        "settings": _flat(result.get("settings") or {})
+        + _flat({key: result[key] for key in ("generation", "code") if result.get(key)}),
         "notes": list(result.get("notes") or []),
         "repeat": result.get("repeat"),
     }
@@ -193,12 +197,15 @@ def _curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str | None:
 
 
 def _proof_row(item: Mapping[str, Any]) -> JsonDict:
-    passed = item.get("passed")
-    mark, word, style = ("–", "not checked", "open")
-    if passed is not None:
-        mark, word, style = ("✓", "holds", "good") if passed else ("✕", "fails", "bad")
-    values = {key: item.get(key) for key in ("name", "measured", "bound", "note")}
-    return {**values, "mark": mark, "word": word, "style": style}
+    mark, word, style = ("✓", "holds", "good") if item["holds"] else ("✕", "does not hold", "bad")
+    values = {key: item.get(key) for key in ("number", "name", "measured", "bound", "checked")}
+    return {
+        **values,
+        "remedy": None if item["holds"] else item.get("remedy"),
+        "mark": mark,
+        "word": word,
+        "style": style,
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -233,7 +240,8 @@ def _shown(value: Any) -> str:
         large = f"{value:,.1f}".replace(",", "\u202f").removesuffix(".0")
         return large if abs(value) >= 100 else f"{value:.4g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_shown(item) for item in value) or "none"
+        listed = ", ".join(_shown(item) for item in value[:MOST_LISTED]) or "none"
+        return listed if len(value) <= MOST_LISTED else f"{listed}, … ({len(value)} in all)"
     return _clean(value)
 
 

@@ -5,10 +5,10 @@ statistics (``scorers.py``), so that corpus metrics such as BLEU are recomputed 
 averaged over rows.
 
 Intervals are expanded percentile bootstrap intervals (Hesterberg 2015, "What Teachers Should Know About the
-Bootstrap", section 5.3): the percentiles are taken further out, as if by Student's t and the factor n / (n - 1).
-On simulated arms of 15 to 60 rows (binary, F1-like and chrF-like scores) they cover 93 to 96 % where the plain
-percentile interval covers 90 to 94 % and BCa 88 to 94 %. Where all units score alike a bootstrap would claim
-certainty; there the exact bound for an event never seen in n units is used (for 60 units: up to 6 % of others).
+Bootstrap"): the percentiles are taken further out, as if by Student's t and the factor n / (n - 1).
+On simulated arms of 15 to 60 rows (binary, F1-like and chrF-like scores) they cover at least 93 %, where the plain
+percentile interval goes down to 90 % and BCa to 88 %. Where all units score alike a bootstrap would claim certainty;
+there the exact bound for an event never seen in n units is used (for 60 units: up to 6 % of others).
 
 p-values are of the paired permutation test (each unit's two answers change places at random; Noreen 1989,
 "approximate randomization"). Two arms are called different only where the interval leaves out 0 *and* p < 1 -

@@ -31,6 +31,7 @@ __all__ = [
     "attach_adapter",
     "detach_adapter",
     "find_linear_layers",
+    "layer_widths",
 ]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hone.errors import StorageError
 from hone.files import atomic_folder
 from hone.model.lora import detach_adapter
 
@@ -26,6 +28,9 @@ def merge_and_save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, f
         StorageError: no space or no permission.
     """
     detach_adapter(model, merge=True)
-    with atomic_folder(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+    try:
+        with atomic_folder(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+    except SafetensorError as error:  # its writer's own form of OSError: no space, no permission
+        raise StorageError(f"cannot be written: {error}", where=str(folder)) from error

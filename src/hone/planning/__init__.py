@@ -1,1 +1,5 @@
-"""TODO"""
+"""What a run will use and cost, chosen before it starts."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

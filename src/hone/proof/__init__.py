@@ -1,1 +1,5 @@
-"""TODO"""
+"""Invariants measured on the user's own model and data, before and after training."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,1 +1,5 @@
-"""TODO"""
+"""One flat function per job: the place where the layers meet."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

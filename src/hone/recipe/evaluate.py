@@ -46,6 +46,7 @@ class EvaluationResult:
 
     Args:
         evaluation: the ``evaluation`` object of the result.
+        answers: every held-out row with each arm's answer and score.
         verdict: what it allows to say; None for a base alone, where there is nothing to decide.
         proof: invariants 10 and 12, where a tuned model answered.
         settings: how answers were made, to repeat them.
@@ -53,6 +54,7 @@ class EvaluationResult:
     """
 
     evaluation: JsonDict
+    answers: list[JsonDict]
     verdict: Verdict | None
     proof: list[Invariant]
     settings: JsonDict
@@ -106,7 +108,8 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         proof.append(check_stops(tuned.stopped))
     verdict = decide(evaluation) if answerer.is_tuned else None
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
-    return EvaluationResult(evaluation.to_json(), verdict, proof, settings, {"source": source, **loaded.ledger.summary()})
+    data = {"source": source, **loaded.ledger.summary()}
+    return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data)
 
 
 def _arms(wanted: Sequence[ArmName] | None, answerer: Answerer) -> list[ArmName]:

@@ -16,9 +16,8 @@ from hone.data.loader import LoadedData, load_examples
 from hone.engine.checkpoint import Checkpoint, load_newest_checkpoint
 from hone.engine.events import Event, Recorder, Tee
 from hone.errors import ConfigError, HoneError, InterruptedRunError, TrainingError
-from hone.evaluation.report import write_report
-from hone.files import write_json
 from hone.proof.invariant import Invariant
+from hone.recipe.reporting import write_run_report
 from hone.recipe.run_files import describe_documents, held_out_file, store_proof
 from hone.recipe.sft import SftResult, train_sft
 from hone.registry.names import check_name, version_name_for
@@ -75,7 +74,6 @@ def run(
         answered = _evaluate_in_fresh_process(config, work.folder, home)
         proof = [*trained.proof, *(Invariant(**invariant) for invariant in answered["proof"])]
         store_proof(work.folder, proof)
-        write_json(work.folder.evaluation, answered["evaluation"])
         version = _register(config, home, name, work.folder, trained, answered["evaluation"], proof)
         result = _result(work.folder, trained, proof) | {
             "version": version.reference,
@@ -86,7 +84,7 @@ def run(
             "documents": documents,
             "report": str(work.folder.report_html),
         }
-        write_report(work.folder.path, result)
+        write_run_report(work.folder, trained.config, result, answers=answered["answers"])
         work.folder.finish(result)
     return result
 

@@ -31,7 +31,7 @@ from hone.recipe.inference import make_renderer, training_path
 from hone.recipe.rows import PreparedRows, prepare_rows
 from hone.recipe.run_files import describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.registry.runs import RunFolder
-from hone.types import JsonDict, TokenSequence
+from hone.types import Example, JsonDict, TokenSequence
 
 __all__ = ["PROBE_FILE", "SftResult", "train_sft"]
 
@@ -51,6 +51,7 @@ class SftResult:
         manifest: the data's hashes and splits.
         proof: the invariants checked so far.
         template_hash: of the chat template and how it is used.
+        config: the options with every number resolved.
     """
 
     base: JsonDict
@@ -59,6 +60,7 @@ class SftResult:
     manifest: JsonDict
     proof: list[Invariant]
     template_hash: str
+    config: TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,9 @@ def train_sft(
     )  # fmt: skip
     choices = _choose(config, base, rows.rendered(rows.train + rows.validation))
     for choice in choices.choices:
-        note(f"{choice.name} = {choice.value:g} ({choice.reason})")
+        text = f"{choice.name} = {choice.value:g} ({choice.reason})"
+        told = {"text": text, "choice": choice.name, "value": f"{choice.value:g}", "reason": choice.reason}
+        recorder.record(Event("note", told))
     config = store_inputs(folder, config, rows, choices)
 
     names = attach_adapter(base.model, rank=choices.rank, alpha=choices.alpha, seed=config.seed)
@@ -143,6 +147,7 @@ def train_sft(
         manifest=rows.manifest,
         proof=proof,
         template_hash=renderer.template_hash,
+        config=config,
     )
 
 
@@ -226,7 +231,14 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
         "base_hash": base.base_hash,
         "template": job.renderer.describe(),
         "longest_answer_tokens": max(sequence.num_supervised for sequence in sequences),
+        "system_prompt": _common_system_prompt(job.rows.train),
     }
     save_adapter(base.model, job.folder.adapter, base_name=base.name, notes=notes)
     write_probe(job.folder.path / PROBE_FILE, base.model, probe_sequences(sequences), forward=job.forward)
     return moved
+
+
+def _common_system_prompt(examples: Sequence[Example]) -> str | None:
+    """The system prompt that all rows share, which chat then uses by default; None where they differ or have none."""
+    prompts = {example.messages[0].content if example.messages[0].role == "system" else None for example in examples}
+    return prompts.pop() if len(prompts) == 1 else None

@@ -1,0 +1,164 @@
+"""The comparison for people: the arms, their differences, one best and one worst row, the proof, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from hone.cli.output import LABEL_COLUMNS, labelled, paragraph
+from hone.cli.tables import figure, signed, text_table
+
+__all__ = ["comparison_lines", "example_lines", "proof_lines", "verdict_lines"]
+
+_ARM_TITLES = {"few_shot": "few-shot", "tuned_retrieval": "tuned+retrieval"}
+_DECISIONS = {
+    "ship": ("Ship.", "bold green"),
+    "do_not_ship": ("Do not ship.", "bold red"),
+    "not_enough_evidence": ("Not enough evidence.", "bold yellow"),
+    "prompting_is_enough": ("Prompting is enough.", "bold yellow"),
+    "retrieval_is_enough": ("Retrieval is enough.", "bold yellow"),
+}
+_LINES_OF_A_TEXT = 3
+
+_Json = Mapping[str, Any]
+
+
+def comparison_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]:
+    """The arms in figures, then who differs from whom and how surely.
+
+    Args:
+        evaluation: the ``evaluation`` object of a result.
+        columns: of a line; arms that do not fit beside each other stand in a second table.
+    """
+    metrics: _Json = evaluation["metrics"]
+    deciding = metrics[evaluation["metric"]]
+    rows = "1 held-out row" if evaluation["rows"] == 1 else f"{evaluation['rows']} held-out rows"
+    direction = "higher" if deciding["higher_is_better"] else "lower"
+    yield Text(f"Comparison on {rows}; {deciding['title']} decides, {direction} is better", style="bold")
+    yield ""
+    names = list(evaluation["arms"])
+    lines = _arms_table(evaluation, names)
+    while names:
+        count = len(names)
+        while count > 1 and max(map(len, lines)) > columns:
+            count -= 1
+            lines = _arms_table(evaluation, names[:count])
+        yield from lines
+        names = names[count:]
+        lines = _arms_table(evaluation, names) if names else []
+    pairs = list(dict.fromkeys((one["arm"], one["against"]) for one in evaluation["differences"]))
+    for arm, against in pairs:
+        yield ""
+        yield from _differences_table(evaluation, arm, against)
+
+
+def _arms_table(evaluation: _Json, names: Sequence[str]) -> list[str]:
+    arms = [evaluation["arms"][name] for name in names]
+    rows = [["", *(_arm_title(name) for name in names)]]
+    for name, metric in evaluation["metrics"].items():
+        rows.append([_metric_title(metric), *(figure(arm["metrics"][name], name) for arm in arms)])
+        if name == evaluation["metric"]:
+            confidence = evaluation["method"]["confidence"]
+            rows.append([f"  {confidence:.0%} interval", *(_interval(arm["interval"], name) for arm in arms)])
+    rows.append(["Ended by itself", *(f"{arm['stop_share']:.0%}" for arm in arms)])
+    return text_table(rows, indent=2)
+
+
+def _differences_table(evaluation: _Json, arm: str, against: str) -> list[str]:
+    """One line a metric; the deciding one first."""
+    title = f"{_arm_title(arm)} - {_arm_title(against)}"
+    rows = []
+    for one in (*evaluation["differences"], *evaluation["other_differences"]):
+        if (one["arm"], one["against"]) != (arm, against):
+            continue
+        metric = evaluation["metrics"][one["metric"]]
+        better = (one["difference"] > 0) == metric["higher_is_better"]
+        finding = ("better" if better else "worse") if one["different"] else "undecided"
+        interval = _interval(one["interval"], metric["name"], with_sign=True)
+        rows.append(
+            [_metric_title(metric), signed(one["difference"], metric["name"]), interval, _p(one["p_value"]), finding]
+        )
+    heading = ["Difference", title, f"{evaluation['method']['confidence']:.0%} interval", "p", ""]
+    return text_table([heading, *rows], indent=2)
+
+
+def example_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]:
+    """The row on which the tuned model gained most, and the one on which it lost most; each text cut to a few lines."""
+    metric = evaluation["metrics"][evaluation["metric"]]
+    for part in ("best", "worst"):
+        if not evaluation["examples"][part]:
+            continue
+        row = evaluation["examples"][part][0]
+        yield ""
+        yield Text(_example_title(row, metric, part), style="bold")
+        texts = {"prompt": row["prompt"], "expected": row["reference"]}
+        texts |= {_arm_title(arm): answer for arm, answer in row["answers"].items()}
+        for label, text in texts.items():
+            shown = text if text.strip() else "(nothing)"
+            yield paragraph(shown, columns=columns, first=f"  {label:<10}", most_lines=_LINES_OF_A_TEXT)
+
+
+def _example_title(row: _Json, metric: _Json, part: str) -> str:
+    difference = row["difference"]
+    if difference is None:
+        return f"{part.capitalize()} row: {row['row']}"
+    gained = difference if metric["higher_is_better"] else -difference
+    word = "No change" if gained == 0 else "Gain" if gained > 0 else "Loss"
+    if part == "best":
+        word = "Largest gain" if gained > 0 else word
+    else:
+        word = "Largest loss" if gained < 0 else "Least gain" if gained > 0 else word
+    scores = row["scores"]
+    base, tuned = (figure(scores[arm], metric["name"]) for arm in ("base", "tuned"))
+    return f"{word}: held-out row {row['row']}, {metric['title']} {base} -> {tuned}"
+
+
+def proof_lines(proof: Sequence[_Json], *, columns: int) -> Iterator[str | Text]:
+    """How many invariants hold, and each that does not, with its figure, its bound and what to do."""
+    failed = [one for one in proof if not one["holds"]]
+    held = len(proof) - len(failed)
+    yield labelled("Proof", f"{held} of {len(proof)} invariants hold on this model and data", columns=columns)
+    for one in failed:
+        figures = f"measured {one['measured']:g}, bound {one['bound']} ({one['checked']})"
+        text = f"Does not hold: {one['number']}. {one['name']}: {figures}. What to do: {one['remedy']}"
+        yield labelled("", text, columns=columns, hang=2)
+
+
+def verdict_lines(verdict: _Json, *, columns: int, reasons: str) -> Iterator[str | Text]:
+    """The decision with its reason, what to beware of, and what nobody measured.
+
+    Args:
+        verdict: the ``verdict`` object of a result.
+        columns: of a line.
+        reasons: where it is written why something was not measured.
+    """
+    title, style = _DECISIONS.get(verdict["decision"], (f"{verdict['decision']}.", "bold"))
+    line = labelled("Verdict", f"{title} {verdict['reason']}", columns=columns)
+    line.stylize(style, LABEL_COLUMNS, LABEL_COLUMNS + len(title))
+    yield line
+    for warning in verdict["warnings"]:
+        yield labelled("", f"Beware: {warning}", columns=columns, hang=2)
+    names = [_arm_title(str(one["what"])).replace("_", " ") for one in verdict["not_measured"]]
+    if names:
+        yield labelled("", f"Not measured: {', '.join(names)} (reasons in {reasons}).", columns=columns, hang=2)
+
+
+def _arm_title(arm: str) -> str:
+    return _ARM_TITLES.get(arm, arm)
+
+
+def _metric_title(metric: _Json) -> str:
+    return str(metric["title"]) + ("" if metric["higher_is_better"] else " (lower is better)")
+
+
+def _interval(pair: Sequence[float] | None, metric: str, *, with_sign: bool = False) -> str:
+    if pair is None:
+        return "none"
+    low, high = ((signed(one, metric) if with_sign else figure(one, metric)) for one in pair)
+    return f"{low} to {high}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,133 @@
+"""The result of ``hone run``, ``hone train`` and ``hone evaluate`` for people: short, and nothing that was not measured."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from hone.cli.comparison import comparison_lines, example_lines, proof_lines, verdict_lines
+from hone.cli.output import LABEL_COLUMNS, console, harmless, labelled, show, text_columns
+from hone.cli.tables import byte_size, duration
+
+__all__ = ["print_evaluation", "print_run", "print_training"]
+
+_Json = Mapping[str, Any]
+_Lines = Iterator[str | Text]
+
+
+def print_run(result: _Json) -> None:
+    """Print what ``hone run`` found.
+
+    Args:
+        result: the object that ``--json`` prints.
+    """
+    columns = text_columns(console(sys.stdout))
+    _print(_run_lines(result, columns))
+
+
+def print_training(result: _Json) -> None:
+    """Print what ``hone train`` did.
+
+    Args:
+        result: the object that ``--json`` prints.
+    """
+    columns = text_columns(console(sys.stdout))
+    folder = shlex.quote(result["run_dir"])
+    _print(_training_lines(result, columns))
+    _print(proof_lines(result["proof"], columns=columns))
+    show(_line("Adapter", str(Path(result["run_dir"]) / "adapter")))
+    show(_line("Next", f"hone chat {folder}"))
+    show(_line("", f"hone evaluate {folder} HELD_OUT.jsonl"))
+
+
+def print_evaluation(result: _Json) -> None:
+    """Print what ``hone evaluate`` found.
+
+    Args:
+        result: the object that ``--json`` prints.
+    """
+    columns = text_columns(console(sys.stdout))
+    show(Text(str(result["version"]), style="bold"))
+    _print(_row_counts(result["data"], columns))
+    show()
+    _print(comparison_lines(result["evaluation"], columns=columns))
+    _print(example_lines(result["evaluation"], columns=columns))
+    show()
+    if result["proof"]:
+        _print(proof_lines(result["proof"], columns=columns))
+    if result["verdict"]:
+        _print(verdict_lines(result["verdict"], columns=columns, reasons="--json"))
+
+
+def _run_lines(result: _Json, columns: int) -> _Lines:
+    yield Text(f"{result['version']} ({result['status']})", style="bold")
+    yield from _training_lines(result, columns)
+    yield ""
+    yield from comparison_lines(result["evaluation"], columns=columns)
+    yield from example_lines(result["evaluation"], columns=columns)
+    yield ""
+    yield from proof_lines(result["proof"], columns=columns)
+    yield from verdict_lines(result["verdict"], columns=columns, reasons="the report")
+    yield _line("Report", result["report"])
+    yield _line("Next", f"hone chat {result['version']} --base")
+
+
+def _training_lines(result: _Json, columns: int) -> _Lines:
+    data, training = result["data"], result["training"]
+    yield from _row_counts(data, columns)
+    parts = {"trained on": data["train"], "to choose the best step": data["validation"], "held out": data["held_out"]}
+    used = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
+    yield labelled("", used, columns=columns)
+    yield from _first_dropped(Path(result["run_dir"]) / "ledger.jsonl", data["source"], columns)
+    yield labelled("Training", _training_sentence(training, result["base"]), columns=columns)
+
+
+def _row_counts(data: _Json, columns: int) -> _Lines:
+    counts = [f"{data['kept']} kept"]
+    counts += [f"{data['cut']} cut"] if data["cut"] else []
+    reasons = ", ".join(f"{code} {count}" for code, count in data["codes"].items())
+    counts += [f"{data['dropped']} dropped ({reasons})"] if data["dropped"] else ["none dropped"]
+    yield labelled("Data", f"{data['rows']} rows read: {', '.join(counts)}", columns=columns)
+
+
+def _first_dropped(ledger: Path, source: str, columns: int) -> _Lines:
+    """The first row that was left out, as its ledger says it; a run without its ledger has nothing to add."""
+    try:
+        entries = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return
+    dropped = [entry for entry in entries if entry["status"] == "dropped"]
+    if dropped:
+        text = f"{source}:{dropped[0]['line']}: {dropped[0]['reason']}"
+        yield labelled("", f"first dropped: {text}", columns=columns, hang=2)
+        yield _line("", f"what became of each row: {ledger}")
+
+
+def _training_sentence(training: _Json, base: _Json) -> str:
+    steps = f"{training['steps']} steps"
+    if training["stopped_early"]:
+        steps += f" of {training['total_steps']} (stopped early, the validation loss no longer fell)"
+    memory = f"at most {byte_size(training['peak_memory_bytes'])} of memory"
+    if training["peak_device_memory_bytes"]:
+        memory += f" and {byte_size(training['peak_device_memory_bytes'])} on {base['device']}"
+    speed = training["tokens_per_second"]
+    parts = [f"{steps} in {duration(training['seconds'])}", f"{speed:.0f} tokens/s" if speed else "", memory]
+    if training["validation_loss"] is not None:
+        parts.append(f"validation loss {training['validation_loss']:.3f} at step {training['best_step']}, kept")
+    return ", ".join(part for part in parts if part)
+
+
+def _line(label: str, text: str) -> Text:
+    """A path or a command, which is not to be broken."""
+    return Text.assemble((f"{label:<{LABEL_COLUMNS}}", "bold"), harmless(text))
+
+
+def _print(lines: Iterable[str | Text]) -> None:
+    for line in lines:
+        show(line)
