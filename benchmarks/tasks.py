@@ -155,7 +155,9 @@ def main() -> None:
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
     """A result without what belongs to this machine's folders or repeats the data."""
-    evaluation = {key: value for key, value in result["evaluation"].items() if key in ("metric", "rows", "arms", "differences")}
+    evaluation = {
+        key: value for key, value in result["evaluation"].items() if key in ("metric", "rows", "arms", "differences")
+    }
     keep = ("base", "training", "verdict", "proof", "wall_seconds")
     return {**{key: result[key] for key in keep}, "evaluation": evaluation}
 

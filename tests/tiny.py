@@ -111,7 +111,7 @@ def tiny_model(family: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             # norms begin at 1 (or at 0 where the layer adds 1): keep that, and move every entry off it
-            centre = float(parameter.flatten()[0]) if parameter.dim() < 2 else 0.0
+            centre = 1.0 if bool((parameter == 1).all()) else 0.0
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(centre + 0.15 * noise)
     return model

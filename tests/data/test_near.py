@@ -141,11 +141,13 @@ def _without_template(counts: list[Counter[tuple[str, ...]]]) -> list[set[tuple[
 
 @given(st.lists(st.lists(words, max_size=4), min_size=2, max_size=12), st.integers(0, 3), st.randoms())
 def test_pairs_are_those_of_all_against_all(cores: list[list[str]], num_bases: int, order: random.Random) -> None:
-    bases = [[f"{stem}{chr(97 + n)}{chr(97 + n)}" for n in range(20)] for stem in ("stone", "river", "cloud", "light")]
+    bases = [
+        [stem + chr(97 + n // 7) + chr(104 + n % 7) for n in range(45)] for stem in ("stone", "river", "cloud", "light")
+    ]
     texts = []
     for core in cores:
         base = bases[order.randint(0, num_bases)]
-        texts.append(" ".join([*base[:15], *core, *base[15:]]))
+        texts.append(" ".join([*base[:30], *core, *base[30:]]))
     texts = list(dict.fromkeys(texts))
     contents = _without_template([_trigrams(text) for text in texts])
     graph = near_graph(texts)

@@ -56,7 +56,7 @@ class Heard:
         self.events.append(event)
 
     def data(self, *kinds: str) -> list[Mapping[str, Any]]:
-        return [event.data for event in self.events if event.kind in kinds]
+        return [event.data for event in self.events if not kinds or event.kind in kinds]
 
 
 @dataclass
@@ -109,11 +109,11 @@ def test_the_events_of_a_run(tmp_path: Path) -> None:
     run = Run()
     result = run.train(tmp_path)
     kinds = [event.kind for event in run.heard.events]
-    # per step: the step, then validation where it is due, then the checkpoint where it is due
+    # per step: the step, then validation where it is due, then the checkpoint where it is due; the last has all
     assert kinds == [
         "step", "step", "checkpoint", "step", "validation",
         "step", "checkpoint", "step", "step", "validation", "checkpoint",
-        "step", "step", "checkpoint", "step", "validation",
+        "step", "step", "checkpoint", "step", "validation", "checkpoint",
     ]  # fmt: skip
     steps = run.heard.data("step")
     assert [data["step"] for data in steps] == list(range(1, 10))
@@ -170,11 +170,11 @@ def test_the_size_of_micro_batches_does_not_matter(tmp_path: Path) -> None:
 
 def test_the_same_run_twice_is_the_same_to_the_bit_and_another_seed_is_another(tmp_path: Path) -> None:
     first, second, third = Run(), Run(), Run()
-    first.train(tmp_path / "1")
-    second.train(tmp_path / "2")
-    third.train(tmp_path / "3", replace(SETTINGS, seed=6))
+    first.train(tmp_path / "1" / "checkpoints")
+    second.train(tmp_path / "2" / "checkpoints")
+    third.train(tmp_path / "3" / "checkpoints", replace(SETTINGS, seed=6))
     assert _equal(first.weights(), second.weights())
-    assert first.heard.data("step", "validation") == second.heard.data("step", "validation")
+    assert first.heard.data() == second.heard.data()
     assert not _equal(first.weights(), third.weights())
 
 
@@ -238,19 +238,16 @@ def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
     assert _equal(newest.adapter, run.weights())
 
 
-@pytest.mark.parametrize(("patience", "last_step"), [(1, 4), (2, 8), (3, 9), (None, 9)])
+@pytest.mark.parametrize(("patience", "last_step"), [(1, 2), (2, 5), (4, 7), (6, 9), (None, 9)])
 def test_a_run_stops_when_validation_gains_nothing(tmp_path: Path, patience: int | None, last_step: int) -> None:
+    # validated after every step: 1 is the first best, 2 is worse, 3 is better, and nothing after it
+    losses = {1: 2.0, 2: 2.5, 3: 1.9, 4: 1.9, 5: 1.95, 6: 3.0, 7: 3.0, 8: 3.0, 9: 3.0}
     run = Run()
-    settings = replace(SETTINGS, evaluate_every_steps=2, patience=patience)
-    # validations at steps 2, 4, 6, 8 and 9: best, worse, better, worse (1 or 2 without gain), worse
-    losses = _losses(2.0, 2.5, 2.4, 2.3, 2.2) if patience != 3 else _losses(2.0, 2.5, 1.9, 2.3, 2.2)
-    if patience == 2:
-        losses = _losses(2.0, 2.5, 1.9, 1.95, 1.95)
-        settings = replace(settings, epochs=4)
-        last_step = 10
-    result = run.train(tmp_path, settings, evaluate=losses)
+    evaluate = _losses(*losses.values())
+    result = run.train(tmp_path, replace(SETTINGS, evaluate_every_steps=1, patience=patience), evaluate=evaluate)
     assert result.progress.step == last_step
-    assert result.stopped_early is (patience in (1, 2))
+    assert result.stopped_early is (last_step < 9)
+    assert [data["step"] for data in run.heard.data("validation")] == list(range(1, last_step + 1))
 
 
 @dataclass
@@ -284,17 +281,16 @@ def _resume(folder: Path, settings: LoopSettings) -> tuple[Run, LoopResult, Chec
 @pytest.mark.parametrize("after", range(1, 9))
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(tmp_path: Path, after: int) -> None:
     whole = Run()
-    whole_result = whole.train(tmp_path / "whole")
+    whole_result = whole.train(tmp_path / "whole" / "checkpoints")
 
-    first = _interrupt(tmp_path / "parts", after, SETTINGS)
-    second, result, found = _resume(tmp_path / "parts", SETTINGS)
+    first = _interrupt(tmp_path / "parts" / "checkpoints", after, SETTINGS)
+    second, result, found = _resume(tmp_path / "parts" / "checkpoints", SETTINGS)
 
     assert found.progress.step == after
     assert _equal(second.weights(), whole.weights())
-    parts = first.heard.data("step", "validation") + second.heard.data("step", "validation")
-    assert parts == whole.heard.data("step", "validation")
+    assert first.heard.data() + second.heard.data() == whole.heard.data(), "not even checkpoint events differ"
     assert replace(result.progress, seconds=0.0) == replace(whole_result.progress, seconds=0.0)
-    last = [load_newest_checkpoint(tmp_path / name)[0] for name in ("parts", "whole")]
+    last = [load_newest_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("parts", "whole")]
     assert _equal(last[0].adapter, last[1].adapter)
     assert _equal(last[0].optimizer, last[1].optimizer)
     assert _equal(last[0].best, last[1].best)
@@ -302,40 +298,40 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(tmp_path: Path,
 
 def test_interrupted_many_times_is_still_the_same(tmp_path: Path) -> None:
     whole = Run()
-    whole.train(tmp_path / "whole")
+    whole.train(tmp_path / "whole" / "checkpoints")
     events: list[Mapping[str, Any]] = []
     found = None
     for _ in range(20):
         run = Run()
         with suppress(InterruptedRunError):
-            run.train(tmp_path / "parts", resume_from=found, should_stop=StopAfter(2))
-        events += run.heard.data("step", "validation")
-        found, _ = load_newest_checkpoint(tmp_path / "parts")
+            run.train(tmp_path / "parts" / "checkpoints", resume_from=found, should_stop=StopAfter(2))
+        events += run.heard.data()
+        found, _ = load_newest_checkpoint(tmp_path / "parts" / "checkpoints")
         if found.progress.step == 9:
             break
     assert _equal(run.weights(), whole.weights())
-    assert events == whole.heard.data("step", "validation")
+    assert events == whole.heard.data()
 
 
 def test_resumed_from_an_older_checkpoint_it_is_still_the_same(tmp_path: Path) -> None:
     # as when the newest was damaged: steps are done once more, and come out alike
     whole = Run()
-    whole.train(tmp_path / "whole")
-    _interrupt(tmp_path / "parts", 7, SETTINGS)
-    newest = checkpoint_folders(tmp_path / "parts")[-1]
+    whole.train(tmp_path / "whole" / "checkpoints")
+    _interrupt(tmp_path / "parts" / "checkpoints", 7, SETTINGS)
+    newest = checkpoint_folders(tmp_path / "parts" / "checkpoints")[-1]
     (newest / "optimizer.safetensors").write_bytes(b"")
     run = Run()
-    found, damaged = load_newest_checkpoint(tmp_path / "parts")
+    found, damaged = load_newest_checkpoint(tmp_path / "parts" / "checkpoints")
     assert found is not None
     assert (found.progress.step, len(damaged)) == (6, 1)
-    run.train(tmp_path / "parts", resume_from=found)
+    run.train(tmp_path / "parts" / "checkpoints", resume_from=found)
     assert _equal(run.weights(), whole.weights())
     assert run.heard.data("step") == whole.heard.data("step")[6:]
 
 
 def test_a_run_killed_in_a_step_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     whole = Run()
-    whole.train(tmp_path / "whole")
+    whole.train(tmp_path / "whole" / "checkpoints")
 
     killed = Run()
     calls = []
@@ -347,8 +343,8 @@ def test_a_run_killed_in_a_step_goes_on_from_its_last_checkpoint(tmp_path: Path)
         return packed_logits(model, batch)
 
     with pytest.raises(KeyboardInterrupt):
-        killed.train(tmp_path / "parts", forward=dies)
-    run, _, found = _resume(tmp_path / "parts", SETTINGS)
+        killed.train(tmp_path / "parts" / "checkpoints", forward=dies)
+    run, _, found = _resume(tmp_path / "parts" / "checkpoints", SETTINGS)
     assert 0 < found.progress.step < 9
     assert _equal(run.weights(), whole.weights())
 
@@ -393,7 +389,7 @@ def test_checkpoints_come_at_their_cadence_and_as_many_as_wanted_stay(
     run.train(tmp_path, replace(SETTINGS, save_every_steps=save_every, keep_checkpoints=keep))
     assert [path.name for path in checkpoint_folders(tmp_path)] == [f"step-{step:06d}" for step in steps]
     for data in run.heard.data("checkpoint"):
-        assert data["path"] == f"step-{data['step']:06d}"
+        assert data["path"] == f"{tmp_path.name}/step-{data['step']:06d}"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -101,10 +102,8 @@ def _lines() -> Iterator[str]:
         for line in sys.stdin.buffer:
             yield line.decode("utf-8", errors="replace")
         return
-    try:
-        import readline  # noqa: F401  importing it gives input() its history and editing; not there on Windows
-    except ImportError:
-        pass
+    with suppress(ImportError):  # it gives input() its history and editing; not there on Windows
+        importlib.import_module("readline")
     while True:
         try:
             yield input("> ")

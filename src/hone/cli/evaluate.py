@@ -18,9 +18,9 @@ __all__ = ["evaluate"]
 
 @options_of(EvaluateConfig, arguments=("version", "data"))
 def evaluate(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
-    """Compare a version with its base on held-out rows: metrics, intervals, verdict.
+    """Compare a version with its base on held-out rows.
 
-    Ends with code 3 where the verdict is "do not ship".
+    Prints metrics with intervals, the rows that gained and lost most, and the verdict. Ends with code 3 where the verdict is "do not ship".
     """
     config = load_config(EvaluateConfig, given, file=config_file)
     from hone.recipe.evaluate import evaluate as evaluate_arms

@@ -19,7 +19,10 @@ __all__ = ["generate", "write_pieces"]
 
 @options_of(GenerateConfig, arguments=("model", "prompt"))
 def generate(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
-    """Answer one message; nothing but the answer goes to standard output."""
+    """Answer one message.
+
+    Nothing but the answer goes to standard output.
+    """
     if given.get("prompt") == "-":
         given["prompt"] = _read_standard_input()
     config = load_config(GenerateConfig, given, file=config_file)

@@ -15,11 +15,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from hone.config import option_help
 
-__all__ = ["ConfigFileOption", "JsonOption", "NumbersPanel", "options_of"]
+__all__ = ["ConfigFileOption", "JsonOption", "options_of"]
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, for programs; all else on stderr.")
@@ -28,15 +27,14 @@ ConfigFileOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="YAML file of options, as `epochs: 3`; the command line wins."),
 ]
-NumbersPanel = "Numbers and limits"
 
-# What a person decides about; the others stand below them, in a panel of their own.
+# What a person decides about stands first in the help, before numbers that are chosen well without him.
 _FIRST = ("arms", "base", "documents", "eval", "limit", "map", "model", "name", "output", "system")
 _METAVARS: tuple[tuple[type, str], ...] = ((Path, "PATH"), (dict, "COLUMNS"), (tuple, "NAMES"), (str, "TEXT"))
 
 
 def options_of(
-    config_class: type[BaseModel], *, arguments: Collection[str] = ()
+    config_class: type[BaseModel], *, arguments: Collection[str] = (), only: Collection[str] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Replace a command's ``**given`` by one option for each field of a config.
 
@@ -44,13 +42,16 @@ def options_of(
         config_class: the config; its fields' descriptions are the help.
         arguments: fields that are given by place and not by name. They may be left out here, because a config file
             or a resumed run can hold them: the config says what is missing.
+        only: the fields that this command has; all unless given.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        made = _parameters(config_class, arguments)
-        ordered = sorted([*made, *own], key=lambda one: one.name not in arguments)
+        made = _parameters(config_class, arguments, only)
+        ordered = [made[name] for name in arguments]
+        ordered += [one for name, one in made.items() if name in _FIRST and name not in arguments]
+        ordered += [*own, *(one for name, one in made.items() if name not in _FIRST and name not in arguments)]
 
         @functools.wraps(command)
         def with_options(**given: Any) -> None:
@@ -63,28 +64,25 @@ def options_of(
     return decorate
 
 
-def _parameters(config_class: type[BaseModel], arguments: Collection[str]) -> list[inspect.Parameter]:
-    made = []
+def _parameters(
+    config_class: type[BaseModel], arguments: Collection[str], only: Collection[str] | None
+) -> dict[str, inspect.Parameter]:
+    made = {}
     for (name, text), field in zip(option_help(config_class).items(), config_class.model_fields.values(), strict=True):
+        if only is not None and name not in only:
+            continue
         kinds = _kinds(field.annotation)
+        annotation: Any
         if name in arguments:
-            annotation: Any = Annotated[str | None, typer.Argument(help=text, metavar=name.upper(), show_default=False)]
+            annotation = Annotated[str | None, typer.Argument(help=text, metavar=name.upper(), show_default=False)]
         elif bool in kinds:
-            annotation = Annotated[bool | None, _switch(name, text, field)]
+            switch = f"--{_dashed(name)}" + (f"/--no-{_dashed(name)}" if field.default else "")
+            annotation = Annotated[bool | None, typer.Option(switch, help=text, show_default=False)]
         else:
-            annotation = Annotated[str | None, _option(f"--{_dashed(name)}", name, text, metavar=_metavar(kinds))]
-        made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+            option = typer.Option(f"--{_dashed(name)}", help=text, metavar=_metavar(kinds), show_default=False)
+            annotation = Annotated[str | None, option]
+        made[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
     return made
-
-
-def _option(declaration: str, name: str, text: str, metavar: str | None) -> Any:
-    panel = None if name in _FIRST else NumbersPanel
-    return typer.Option(declaration, help=text, metavar=metavar, show_default=False, rich_help_panel=panel)
-
-
-def _switch(name: str, text: str, field: FieldInfo) -> Any:
-    declaration = f"--{_dashed(name)}" + (f"/--no-{_dashed(name)}" if field.default else "")
-    return _option(declaration, name, text, metavar=None)
 
 
 def _dashed(name: str) -> str:

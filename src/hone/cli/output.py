@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -47,7 +47,7 @@ def prepare_streams() -> None:
 
 def console(stream: TextIO) -> Console:
     """A console on ``stream``: styles on a terminal alone, none with NO_COLOR; lines are broken by us, not by it."""
-    styles = None if os.environ.get("NO_COLOR") else "auto"
+    styles: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return Console(file=stream, color_system=styles, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 

@@ -6,7 +6,6 @@ ever overwritten and no control character is written.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.text import Text
 
 from hone.cli.output import LABEL_COLUMNS, console, labelled, paragraph, text_columns
 from hone.engine.events import Event, Recorder

@@ -24,8 +24,9 @@ def run(
     config_file: ConfigFileOption = None,
     **given: Any,
 ) -> None:
-    """Check the data, train, compare with the base on held-out rows, register a version, print the verdict.
+    """From examples to a proven version, in one command.
 
+    Checks the data, trains, compares with the base on held-out rows, registers a version, prints the verdict.
     Nothing but DATA is needed: every number is chosen from the model and the data, and printed with its reason.
     Ends with code 3 where the verdict is "do not ship".
     """

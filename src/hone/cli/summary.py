@@ -1,4 +1,4 @@
-"""The result of ``hone run``, ``hone train`` and ``hone evaluate`` for people: short, and nothing that was not measured."""
+"""The results of ``hone run``, ``hone train`` and ``hone evaluate`` for people: short, with measured figures only."""
 
 from __future__ import annotations
 

@@ -32,7 +32,10 @@ def train(
     config_file: ConfigFileOption = None,
     **given: Any,
 ) -> None:
-    """Train an adapter and leave it in a folder: no comparison, no version."""
+    """Train alone: no comparison, no version.
+
+    The adapter is left in the run's folder; `hone chat` and `hone evaluate` take that folder's name.
+    """
     do_job(TrainConfig, given, config_file=config_file, resume=resume, as_json=as_json)
 
 

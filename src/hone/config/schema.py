@@ -125,7 +125,7 @@ class TrainConfig(BaseModel):
     _problems = model_validator(mode="wrap")(_report_together)
 
     data: _Text = Field(description="Training rows: a JSONL, JSON, CSV, TSV or Parquet file, or a hub data set.")
-    model: _Text = Field(DEFAULT_MODEL, description="The base: a hub id, a folder, a .gguf file, or a version.")
+    model: _Text = Field(DEFAULT_MODEL, description="The base: a hub id, a folder, or a .gguf file.")
     output: Path | None = Field(None, description="Folder for the run; a new one in the home folder unless given.")
     mapping: _Mapping | None = Field(None, alias="map", description=_MAPPING_HELP)
     method: Literal["sft"] = Field("sft", description="How to train: sft is supervised fine-tuning.")
@@ -165,6 +165,9 @@ class TrainConfig(BaseModel):
         None,
         description="Tokens computed at once; the batch is accumulated from such parts, which changes memory and "
         "speed, not the result. Chosen from the memory unless given.",
+    )
+    reference_path: bool = Field(
+        False, description="Compute with padded rows and the model's own attention: slower, for any architecture."
     )
 
 

@@ -193,4 +193,4 @@ def _leaves(value: Any) -> Iterator[str]:
     elif isinstance(value, str):
         yield value
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield json.dumps(value)
+        yield json.dumps(value, ensure_ascii=False)

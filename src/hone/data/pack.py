@@ -135,7 +135,9 @@ def plan_micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[
     return plan
 
 
-def plan_steps(num_sequences: int, *, batch_size: int, epochs: int, seed: int, start_step: int = 0) -> Iterator[tuple[int, int, list[int]]]:
+def plan_steps(
+    num_sequences: int, *, batch_size: int, epochs: int, seed: int, start_step: int = 0
+) -> Iterator[tuple[int, int, list[int]]]:
     """The order of training, as a pure function of (seed, step): a resumed run goes on exactly where it was.
 
     Every epoch is a new permutation of all sequences; its last step may be smaller, and no sequence is left out.

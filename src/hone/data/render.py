@@ -286,8 +286,10 @@ class Renderer:
             notes.append(f"the generation prompt is without its end {settings.cut!r}, which the template's rows lack")
         if settings.form.system == "folded":
             notes.append("the template does not keep a system message: it is put before the first user message")
-        if settings.form.reasoning == "inline":
+        if self._thinking and settings.form.reasoning == "inline":
             notes.append("the template has no place for reasoning: it is written into the answer, in <think> tags")
+        if self._thinking and settings.form.reasoning == "dropped":
+            notes.append("the template drops reasoning: rows that have some are refused")
         if self._ends.appended is not None:
             notes.append("the template ends no answer: the end-of-sequence token is appended, one sequence a turn")
         if self._template.reads_date:

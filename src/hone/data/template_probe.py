@@ -240,19 +240,15 @@ def _is_answer_alone(template: ChatTemplate, settings: TemplateSettings) -> bool
 def _trimmed(
     template: ChatTemplate, sets: Sequence[TemplateSettings], answers: Sequence[Message]
 ) -> list[TemplateSettings]:
-    """Settings that leave off the end of the generation prompt in which it departs from the rows of some answers.
-
-    Some of the header must remain: with no header at all the model would have to write its own role.
-    """
+    """Settings that leave off the end of the generation prompt in which it departs from the rows of some answers."""
     found = []
     for settings in sets:
-        bare = _text(template, [QUESTION], settings)
         prompt = _text(template, [QUESTION], settings, generation=True)
         rows = [_text(template, [QUESTION, answer], settings) for answer in answers]
-        if bare is None or prompt is None or None in rows:
+        if prompt is None or None in rows:
             continue
         kept = min(_common(prompt, row or "") for row in rows)
-        if _common(prompt, bare) < kept < len(prompt):
+        if kept < len(prompt):
             found.append(replace(settings, cut=prompt[kept:]))
     return found
 

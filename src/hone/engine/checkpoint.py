@@ -45,7 +45,8 @@ class Progress:
         best_step: step of the lowest validation loss; 0 before the first validation.
         best_loss: that loss in nats per supervised token; None before the first validation.
         evaluations_without_gain: validations since the best.
-        smallest_gradient_norm, largest_gradient_norm: over all steps; None before the first.
+        smallest_gradient_norm: over all steps; None before the first.
+        largest_gradient_norm: over all steps; None before the first.
     """
 
     step: int = 0

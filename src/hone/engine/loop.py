@@ -163,9 +163,7 @@ def train(
     return state.finish(total)
 
 
-def _step_event(
-    progress: Progress, total: int, epoch: int, rate: float, result: StepResult, seconds: float
-) -> Event:
+def _step_event(progress: Progress, total: int, epoch: int, rate: float, result: StepResult, seconds: float) -> Event:
     left = (total - progress.step) * progress.seconds / progress.step
     return Event(
         "step",
@@ -244,9 +242,7 @@ class _LoopState:
     def restore(self, checkpoint: Checkpoint) -> None:
         _copy_into(self.parameters, checkpoint.adapter)
         load_optimizer_state(self.optimizer, self.parameters, checkpoint.optimizer)
-        self.best = {
-            name: tensor.to(self.parameters[name].device) for name, tensor in checkpoint.best.items()
-        }
+        self.best = {name: tensor.to(self.parameters[name].device) for name, tensor in checkpoint.best.items()}
         self.progress = checkpoint.progress
         self.saved_step = checkpoint.progress.step
 

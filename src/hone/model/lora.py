@@ -103,9 +103,7 @@ def find_linear_layers(model: nn.Module) -> list[str]:
     get_head: Callable[[], nn.Module | None] = getattr(model, "get_output_embeddings", lambda: None)
     head = get_head()
     return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
     ]
 
 

@@ -115,7 +115,14 @@ def choose_training(
         context_length: tokens that the base was trained to see.
         available_bytes: memory free on the device; None where the system does not tell.
         bytes_per_value: of the dtype of compute (2 or 4).
-        rank, alpha, learning_rate, epochs, batch_size, max_length, warmup_share, micro_batch_tokens: the user's values, or None.
+        rank: the user's value, or None.
+        alpha: the user's value, or None.
+        learning_rate: the user's value, or None.
+        epochs: the user's value, or None.
+        batch_size: the user's value, or None.
+        max_length: the user's value, or None.
+        warmup_share: the user's value, or None.
+        micro_batch_tokens: the user's value, or None.
 
     Returns:
         All numbers resolved.

@@ -53,9 +53,7 @@ def _probe_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence], fo
     return torch.log_softmax(forward(model, pack(sequences)).float(), dim=-1)
 
 
-def write_probe(
-    path: Path, model: PreTrainedModel, sequences: Sequence[TokenSequence], *, forward: Forward
-) -> None:
+def write_probe(path: Path, model: PreTrainedModel, sequences: Sequence[TokenSequence], *, forward: Forward) -> None:
     """Store token ids and the log-probabilities of the supervised tokens, as the model in memory gives them."""
     batch = pack(sequences)
     tuned_SV = _probe_logits(model, sequences, forward)

@@ -19,7 +19,7 @@ from hone.engine.events import Event, Recorder
 from hone.errors import ConfigError, DataError
 from hone.evaluation.arms import ArmResult, evaluate_arms
 from hone.evaluation.likelihood import answer_bits
-from hone.evaluation.shape import detect_shape
+from hone.evaluation.shape import TaskShape, detect_shape
 from hone.evaluation.verdict import Verdict, decide
 from hone.model.generate import Generation, SamplingSettings, generate
 from hone.model.lora import adapter_disabled
@@ -89,12 +89,12 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
 
     proof: list[Invariant] = []
     if answerer.run_folder is not None and (answerer.run_folder / PROBE_FILE).exists():
-        forward, attention = training_path(answerer.base.model)
+        forward, attention = training_path(answerer.base.model, reference=answerer.reference_path)
         with attention:
             proof.append(check_probe(answerer.run_folder / PROBE_FILE, answerer.base.model, forward=forward))
     results = [_answer(arm, answerer, examples, sequences, limit, recorder) for arm in arms]
     evaluation = evaluate_arms(
-        detect_shape(references),
+        _shape(answerer, references),
         references,
         [_last_user_text(example) for example in examples],
         results,
@@ -159,8 +159,16 @@ def _last_user_text(example: Example) -> str:
     return next((m.content for m in reversed(example.messages) if m.role == "user"), "")
 
 
+def _shape(answerer: Answerer, references: Sequence[str]) -> TaskShape:
+    """As the training answers showed it: a few held-out rows may look like another kind of task."""
+    stored = answerer.notes.get("shape")
+    if stored is None:
+        return detect_shape(references)
+    return TaskShape(stored["kind"], tuple(stored["labels"]), stored["reason"])
+
+
 def _limit(answerer: Answerer, sequences: Sequence[TokenSequence]) -> int:
-    longest = answerer.notes.get("longest_answer_tokens")
+    longest: int | None = answerer.notes.get("longest_answer_tokens")
     if longest is None:
         return _BASE_LIMIT_TOKENS
     return min(_LIMIT_TOKENS, max(_SHORTEST_LIMIT_TOKENS, round(_ANSWER_ROOM * longest)))
@@ -190,11 +198,9 @@ def _answer(
             on_done=lambda done: progress("answers", done),
         )
         seconds = time.perf_counter() - started
-        forward, attention = training_path(model)
+        forward, attention = training_path(model, reference=answerer.reference_path)
         with attention:
-            bits = answer_bits(
-                model, sequences, forward=forward, on_done=lambda done: progress("likelihood", done)
-            )
+            bits = answer_bits(model, sequences, forward=forward, on_done=lambda done: progress("likelihood", done))
     return ArmResult(
         arm=arm,
         predictions=[answerer.text(answer.ids).strip() for answer in answers],

@@ -13,6 +13,7 @@ from hone.data.render import Renderer, ensure_chat_template, has_reasoning
 from hone.errors import ConfigError, ModelError, VersionError
 from hone.model.adapter_files import load_adapter, read_adapter_notes
 from hone.model.attention import packed_attention_enabled, supports_packing
+from hone.model.catalog import resolve_model
 from hone.model.forward import Forward, packed_logits, padded_logits
 from hone.model.load import LoadedModel, load_base
 from hone.registry.versions import Version, resolve_version, verify_version
@@ -44,6 +45,11 @@ class Answerer:
     notes: JsonDict
 
     @property
+    def reference_path(self) -> bool:
+        """Whether it was trained on the reference path, and so is measured on it."""
+        return bool(self.notes.get("reference_path"))
+
+    @property
     def is_tuned(self) -> bool:
         """Whether there is an adapter to switch on and off."""
         return self.run_folder is not None
@@ -54,8 +60,7 @@ class Answerer:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated ids, without special tokens."""
-        decoded: str = self.base.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return decoded
+        return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def make_renderer(
@@ -91,9 +96,14 @@ def make_renderer(
     )
 
 
-def training_path(model: PreTrainedModel) -> tuple[Forward, AbstractContextManager[None]]:
-    """The forward pass for ``model`` and the block it must run in: packed where the architecture allows it."""
-    if supports_packing(model):
+def training_path(model: PreTrainedModel, *, reference: bool = False) -> tuple[Forward, AbstractContextManager[None]]:
+    """The forward pass for ``model`` and the block it must run in: packed where the architecture allows it.
+
+    Args:
+        model: read for its architecture.
+        reference: take padded rows and the model's own attention all the same.
+    """
+    if supports_packing(model) and not reference:
         return packed_logits, packed_attention_enabled(model)
     return padded_logits, nullcontext()
 
@@ -106,7 +116,8 @@ def load_answerer(
     Args:
         reference: ``support``, ``support@3``, ``support@production``, a run's folder, or any name of a base.
         home: hone's home folder.
-        device, dtype: as for training; chosen where None.
+        device: as for training; chosen where None.
+        dtype: as for training; chosen where None.
         note: receives sentences for the user.
 
     Raises:
@@ -149,8 +160,12 @@ def _find_run(reference: str, home: Path) -> tuple[Version | None, Path | None]:
         return None, None
     try:
         version = resolve_version(home, reference)
-    except VersionError:
+    except VersionError as error:
         if "@" in reference:
             raise
+        try:
+            resolve_model(reference, home=home)
+        except ModelError as no_base:
+            raise VersionError(f"{error.what}; nor is it a base", remedy=error.remedy) from no_base
         return None, None
     return version, version.run_folder

@@ -128,9 +128,7 @@ def _require(examples: Sequence[Example], loaded: LoadedData, purpose: str) -> N
         )
 
 
-def _without_copies(
-    examples: list[Example], aside: Sequence[Example], loaded: LoadedData, note: Note
-) -> list[Example]:
+def _without_copies(examples: list[Example], aside: Sequence[Example], loaded: LoadedData, note: Note) -> list[Example]:
     kept = list(examples)
     # each round finds the nearest training row of each held-out row; a held-out row may have several
     while copies := near_copies(kept, aside):

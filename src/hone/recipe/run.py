@@ -12,10 +12,12 @@ from pathlib import Path
 
 from hone.config.load import load_config
 from hone.config.schema import RunConfig, TrainConfig
-from hone.data.loader import LoadedData, load_examples
+from hone.data.loader import load_examples
 from hone.engine.checkpoint import Checkpoint, load_newest_checkpoint
 from hone.engine.events import Event, Recorder, Tee
 from hone.errors import ConfigError, HoneError, InterruptedRunError, TrainingError
+from hone.evaluation.scorers import metric_named
+from hone.model.catalog import resolve_model
 from hone.proof.invariant import Invariant
 from hone.recipe.reporting import write_run_report
 from hone.recipe.run_files import describe_documents, held_out_file, store_proof
@@ -62,6 +64,9 @@ def run(
         HoneError: as its parts do; the run's folder keeps its state and, where there is one, its checkpoint.
     """
     name = check_name(config.name) if config.name else version_name_for(config.data)
+    if config.metric:
+        metric_named(config.metric)  # a misspelt one is to be found now, not after the training
+    resolve_model(config.model, home=home)
     documents = describe_documents(config.documents)
     loaded = load_examples(config.data, mapping=config.mapping)
     held_out_data = load_examples(config.evaluation_data, mapping=config.mapping) if config.evaluation_data else None
@@ -101,6 +106,7 @@ def train(
 
     Args and errors as for :func:`run`.
     """
+    resolve_model(config.model, home=home)
     loaded = load_examples(config.data, mapping=config.mapping)
     with _working(config, home, recorder, kind="train", name=version_name_for(config.data), resume=resume) as work:
         trained = train_sft(

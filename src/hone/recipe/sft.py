@@ -16,6 +16,7 @@ from hone.engine.checkpoint import Checkpoint, checkpoint_bytes
 from hone.engine.events import Event, Recorder
 from hone.engine.loop import LoopResult, LoopSettings, micro_batches, train
 from hone.engine.step import mean_loss
+from hone.evaluation.shape import detect_shape
 from hone.files import require_free_space
 from hone.model.adapter_files import save_adapter
 from hone.model.forward import Forward
@@ -131,7 +132,7 @@ def train_sft(
     # two checkpoints are kept and a third is written before the oldest goes; then the adapter itself
     needed_bytes = 4 * checkpoint_bytes(adapter_parameters(base.model))
     require_free_space(folder.path, needed_bytes, "the run's checkpoints and adapter")
-    forward, attention = training_path(base.model)
+    forward, attention = training_path(base.model, reference=config.reference_path)
     job = _Job(config, base, renderer, rows, choices, folder, recorder, forward)
     with attention:
         before = _check_before(job)
@@ -231,6 +232,8 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
         "base_hash": base.base_hash,
         "template": job.renderer.describe(),
         "longest_answer_tokens": max(sequence.num_supervised for sequence in sequences),
+        "shape": detect_shape([example.answer for example in job.rows.train]).to_json(),
+        "reference_path": job.config.reference_path,
         "system_prompt": _common_system_prompt(job.rows.train),
     }
     save_adapter(base.model, job.folder.adapter, base_name=base.name, notes=notes)

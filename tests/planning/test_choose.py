@@ -1,0 +1,156 @@
+"""The chosen numbers: the user's are never changed, the others follow from the data, the model and the memory.
+
+The defaults themselves may be tuned; what is held here is how they behave, and the bounds that are promised in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hone.planning.choose import TrainingChoices, choose_held_out_rows, choose_training, choose_validation_rows
+
+GIB = 2**30
+OPTIONS = {
+    "rank": 5,
+    "alpha": 7.5,
+    "learning_rate": 3.21e-4,
+    "epochs": 9,
+    "batch_size": 3,
+    "max_length": 77,
+    "warmup_share": 0.31,
+    "micro_batch_tokens": 333,
+}
+
+
+def _choose(**changes: Any) -> TrainingChoices:
+    arguments: dict[str, Any] = {
+        "num_parameters": 135_000_000,
+        "num_layers": 30,
+        "width": 576,
+        "row_lengths": [100] * 120,
+        "context_length": 2048,
+        "available_bytes": 4 * GIB,
+        "bytes_per_value": 2,
+        **changes,
+    }
+    return choose_training(**arguments)
+
+
+def test_what_the_user_gave_is_never_changed() -> None:
+    chosen = _choose(**OPTIONS)
+    assert {name: getattr(chosen, name) for name in OPTIONS} == OPTIONS
+    assert {choice.name: (choice.value, choice.reason) for choice in chosen.choices} == {
+        name: (value, "as given") for name, value in OPTIONS.items()
+    }
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_one_given_number_leaves_the_others_to_be_chosen(name: str) -> None:
+    chosen = _choose(**{name: OPTIONS[name]})
+    assert getattr(chosen, name) == OPTIONS[name]
+    assert [choice.name for choice in chosen.choices if choice.reason == "as given"] == [name]
+
+
+def test_every_number_is_told_with_its_reason() -> None:
+    chosen = _choose()
+    numbers = {name: value for name, value in asdict(chosen).items() if name != "choices"}
+    assert {choice.name: choice.value for choice in chosen.choices} == numbers
+    assert all(choice.reason.strip() for choice in chosen.choices)
+
+
+def test_alpha_follows_the_rank() -> None:
+    assert _choose(rank=5).alpha == 10
+    assert _choose().alpha == 2 * _choose().rank
+
+
+def test_larger_models_take_smaller_steps() -> None:
+    rates = [_choose(num_parameters=size).learning_rate for size in (10**7, 135 * 10**6, 10**9, 7 * 10**9, 10**12)]
+    assert rates == sorted(rates, reverse=True)
+    # the range that Hu et al. 2021 and Biderman et al. 2024 use for 7B
+    assert 1e-4 <= rates[3] <= 5e-4
+    assert min(rates) >= 1e-4
+    assert all(rate == float(f"{rate:.1e}") for rate in rates), "a number that one can read and write down"
+
+
+def test_small_data_gets_enough_steps_and_large_data_fewer_passes() -> None:
+    def steps(rows: int) -> int:
+        chosen = _choose(row_lengths=[100] * rows)
+        return -(-rows // chosen.batch_size) * chosen.epochs
+
+    assert steps(1) >= 1
+    assert all(steps(rows) >= 60 for rows in (60, 100, 120, 200, 500, 1000, 5000))
+    epochs = [_choose(row_lengths=[100] * rows).epochs for rows in (20, 100, 1000, 5000, 10_000, 50_000)]
+    assert epochs == sorted(epochs, reverse=True)
+    assert epochs[-1] == 1
+    batches = [_choose(row_lengths=[100] * rows).batch_size for rows in (4, 100, 1000, 5000)]
+    assert batches == sorted(batches)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "context", "expected"), [([10, 700, 30], 2048, 700), ([10, 7000], 2048, 2048), ([2048], 2048, 2048)]
+)
+def test_the_maximum_length_is_the_longest_row_within_the_context(
+    lengths: list[int], context: int, expected: int
+) -> None:
+    assert _choose(row_lengths=lengths, context_length=context).max_length == expected
+
+
+@given(
+    st.lists(st.integers(1, 5000), min_size=1, max_size=50),
+    st.integers(1, 200 * GIB),
+    st.sampled_from([2, 4]),
+    st.integers(1, 100),
+)
+def test_the_longest_row_always_fits_into_a_micro_batch(
+    lengths: list[int], available_bytes: int, bytes_per_value: int, layers: int
+) -> None:
+    chosen = _choose(
+        row_lengths=lengths, available_bytes=available_bytes, bytes_per_value=bytes_per_value, num_layers=layers
+    )
+    longest = min(max(lengths), chosen.max_length)
+    assert chosen.micro_batch_tokens >= longest
+    assert chosen.micro_batch_tokens <= max(longest, 2048)
+
+
+def test_micro_batches_follow_the_memory() -> None:
+    def tokens(**changes: Any) -> int:
+        return _choose(**changes).micro_batch_tokens
+
+    assert tokens(available_bytes=GIB // 4) < tokens(available_bytes=GIB // 2) < tokens(available_bytes=100 * GIB)
+    # float32 takes twice the memory of bfloat16, twice the layers take twice the memory
+    halved = tokens(available_bytes=GIB // 2)
+    assert tokens(available_bytes=GIB, bytes_per_value=4) == halved
+    assert tokens(available_bytes=GIB, num_layers=60) == halved
+    # the measured figure: 0.35 MB a token in bfloat16 for 30 layers of width 576, on at most half of what is free
+    assert 0.35e6 * halved <= 0.5 * GIB / 2
+
+
+def test_an_unknown_amount_of_memory_is_no_obstacle() -> None:
+    assert 100 <= _choose(available_bytes=None).micro_batch_tokens <= 2048
+
+
+@given(st.integers(3, 100_000))
+def test_held_out_rows_are_a_fifth_within_bounds(rows: int) -> None:
+    choice = choose_held_out_rows(rows)
+    assert 1 <= choice.value <= max(1, rows // 3)
+    assert choice.value <= 200
+    assert choice.value >= min(8, rows // 3)
+    if 40 <= rows <= 1000:
+        assert choice.value == round(rows / 5)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(1, 1), (3, 1), (12, 4), (24, 8), (40, 8), (120, 24), (10_000, 200)])
+def test_held_out_rows_by_hand(rows: int, expected: int) -> None:
+    assert choose_held_out_rows(rows).value == expected
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(0, 0), (19, 0), (20, 4), (120, 12), (10_000, 100)])
+def test_validation_rows_by_hand(rows: int, expected: int) -> None:
+    choice = choose_validation_rows(rows)
+    assert choice.value == expected
+    assert str(rows) in choice.reason
