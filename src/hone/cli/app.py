@@ -15,7 +15,7 @@ from hone.cli.chat import chat
 from hone.cli.data import data
 from hone.cli.doctor import doctor
 from hone.cli.evaluate import evaluate
-from hone.cli.failures import as_hone_error, print_failure
+from hone.cli.failures import USAGE_ERROR, as_hone_error, print_failure
 from hone.cli.generate import generate
 from hone.cli.models import models
 from hone.cli.output import prepare_streams, show
@@ -26,22 +26,28 @@ __all__ = ["app", "hone", "main"]
 
 _PIPE_CLOSED = 141  # as of a process that SIGPIPE ended
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    epilog="First: hone run examples.jsonl    Then: hone chat NAME",
+    context_settings={"max_content_width": 100},
+)
 
 
-@app.callback(invoke_without_command=True)
-def hone(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print hone's version and end.")] = False,
-) -> None:
-    """Turn a general language model into a specialist from a small set of examples, and prove it.
-
-    First: hone run examples.jsonl    Then: hone chat NAME
-    """
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         show(f"hone {__version__}")
-    elif context.invoked_subcommand is None:
-        show(context.get_help())
+        raise typer.Exit
+
+
+@app.callback()
+def hone(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print hone's version and end.")
+    ] = False,
+) -> None:
+    """Turn a general language model into a specialist from a small set of examples, and prove it."""
 
 
 app.command("run", epilog="Example: hone run examples.jsonl --name support")(run)
@@ -89,4 +95,8 @@ def _invoke(arguments: list[str]) -> int:
             command.invoke(context)
     except typer.Exit as ended:
         return ended.exit_code
+    except USAGE_ERROR as error:
+        if type(error).__name__ != "NoArgsIsHelpError":
+            raise
+        show(str(error))  # a group by itself: its help
     return 0

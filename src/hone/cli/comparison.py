@@ -68,7 +68,6 @@ def _arms_table(evaluation: _Json, names: Sequence[str]) -> list[str]:
 
 def _differences_table(evaluation: _Json, arm: str, against: str) -> list[str]:
     """One line a metric; the deciding one first."""
-    title = f"{_arm_title(arm)} - {_arm_title(against)}"
     rows = []
     for one in (*evaluation["differences"], *evaluation["other_differences"]):
         if (one["arm"], one["against"]) != (arm, against):
@@ -77,10 +76,10 @@ def _differences_table(evaluation: _Json, arm: str, against: str) -> list[str]:
         better = (one["difference"] > 0) == metric["higher_is_better"]
         finding = ("better" if better else "worse") if one["different"] else "undecided"
         interval = _interval(one["interval"], metric["name"], with_sign=True)
-        rows.append(
-            [_metric_title(metric), signed(one["difference"], metric["name"]), interval, _p(one["p_value"]), finding]
-        )
-    heading = ["Difference", title, f"{evaluation['method']['confidence']:.0%} interval", "p", ""]
+        difference = signed(one["difference"], metric["name"])
+        rows.append([metric["title"], difference, interval, _p(one["p_value"]), finding])
+    title = f"{_arm_title(arm)} - {_arm_title(against)}"
+    heading = [title, "difference", f"{evaluation['method']['confidence']:.0%} interval", "p", ""]
     return text_table([heading, *rows], indent=2)
 
 

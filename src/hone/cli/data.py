@@ -44,7 +44,8 @@ def show_data(
 ) -> None:
     """Show rows as the model sees them.
 
-    The rendered text of the first rows, and every row that cannot be used, with its reason. What the model is trained to write stands between ⟦ and ⟧.
+    The rendered text of the first rows, and every row that cannot be used, with its reason. What the model is
+    trained to write stands between ⟦ and ⟧.
     """
     config = load_config(TrainConfig, given)
     from hone.recipe.show import show_rows

@@ -38,7 +38,7 @@ def _lines(machine: _Json, columns: int) -> Iterator[str | Text]:
     system, processor, memory = machine["system"], machine["processor"], machine["memory"]
     yield labelled("hone", f"{machine['hone']} on {system['name']} {system['release']}", columns=columns)
     cores = f"{processor['cores_usable']} of {processor['cores_present']} cores usable"
-    threads = f"{processor['threads_of_torch']} threads"
+    threads = f"torch computes with {processor['threads_of_torch']}"
     yield labelled("Processor", f"{processor['name']}, {system['machine']}; {cores}, {threads}", columns=columns)
     amounts = f"{byte_size(memory['total_bytes'])}, {byte_size(memory['available_bytes'])} free"
     yield labelled("Memory", amounts, columns=columns)

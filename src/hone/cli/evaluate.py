@@ -20,7 +20,8 @@ __all__ = ["evaluate"]
 def evaluate(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
     """Compare a version with its base on held-out rows.
 
-    Prints metrics with intervals, the rows that gained and lost most, and the verdict. Ends with code 3 where the verdict is "do not ship".
+    Prints metrics with intervals, the rows that gained and lost most, and the verdict. Ends with code 3 where the
+    verdict is "do not ship".
     """
     config = load_config(EvaluateConfig, given, file=config_file)
     from hone.recipe.evaluate import evaluate as evaluate_arms

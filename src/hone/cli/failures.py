@@ -51,8 +51,10 @@ def print_failure(error: HoneError, *, as_json: bool) -> int:
         error: what went wrong.
         as_json: print it on standard output as an object as well.
     """
-    head = "Stopped:" if isinstance(error, InterruptedRunError) else "Error:"
-    say(Text.assemble((head, "bold red"), " ", harmless(error.render())))
+    interrupted = isinstance(error, InterruptedRunError)
+    # `hone run` evaluates through `hone evaluate --json`: where both are stopped, the one that can be resumed says so
+    if not (as_json and interrupted and not error.remedy):
+        say(Text.assemble(("Stopped:" if interrupted else "Error:", "bold red"), " ", harmless(error.render())))
     if as_json:
         print_json({"schema": 1, "error": _as_object(error)})
     return error.exit_code

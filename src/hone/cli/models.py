@@ -58,13 +58,16 @@ def list_models(*, as_json: JsonOption = False) -> None:
 
 @models.command("show", epilog="Example: hone models show support@1")
 def show_model(
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version (support, support@3), an alias, or a run's folder.")],
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="A version (support, support@3), an alias, or a run's folder.")
+    ],
     *,
     as_json: JsonOption = False,
 ) -> None:
     """Show one version: origin, figures, files.
 
-    Where it comes from, what was measured, and whether its files are as they were registered. Ends with code 1 where a file of the adapter is missing or differs from what was registered.
+    Where it comes from, what was measured, and whether its files are as they were registered: it ends with code 1
+    where one is missing or differs.
     """
     from hone.registry import resolve_version, verify_version
 

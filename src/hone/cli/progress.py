@@ -20,6 +20,7 @@ from hone.engine.events import Event, Recorder
 __all__ = ["ProgressRecorder", "reported"]
 
 _LINES_A_TRAINING = 10
+_ROOMY_COLUMNS = 100
 
 
 class _Meter(Protocol):
@@ -43,6 +44,8 @@ class ProgressRecorder:
         self._meter: _Meter = _Bars(target) if live else _Lines(target)
         self._choices: list[Mapping[str, Any]] = []
         self._validation: float | None = None
+        self._tokens = 0
+        self._seconds = 0.0
 
     def record(self, event: Event) -> None:
         """Show one event; kinds that a person has no use for are passed over."""
@@ -78,8 +81,10 @@ class ProgressRecorder:
         parts = [f"loss {event.data['loss']:.3f}"]
         if self._validation is not None:
             parts.append(f"val {self._validation:.3f}")
-        if "tokens_per_second" in event.timing:
-            parts.append(f"{event.timing['tokens_per_second']:.0f} tok/s")
+        self._tokens += event.data.get("tokens", 0)
+        self._seconds += event.timing.get("seconds", 0.0)
+        if self._seconds:
+            parts.append(f"{self._tokens / self._seconds:.0f} tok/s")
         if "seconds_left" in event.timing:
             parts.append(f"{_clock(event.timing['seconds_left'])} left")
         return "  ".join(parts)
@@ -112,7 +117,7 @@ class _Bars:
             self._progress = Progress(
                 TextColumn(" " * (LABEL_COLUMNS - 1)),
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=10),
+                BarColumn(bar_width=6 if self._console.width < _ROOMY_COLUMNS else 20),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[detail]}", markup=False),
                 console=self._console,
@@ -157,7 +162,6 @@ def _clock(seconds: float) -> str:
 @contextmanager
 def reported() -> Iterator[Recorder]:
     """A recorder that shows events on standard error while the block lasts."""
-    # the console of a progress bar must know the real width: text that soft-wraps would break its redrawing
     recorder = ProgressRecorder(console(sys.stderr))
     try:
         yield recorder

@@ -70,7 +70,9 @@ def _read(path: Path) -> _FileContent:
     except UnicodeDecodeError as error:
         raise ConfigError(f"is not UTF-8 (byte {error.start})", where=str(path), remedy="save it as UTF-8") from error
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+        raise ConfigError(
+            f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the name after --config"
+        ) from error
     try:
         return _parse(text, path)
     except yaml.MarkedYAMLError as error:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hone.errors import StorageError
-from hone.files import atomic_folder, sha256_file, write_json
+from hone.files import atomic_folder, sha256_file, write_atomically, write_json
 
 __all__ = [
     "Checkpoint",
@@ -94,7 +94,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         for name in _TENSOR_FILES:
             tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in getattr(checkpoint, name).items()}
             # not save_file: its writer reports a full disk by an error of its own, which is no OSError
-            (temporary / f"{name}.safetensors").write_bytes(save(tensors))
+            write_atomically(temporary / f"{name}.safetensors", save(tensors))
         write_json(temporary / "progress.json", asdict(checkpoint.progress))
         sums = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "manifest.json", sums)

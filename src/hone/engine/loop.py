@@ -6,6 +6,7 @@ the validation loss, keeps the best weights, and stops early, when told to, or a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -217,7 +218,7 @@ class _LoopState:
 
     def validate(self, loss: float) -> None:
         before = self.progress
-        better = before.best_loss is None or loss < before.best_loss
+        better = math.isfinite(loss) and (before.best_loss is None or loss < before.best_loss)
         if better:
             self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
             self.progress = replace(before, best_step=before.step, best_loss=loss, evaluations_without_gain=0)

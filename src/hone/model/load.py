@@ -12,7 +12,14 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from hone.errors import ModelError
 from hone.model.catalog import EMBEDDED_INSTALL, ModelSource, embedded_sha256, resolve_model
@@ -80,6 +87,7 @@ def load_base(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     note: Callable[[str], None] = _say,
+    weights: bool = True,
 ) -> LoadedModel:
     """Load a base by any of its names.
 
@@ -89,6 +97,8 @@ def load_base(
         device: such as ``cpu``, ``cuda:1``; None for the machine's best.
         dtype: ``float32`` or ``bfloat16``; None for what the device computes fast.
         note: receives what the user should know, one sentence each; standard error by default.
+        weights: whether to read them. Without, the model is an outline on torch's meta device and ``base_hash`` is
+            empty: enough to render rows, whatever the size of the model.
 
     Raises:
         ModelError: not found, offline, gated, damaged, incomplete, pickled, of an unsupported kind, or too big for the
@@ -108,16 +118,19 @@ def load_base(
 
     folder = _folder_of(source, home, tell)
     facts = inspect_model_folder(folder, name=source.name)
-    _require_memory(facts, torch_dtype, device, source.name)
-    model = _load_model(facts, torch_dtype, source.name, tell)
+    if weights:
+        _require_memory(facts, torch_dtype, device, source.name)
+        model = _move(_load_model(facts, torch_dtype, source.name, tell), device, source.name)
+    else:
+        model = _outline(facts, source.name)
     tokenizer = _load_tokenizer(facts, model, source.name, tell)
     return LoadedModel(
-        model=_move(model, device, source.name),
+        model=model,
         tokenizer=tokenizer,
         name=source.name,
         source=source,
         folder=folder,
-        base_hash=_base_hash(source, facts, home),
+        base_hash=_base_hash(source, facts, home) if weights else "",
         tokenizer_hash=hash_of_files(facts.tokenizer_files, home=home),
         dtype=torch_dtype,
         device=device,
@@ -203,6 +216,20 @@ def _from_pretrained(folder: Path, attention: str, dtype: torch.dtype) -> Any:
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are reported, all of them, instead of as a traceback
     )
+
+
+def _outline(facts: ModelFolder, name: str) -> PreTrainedModel:
+    """The model with shapes and no weights."""
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(facts.path, trust_remote_code=False, local_files_only=True)
+            with torch.device("meta"):
+                model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+            if (facts.path / "generation_config.json").is_file():
+                model.generation_config = GenerationConfig.from_pretrained(facts.path, local_files_only=True)
+    except _LOAD_ERRORS as error:
+        raise _cannot_load(name, error) from error
+    return model
 
 
 def _check_complete(model: PreTrainedModel, info: dict[str, Any], name: str, tell: Callable[[str], None]) -> None:

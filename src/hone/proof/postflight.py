@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
 from hone.data.pack import pack
+from hone.errors import TrainingError
 from hone.files import write_atomically
 from hone.model.forward import Forward
 from hone.model.lora import adapted_layers, adapter_disabled
@@ -49,23 +50,35 @@ def probe_sequences(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
 
 
 @torch.inference_mode()
-def _probe_logits(model: PreTrainedModel, sequences: Sequence[TokenSequence], forward: Forward) -> torch.Tensor:
-    return torch.log_softmax(forward(model, pack(sequences)).float(), dim=-1)
+def _probe_logprobs(model: PreTrainedModel, sequences: Sequence[TokenSequence], forward: Forward) -> torch.Tensor:
+    batch = pack(sequences)
+    targets = torch.tensor(batch.targets_S, device=model.device).unsqueeze(1)
+    found_S = torch.log_softmax(forward(model, batch).float(), dim=-1).gather(1, targets).squeeze(1).cpu()
+    if not bool(torch.isfinite(found_S).all()):
+        raise TrainingError(
+            "the model's log-probabilities of rows that it was trained on are not finite",
+            remedy="train again with a lower --learning-rate or --dtype float32",
+        )
+    return found_S
 
 
 def write_probe(path: Path, model: PreTrainedModel, sequences: Sequence[TokenSequence], *, forward: Forward) -> None:
-    """Store token ids and the log-probabilities of the supervised tokens, as the model in memory gives them."""
+    """Store token ids and the log-probabilities of the supervised tokens, as the model in memory gives them.
+
+    Raises:
+        TrainingError: some are not finite; nothing is written.
+        StorageError: no space or no permission.
+    """
     batch = pack(sequences)
-    tuned_SV = _probe_logits(model, sequences, forward)
+    tuned_S = _probe_logprobs(model, sequences, forward)
     with adapter_disabled(model):
-        base_SV = _probe_logits(model, sequences, forward)
-    targets = torch.tensor(batch.targets_S, device=tuned_SV.device).unsqueeze(1)
+        base_S = _probe_logprobs(model, sequences, forward)
     tensors = {
         "ids": torch.tensor(batch.ids_T),
         "lengths": torch.tensor(batch.lengths),
         "supervised": torch.tensor([flag for sequence in sequences for flag in sequence.supervised]),
-        "tuned": tuned_SV.gather(1, targets).squeeze(1).cpu(),
-        "base": base_SV.gather(1, targets).squeeze(1).cpu(),
+        "tuned": tuned_S,
+        "base": base_S,
     }
     write_atomically(path, save(tensors))
 
@@ -77,6 +90,9 @@ def check_probe(path: Path, model: PreTrainedModel, *, forward: Forward) -> Inva
         path: what :func:`write_probe` wrote.
         model: the base with the adapter loaded from disk.
         forward: the same path as when it was written.
+
+    Raises:
+        TrainingError: some log-probability is not finite.
     """
     probe = load_file(path)
     sequences = []
@@ -86,8 +102,7 @@ def check_probe(path: Path, model: PreTrainedModel, *, forward: Forward) -> Inva
         flags = tuple(bool(flag) for flag in probe["supervised"][window].tolist())
         sequences.append(TokenSequence(tuple(probe["ids"][window].tolist()), flags, row=0))
         start += length
-    targets = torch.tensor(pack(sequences).targets_S, device=model.device).unsqueeze(1)
-    found = _probe_logits(model, sequences, forward).gather(1, targets).squeeze(1).cpu()
+    found = _probe_logprobs(model, sequences, forward)
     gap = float((found - probe["tuned"]).abs().max())
     distance = float((found - probe["base"]).abs().max())
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2

@@ -5,6 +5,7 @@ Shape legend: T real tokens of a batch, S supervised tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -46,15 +47,10 @@ def check_rows(
     unsupervised = sum(sequence.num_supervised == 0 for sequence in sequences)
     open_ended = sum(not _turns_end(sequence, renderer.stop_ids) for sequence in sequences)
     sample = _spread(train)
-    starts = {sequence.row: sequence for sequence in sequences}
-    wrong_prompts = 0
-    for example in sample:
-        supervised = [index for index, message in enumerate(example.messages) if message.supervised]
-        prompt = renderer.prompt(example.messages[: supervised[-1]], example.tools)
-        last = starts[example.row]
-        # a row that was cut ends before its last turn: its ids are then a part of the longer prompt
-        shorter = min(len(prompt), len(last.ids))
-        wrong_prompts += last.ids[:shorter] != prompt[:shorter]
+    by_row: dict[int, list[TokenSequence]] = defaultdict(list)
+    for sequence in sequences:
+        by_row[sequence.row].append(sequence)
+    wrong_prompts = sum(_prompts_differ(example, by_row[example.row], renderer) for example in sample)
     double_bos = 0 if bos_id is None else sum(list(s.ids[:2]).count(bos_id) > 1 for s in sequences)
     copies = near_copies(list(train), list(held_out)) if held_out else []
     every = f"all {len(sequences)} sequences"
@@ -74,6 +70,19 @@ def check_rows(
             f"{len(train)} training against {len(held_out)} held-out rows", "remove the copies from the training file",
         ),
     ]  # fmt: skip
+
+
+def _prompts_differ(example: Example, sequences: Sequence[TokenSequence], renderer: Renderer) -> bool:
+    """Whether some supervised turn is not trained on right after the prompt that generation would give."""
+    for index, message in enumerate(example.messages):
+        if not message.supervised:
+            continue
+        prompt = renderer.prompt(example.messages[:index], example.tools)
+        # a turn that was cut for its length has no sequence that reaches it
+        reaching = [sequence for sequence in sequences if len(sequence.ids) > len(prompt)]
+        if reaching and not any(s.ids[: len(prompt)] == prompt and s.supervised[len(prompt)] for s in reaching):
+            return True
+    return False
 
 
 def _turns_end(sequence: TokenSequence, stop_ids: Sequence[int]) -> bool:

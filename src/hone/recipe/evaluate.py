@@ -149,10 +149,10 @@ def _require_rows(examples: Sequence[Example], ledger: Ledger, source: str) -> N
 
 
 def _last_turn_alone(example: Example) -> Example:
-    """The last answer is what the arms are asked for; earlier answers are part of the question."""
-    *earlier, last = example.messages
-    turns = (*(replace(message, supervised=False) for message in earlier), replace(last, supervised=True))
-    return replace(example, messages=turns)
+    """The last supervised answer is what the arms are asked for; earlier answers are part of the question."""
+    last = max(index for index, message in enumerate(example.messages) if message.supervised)
+    earlier = (replace(message, supervised=False) for message in example.messages[:last])
+    return replace(example, messages=(*earlier, example.messages[last]))
 
 
 def _last_user_text(example: Example) -> str:

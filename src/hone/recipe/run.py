@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -168,7 +169,9 @@ def _working(
 
 
 def _interrupted(folder: RunFolder, error: BaseException) -> InterruptedRunError:
-    what = error.what if isinstance(error, InterruptedRunError) else "stopped"
+    what = error.what if isinstance(error, InterruptedRunError) else "Ctrl-C"
+    if not folder.config.exists():
+        return InterruptedRunError(f"{what} before the training began", remedy="begin anew with the same command")
     command = "hone run" if folder.kind == "run" else "hone train"
     return InterruptedRunError(what, remedy=f"go on with `{command} --resume {folder.path}`")
 
@@ -181,7 +184,7 @@ def _evaluate_in_fresh_process(config: RunConfig, folder: RunFolder, home: Path)
         value = getattr(config, option)
         if value is not None:
             command += [f"--{option.replace('_', '-')}", str(value)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, env=None)
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, env={**os.environ, "HONE_HOME": str(home)})
     if done.returncode in (0, 3):
         answered: JsonDict = json.loads(done.stdout)
         return answered

@@ -39,7 +39,9 @@ def held_out_file(folder: RunFolder) -> Path:
     return folder.path / "held_out.jsonl"
 
 
-def store_inputs(folder: RunFolder, config: _Config, rows: PreparedRows, choices: TrainingChoices) -> _Config:
+def store_inputs(
+    folder: RunFolder, config: _Config, rows: PreparedRows, choices: TrainingChoices, *, context_length: int
+) -> _Config:
     """Write config, ledger, manifest and held-out rows; give the config with every number resolved.
 
     Raises:
@@ -52,7 +54,8 @@ def store_inputs(folder: RunFolder, config: _Config, rows: PreparedRows, choices
             "learning_rate": choices.learning_rate,
             "epochs": choices.epochs,
             "batch_size": choices.batch_size,
-            "max_length": choices.max_length,
+            # not the longest training row: on resuming that would drop held-out rows that are longer, and split anew
+            "max_length": config.max_length or context_length,
             "warmup_share": choices.warmup_share,
             "micro_batch_tokens": choices.micro_batch_tokens,
             "validation": len(rows.validation),

@@ -126,7 +126,7 @@ def train_sft(
         text = f"{choice.name} = {choice.value:g} ({choice.reason})"
         told = {"text": text, "choice": choice.name, "value": f"{choice.value:g}", "reason": choice.reason}
         recorder.record(Event("note", told))
-    config = store_inputs(folder, config, rows, choices)
+    config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
 
     names = attach_adapter(base.model, rank=choices.rank, alpha=choices.alpha, seed=config.seed)
     # two checkpoints are kept and a third is written before the oldest goes; then the adapter itself
@@ -176,8 +176,10 @@ def _choose(config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSeq
 def _check_before(job: _Job) -> list[Invariant]:
     job.say("proof", "checking the rows and the model before training")
     rows, tokenizer = job.rows, job.base.tokenizer
-    sequences = rows.rendered(rows.train)
-    found = check_rows(rows.train, rows.held_out, sequences, job.renderer, bos_id=tokenizer.bos_token_id)
+    sequences = rows.rendered(rows.train + rows.validation)
+    found = check_rows(
+        rows.train + rows.validation, rows.held_out, sequences, job.renderer, bos_id=tokenizer.bos_token_id
+    )
     found += check_model(job.base.model, sequences, forward=job.forward)
     require_all(found)
     return found
@@ -228,7 +230,8 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
     )
     sequences = job.rows.rendered(job.rows.train)
     notes = {
-        "base_name": job.config.model,
+        # absolute where it is a path, so that the version answers from every working folder
+        "base_name": str(base.source.path) if base.source.kind in ("folder", "gguf") else base.name,
         "base_hash": base.base_hash,
         "template": job.renderer.describe(),
         "longest_answer_tokens": max(sequence.num_supervised for sequence in sequences),
@@ -236,8 +239,9 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
         "reference_path": job.config.reference_path,
         "system_prompt": _common_system_prompt(job.rows.train),
     }
-    save_adapter(base.model, job.folder.adapter, base_name=base.name, notes=notes)
+    # the probe goes first: it refuses a model that gives no numbers, and then there is no adapter to be taken for one
     write_probe(job.folder.path / PROBE_FILE, base.model, probe_sequences(sequences), forward=job.forward)
+    save_adapter(base.model, job.folder.adapter, base_name=base.name, notes=notes)
     return moved
 
 

@@ -98,7 +98,7 @@ def show_rows(
         HoneError: the file or the model cannot be used; or ``row`` is not there, or was dropped.
     """
     loaded = load_examples(source, mapping=mapping)
-    base = load_base(model, home=home, note=note)
+    base = load_base(model, home=home, device="cpu", note=note, weights=False)
     renderer = make_renderer(base, loaded.examples, max_length=max_length, note=note)
     examples, sequences = render_rows(loaded.examples, renderer, loaded.ledger)
     wanted = examples[:count] if row is None else [one for one in examples if one.row == row]

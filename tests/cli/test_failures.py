@@ -1,0 +1,162 @@
+"""How commands fail: the message, the exit code, no traceback, and nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hone.cli.failures import as_hone_error
+from hone.errors import HoneError, StorageError, TrainingError
+from tests.cli.conftest import Hone
+
+GOOD = '{"prompt": "why?", "completion": "because"}\n'
+
+# command, what the message holds
+BAD_INPUT: dict[str, tuple[list[str], str]] = {
+    "no data": (["run"], "data is missing"),
+    "missing file": (["run", "{folder}/none.jsonl"], "none.jsonl: no such file"),
+    "a near name": (["run", "{folder}/god.jsonl"], "good.jsonl"),
+    "empty file": (["run", "{folder}/empty.jsonl"], "empty.jsonl"),
+    "binary": (["train", "{folder}/binary.jsonl"], "binary.jsonl"),
+    "unknown columns": (["run", "{folder}/columns.csv"], "columns.csv"),
+    "no usable row": (["run", "{folder}/unusable.jsonl"], "unusable.jsonl:2"),
+    "unknown model": (["run", "{folder}/good.jsonl", "--model", "nosuch"], "no model of the name 'nosuch'"),
+    "unknown option": (["run", "{folder}/good.jsonl", "--epoch", "3"], "did you mean --epochs?"),
+    "unknown command": (["rnu"], "run"),
+    "three wrong values": (["run", "x", "--rank", "0", "--epochs", "x", "--dtype", "int8"], "3 options are wrong"),
+    "unknown metric": (["run", "{folder}/good.jsonl", "--metric", "blue"], "did you mean bleu"),
+    "output is a file": (["train", "{folder}/good.jsonl", "--output", "{folder}/good.jsonl"], "is a file"),
+    "output is in use": (["train", "{folder}/good.jsonl", "--output", "{folder}"], "is no run of hone"),
+    "held-out file is missing": (["run", "{folder}/good.jsonl", "--eval", "{folder}/none.jsonl"], "none.jsonl"),
+    "a bad name": (["run", "{folder}/good.jsonl", "--name", "Not A Name"], "not-a-name"),
+    "missing config": (["run", "{folder}/good.jsonl", "--config", "{folder}/none.yaml"], "none.yaml"),
+    "missing documents": (["run", "{folder}/good.jsonl", "--documents", "{folder}/none"], "--documents"),
+    "unknown version": (["evaluate", "nosuch"], "no version 'nosuch'"),
+    "unknown number": (["chat", "nosuch@7"], "no version 'nosuch@7'"),
+    "unknown model to show": (["models", "show", "nosuch"], "no version 'nosuch'"),
+    "no prompt": (["generate", "nosuch"], "prompt is missing"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One file for each way to be bad, and a good one."""
+    made = tmp_path / "data"
+    made.mkdir()
+    (made / "good.jsonl").write_text(GOOD * 1, encoding="utf-8")
+    (made / "empty.jsonl").write_text("", encoding="utf-8")
+    (made / "binary.jsonl").write_bytes(bytes(range(256)))
+    (made / "columns.csv").write_text("when,where\nnow,here\n", encoding="utf-8")
+    (made / "unusable.jsonl").write_text('{"prompt": "", "completion": "x"}\nno json\n', encoding="utf-8")
+    return made
+
+
+def _command(case: str, folder: Path) -> list[str]:
+    return [word.format(folder=folder) for word in BAD_INPUT[case][0]]
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_said_in_a_few_lines(case: str, folder: Path, hone_home: Path, hone: Hone) -> None:
+    before = sorted(folder.rglob("*"))
+    ended = hone(*_command(case, folder))
+    assert ended.code == 2, ended.err
+    assert "\nError: " in f"\n{ended.err}"
+    assert BAD_INPUT[case][1] in ended.err
+    assert "What to do: " in ended.err
+    assert "Traceback" not in ended.err
+    assert len(ended.err.splitlines()) <= 12
+    assert ended.out == ""
+    assert sorted(folder.rglob("*")) == before, "something was left beside the user's files"
+    assert list(hone_home.glob("runs/*")) == [], "a run that never began was left behind"
+
+
+@pytest.mark.parametrize("case", ["missing file", "unknown option", "three wrong values", "unknown model"])
+def test_with_json_an_error_is_an_object(case: str, folder: Path, hone: Hone) -> None:
+    ended = hone(*_command(case, folder), "--json")
+    assert ended.code == 2
+    assert ended.json["schema"] == 1
+    error = ended.json["error"]
+    assert error.keys() == {"type", "message", "where", "why", "remedy", "details"}
+    assert BAD_INPUT[case][1] in f"{error['where']}: {error['message']}"
+    assert error["remedy"]
+    if case == "three wrong values":
+        assert len(error["details"]) == 3
+
+
+def test_ctrl_c_ends_with_130(hone: Hone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hone.model.machine.describe_machine", _raising(KeyboardInterrupt()))
+    ended = hone("doctor")
+    assert ended.code == 130
+    assert ended.err.startswith("Stopped: ")
+
+
+def test_a_bug_is_owned_up_to_and_its_traceback_kept(
+    hone: Hone, hone_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HONE_TRACEBACK", raising=False)
+    monkeypatch.setattr("hone.model.machine.describe_machine", _raising(RuntimeError("the moon is full")))
+    ended = hone("doctor")
+    assert ended.code == 1
+    assert "a bug of hone" in ended.err
+    assert "the moon is full" in ended.err
+    assert "Traceback" not in ended.err
+    [log] = (hone_home / "logs").iterdir()
+    assert str(log) in ended.err
+    written = log.read_text(encoding="utf-8")
+    assert "Traceback (most recent call last)" in written
+    assert "\ndoctor\n" in written
+    monkeypatch.setenv("HONE_TRACEBACK", "1")
+    assert "Traceback (most recent call last)" in hone("doctor").err
+
+
+def _raising(error: BaseException) -> object:
+    def raises(*_args: object) -> Iterator[object]:
+        raise error
+
+    return raises
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_the_systems_errors_become_ours(number: int) -> None:
+    found = as_hone_error(OSError(number, "as the system says", "/some/where"), [])
+    assert isinstance(found, StorageError)
+    assert found.where == "/some/where"
+    assert found.remedy
+
+
+def test_too_little_memory_is_no_bug() -> None:
+    class OutOfMemoryError(RuntimeError):
+        """As torch's."""
+
+    for error in (MemoryError(), OutOfMemoryError("tried to allocate")):
+        found = as_hone_error(error, [])
+        assert isinstance(found, TrainingError)
+        assert "memory" in found.what
+
+
+def test_our_own_errors_stay_themselves() -> None:
+    error = HoneError("as it is")
+    assert as_hone_error(error, []) is error
+
+
+def test_text_of_a_file_cannot_drive_the_terminal(hone: Hone, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"\x1b[2Jprompt": "a", "completion": "b"}) + "\n", encoding="utf-8")
+    ended = hone("run", file)
+    assert ended.code == 2
+    assert "\x1b" not in ended.err
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    process = subprocess.Popen([sys.executable, "-m", "hone", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 141
