@@ -122,6 +122,7 @@ def test_a_pipe_gets_no_escape_codes(tiny_base: Path, tmp_path: Path) -> None:
     assert b"tuned: answers" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 def test_ctrl_c_during_the_evaluation_is_said_once_and_resumed(tiny_base: Path, rows: Path, hone: Hone) -> None:
     command = [sys.executable, "-m", "hone", "run", str(rows), "--model", str(tiny_base), "--max-steps", "4"]

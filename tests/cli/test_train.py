@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Ended, Hone
+from tests.tiny import no_file_larger_than
 
 _STEPS = 300
 
@@ -43,6 +44,23 @@ def test_people_are_told_what_to_do_next(tiny_base: Path, rows: Path, tmp_path: 
     assert f"hone evaluate {folder} HELD_OUT.jsonl" in ended.out
 
 
+@pytest.mark.parametrize("limit", [300, 3_000, 30_000])
+def test_a_full_disk_is_said_and_nothing_half_written_stays(
+    limit: int, tiny_base: Path, rows: Path, tmp_path: Path, hone: Hone
+) -> None:
+    folder = tmp_path / "mine"
+    with no_file_larger_than(limit):
+        ended = hone("train", rows, "--output", folder, "--model", tiny_base, "--max-steps", 2, "--rank", 8)
+    assert ended.code == 1, ended.err
+    assert "\nError: " in f"\n{ended.err}"
+    assert "What to do: " in ended.err
+    assert "Traceback" not in ended.err
+    assert "bug of hone" not in ended.err
+    assert not (folder / "adapter" / "adapter_model.safetensors").exists()
+    assert [path for path in folder.rglob("*") if path.name.endswith(".tmp")] == []
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 def test_ctrl_c_saves_the_state_and_resume_ends_as_if_it_had_not_been(
     tiny_base: Path, rows: Path, tmp_path: Path, hone: Hone

@@ -75,9 +75,9 @@ def test_bad_rows_stand_in_the_ledger_with_their_reason(tmp_path: Path) -> None:
         {"prompt": "a", "completion": "<|im_end|>"},
     ]
     found = prepared(loaded(tmp_path / "a.jsonl", rows))
-    ledger = found.ledger
-    assert (ledger.rows, ledger.kept, ledger.cut, ledger.dropped) == (15, 12, 0, 3)
-    dropped = {entry.row: entry for entry in ledger.dropped_entries()}
+    counts = found.ledger.summary()
+    assert [counts[name] for name in ("rows", "kept", "cut", "dropped")] == [15, 12, 0, 3]
+    dropped = {entry.row: entry for entry in found.ledger.dropped_entries()}
     assert sorted(dropped) == [13, 14, 15]
     assert dropped[15].code == "template", "a text with a control token of the template"
     assert all(entry.reason for entry in dropped.values())
@@ -85,21 +85,19 @@ def test_bad_rows_stand_in_the_ledger_with_their_reason(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_too_long_are_cut_by_whole_turns_or_dropped(tmp_path: Path) -> None:
-    long = {"prompt": "where now?", "completion": "the lamp is lit " * 20}
-    turns = [{"role": "user", "content": "where?"}, {"role": "assistant", "content": "here"}]
-    talk = {"messages": [*turns, {"role": "user", "content": "when?"}, {"role": "assistant", "content": "now " * 60}]}
-    short = {"messages": turns}
-    data = loaded(
-        tmp_path / "a.jsonl", [talk, short, {"messages": [turns[0], {"role": "assistant", "content": "x " * 90}]}]
-    )
+    question, answer = {"role": "user", "content": "where?"}, {"role": "assistant", "content": "here"}
+    long = {"role": "assistant", "content": "now " * 60}
+    rows = [{"messages": turns} for turns in ([question, answer, question, long], [question, answer], [question, long])]
+    data = loaded(tmp_path / "a.jsonl", rows)
     examples, sequences = render_rows(data.examples, Renderer(tiny_tokenizer(), max_length=64), data.ledger)
     assert [example.row for example in examples] == [1, 2]
-    assert (data.ledger.kept, data.ledger.cut, data.ledger.dropped) == (1, 1, 1)
-    assert len(sequences[1][0].ids) <= 64
+    assert sequences[1][0].ids == sequences[2][0].ids, "the first turn alone is left of the first row"
+    counts = data.ledger.summary()
+    assert [counts[name] for name in ("rows", "kept", "cut", "dropped")] == [3, 1, 1, 1]
+    assert counts["cut_tokens"] > 60
     [gone] = data.ledger.dropped_entries()
     assert (gone.row, gone.code) == (3, "template")
     assert "over the maximum of 64" in str(gone.reason)
-    assert long["completion"] not in str(gone.reason)
 
 
 # --- held-out rows from a file of their own ---

@@ -31,7 +31,7 @@ __all__ = ["USAGE_ERROR", "UsageProblem", "as_hone_error", "print_failure"]
 # click's class, which newer releases of typer carry themselves and do not name
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 _OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}
 

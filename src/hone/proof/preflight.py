@@ -25,6 +25,8 @@ __all__ = ["check_model", "check_rows"]
 
 _SAMPLE_ROWS = 16
 _SAMPLE_TOKENS = 256
+# Difference of log-probabilities that float32 sums in another order stay under, with room.
+_FLOAT32_NATS = 1e-4
 
 
 def check_rows(
@@ -106,7 +108,8 @@ def check_model(model: PreTrainedModel, sequences: Sequence[TokenSequence], *, f
     """
     sample = [_shortened(sequence) for sequence in sorted(sequences, key=lambda s: len(s.ids))[:3]]
     batch = pack(sample)
-    packed_S = _target_logprobs(forward(model, batch), batch)
+    logits_SV = forward(model, batch)
+    packed_S = _target_logprobs(logits_SV, batch)
     others_S = torch.tensor(batch.owners_S, device=packed_S.device) > 0
     # another first document, token by token, must leave the others as they are
     size = model.config.get_text_config().vocab_size
@@ -116,14 +119,18 @@ def check_model(model: PreTrainedModel, sequences: Sequence[TokenSequence], *, f
     gap = _rms(_reference_logprobs(model, batch) - packed_S)
     with adapter_disabled(model):
         base_gap = _rms(_target_logprobs(forward(model, batch), batch) - packed_S)
-    tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
+    # one unit in the last place of the largest logit: what another order of the same sums may change
+    last_place = float(logits_SV.abs().max()) * torch.finfo(logits_SV.dtype).eps
+    tolerance = max(_FLOAT32_NATS, last_place)
+    # a disturbed neighbour changes no shape, and so not even the order of sums
+    leak_tolerance = max(_FLOAT32_NATS, last_place / 8)
     checked = f"{len(sample)} rows, {batch.num_supervised} supervised tokens"
     remedy = "train this architecture on the reference path, with --reference-path"
     return [
-        Invariant(3, "packed rows do not read each other", leak <= tolerance, leak,
-                  f"change of the other rows' log-probabilities (rms) <= {tolerance:g}", checked, remedy),
+        Invariant(3, "packed rows do not read each other", leak <= leak_tolerance, leak,
+                  f"change of the other rows' log-probabilities (rms) <= {leak_tolerance:.2g}", checked, remedy),
         Invariant(5, "the packed path agrees with the reference path", gap <= tolerance, gap,
-                  f"difference of log-probabilities (rms) <= {tolerance:g}", checked, remedy),
+                  f"difference of log-probabilities (rms) <= {tolerance:.2g}", checked, remedy),
         Invariant(6, "with the adapter at initialisation the model equals its base", base_gap == 0.0, base_gap,
                   "difference of log-probabilities = 0", checked,
                   "report the model; its linear layers cannot be wrapped"),
