@@ -125,7 +125,8 @@ Levels are 0 to 100, but for bits_per_byte, where lower is better. BLEU and chrF
     {command}
 
 Machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {threads()},
-{first["base"]["device"]}, {first["base"]["dtype"]}; Python {first["code"]["python"]}, {libraries}, hone {first["code"]["hone"]}.
+{first["base"]["device"]}, {first["base"]["dtype"]}; Python {first["code"]["python"]}, {libraries},
+hone {first["code"]["hone"]}.
 """
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from hone.model.forward import packed_logits, padded_logits
 from hone.model.lora import adapted_layers
 from hone.recipe.inference import Answerer, load_answerer, make_renderer, training_path
 from hone.recipe.run import run, train
-from hone.registry import resolve_version, set_alias
+from hone.registry import set_alias
 from hone.types import Message
 from tests.recipe.conftest import Finished, Listener, row
 from tests.tiny import CHATML, row_logits, save_tiny, tiny_model, tiny_tokenizer
@@ -164,11 +163,10 @@ def test_a_base_that_is_gone_is_named(mine: Mine) -> None:
 
 @pytest.mark.parametrize("by", ["version", "folder"])
 def test_a_template_that_has_changed_is_refused(mine: Mine, by: str) -> None:
-    changed = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n' + ''").replace(
-        "{% for message", "{{ '<|im_start|>system\nbe brief<|im_end|>\n' }}{% for message"
-    )
+    changed = CHATML.replace("{% for message", "{{ '<|im_start|>system\nbe brief<|im_end|>\n' }}{% for message", 1)
+    assert changed != CHATML
     tiny_tokenizer(changed).save_pretrained(mine.base)
-    with pytest.raises(ModelError, match="chat template .* renders otherwise"):
+    with pytest.raises(ModelError, match="renders otherwise than when"):
         load("questions" if by == "version" else mine.folder, mine.home)
 
 
@@ -176,11 +174,10 @@ def test_a_tokenizer_that_has_changed_is_refused(mine: Mine) -> None:
     """Other merges, the same template: every prompt would reach the adapter as other ids than it was trained on."""
     path = mine.base / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
-    before = load("questions", mine.home).prompt(QUESTION)
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:4]
     path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-    with pytest.raises(ModelError):
-        assert load("questions", mine.home).prompt(QUESTION) == before
+    with pytest.raises(ModelError, match="has changed since questions was trained"):
+        load("questions", mine.home)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "hone.json"])
@@ -235,8 +232,9 @@ def test_a_base_without_a_template_gets_the_documented_one_and_says_so(own_base:
     notes: list[str] = []
     found = load(own_base, hone_home, notes)
     assert any("template" in note for note in notes)
-    assert found.prompt(QUESTION)[: len(found.prompt([]) if False else ())] == ()
-    assert "user" in found.renderer.prompt_text(QUESTION)
+    text = found.renderer.prompt_text(QUESTION)
+    assert "user" in text
+    assert QUESTION[0].content in text
 
 
 def test_the_path_of_training_follows_the_architecture_and_the_wish() -> None:
@@ -261,4 +259,4 @@ def test_a_run_without_a_version_answers_by_its_folder(
     assert (found.name, found.version) == ("out", None)
     plain = row_logits(tiny_model("llama", max_position_embeddings=512), list(found.prompt(QUESTION)))
     assert (row_logits(found.base.model, list(found.prompt(QUESTION))) - plain).abs().max() > 1e-4
-    assert os.listdir(hone_home / "runs") == [] if (hone_home / "runs").exists() else True
+    assert not (hone_home / "runs").exists()

@@ -36,7 +36,7 @@ def doctor(*, as_json: JsonOption = False) -> None:
 
 def _lines(machine: _Json, columns: int) -> Iterator[str | Text]:
     system, processor, memory = machine["system"], machine["processor"], machine["memory"]
-    yield labelled("hone", f"{machine['hone']} on {system['name']} {system['release']}", columns=columns)
+    yield labelled("Version", f"hone {machine['hone']} on {system['name']} {system['release']}", columns=columns)
     cores = f"{processor['cores_usable']} of {processor['cores_present']} cores usable"
     threads = f"torch computes with {processor['threads_of_torch']}"
     yield labelled("Processor", f"{processor['name']}, {system['machine']}; {cores}, {threads}", columns=columns)
@@ -49,8 +49,8 @@ def _lines(machine: _Json, columns: int) -> Iterator[str | Text]:
     chosen = machine["chosen"]
     text = f"{chosen['device']} with {chosen['dtype']}; --device and --dtype choose otherwise"
     yield labelled("Chosen", text, columns=columns)
-    packages = ", ".join(f"{one['name']} {one['version']}" for one in machine["packages"])
-    yield labelled("Packages", packages, columns=columns)
+    packages = [f"{one['name']} {one['version']}" + _in_brackets(one["note"]) for one in machine["packages"]]
+    yield labelled("Packages", ", ".join(packages), columns=columns)
     for place, one in enumerate([*machine["needed"], *machine["extras"]]):
         state = one["version"] if one["installed"] else f"not installed; {one['install']}"
         yield labelled("" if place else "Further", f"{one['name']} ({one['for']}): {state}", columns=columns, hang=2)
@@ -65,3 +65,7 @@ def _lines(machine: _Json, columns: int) -> Iterator[str | Text]:
         yield "Nothing is missing."
     for number, problem in enumerate(machine["problems"], 1):
         yield labelled("Mend", problem, columns=columns) if number == 1 else labelled("", problem, columns=columns)
+
+
+def _in_brackets(note: str) -> str:
+    return f" ({note})" if note else ""

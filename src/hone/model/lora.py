@@ -102,8 +102,12 @@ def find_linear_layers(model: nn.Module) -> list[str]:
     """
     get_head: Callable[[], nn.Module | None] = getattr(model, "get_output_embeddings", lambda: None)
     head = get_head()
+    # a subclass with a forward of its own, such as a router that returns a tuple, is no plain linear layer
+    plain = (nn.Linear.forward, Conv1D.forward)
     return [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and type(module).forward in plain and module is not head
     ]
 
 

@@ -147,6 +147,12 @@ def load_answerer(
             why="a prompt that looks different from the training rows gets worse answers",
             remedy="use the versions of transformers and of the base stored in the run's result.json, or train again",
         )
+    if notes.get("tokenizer_hash") not in (None, base.tokenizer_hash):
+        raise ModelError(
+            f"the tokenizer of {notes['base_name']} has changed since {reference} was trained",
+            why="the adapter would read other tokens than it was trained on",
+            remedy="put the old files back, or train again",
+        )
     load_adapter(base.model, folder / "adapter")
     name = version.reference if version else folder.name
     return Answerer(name, base, renderer, folder, version, notes)

@@ -233,6 +233,8 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
         # absolute where it is a path, so that the version answers from every working folder
         "base_name": str(base.source.path) if base.source.kind in ("folder", "gguf") else base.name,
         "base_hash": base.base_hash,
+        # of a GGUF the base's hash says all: its tokenizer's files are of hone's own making
+        "tokenizer_hash": base.tokenizer_hash if base.source.kind in ("folder", "hub") else None,
         "template": job.renderer.describe(),
         "longest_answer_tokens": max(sequence.num_supervised for sequence in sequences),
         "shape": detect_shape([example.answer for example in job.rows.train]).to_json(),
