@@ -45,8 +45,7 @@ def hone_here(words: list[str], stdin: bytes) -> Ended:
         try:
             code = main(words)
         except SystemExit as ended:
-            assert isinstance(ended.code, int)
-            code = ended.code
+            code = int(ended.code or 0)
     return Ended(code, out.getvalue(), err.getvalue())
 
 

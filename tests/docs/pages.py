@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Block:
-    """A console block: where it stands, how it is to be run, and its steps; ``mode`` is empty where it has no marker."""
+    """A console block: where it stands, how it is run (empty where no mark says it), and its steps."""
 
     place: str
     mode: str
@@ -125,6 +125,7 @@ def run_line(command: str, hone: Callable[[list[str], bytes], Ended], folder: Pa
     """
     silent = "2> /dev/null" in command
     lexer = shlex.shlex(command.replace("2> /dev/null", ""), posix=True, punctuation_chars="|>")
+    lexer.whitespace_split = True
     words = list(lexer)
     target = None
     if ">" in words:

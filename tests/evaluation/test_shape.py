@@ -12,9 +12,9 @@ from hone.evaluation.shape import detect_shape
 
 TASKS = {
     "banking77-10": "labels",
-    "clinical-note": "text",
+    "clinical-note": "summary",
     "e2e-data-to-text": "text",
-    "legal-plain-english": "text",
+    "legal-plain-english": "summary",
     "nl2bash": "code",
     "sms-spam": "labels",
     "snips-json": "json",
@@ -28,10 +28,19 @@ TASKS = {
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_shared_tasks(shared_folder: Path, task: str, file: str) -> None:
     lines = (shared_folder / "tasks" / task / file).read_text(encoding="utf-8").splitlines()
-    answers = [json.loads(line)["messages"][-1]["content"] for line in lines]
-    shape = detect_shape(answers)
+    conversations = [json.loads(line)["messages"] for line in lines]
+    answers = [messages[-1]["content"] for messages in conversations]
+    shape = detect_shape(answers, [messages[-2]["content"] for messages in conversations])
     assert shape.kind == TASKS[task], shape.reason
     assert bool(shape.labels) == (shape.kind == "labels")
+
+
+def test_a_summary_condenses_its_prompt() -> None:
+    answers = [f"The meeting was moved to the {n}th because too few could come on the day before." for n in range(9)]
+    assert detect_shape(answers, [answer * 2 + "!!" for answer in answers]).kind == "summary"
+    assert detect_shape(answers, [answer + answer[:40] for answer in answers]).kind == "text"
+    assert detect_shape(answers).kind == "text"
+    assert detect_shape(["yes", "no"] * 6, ["a long question " * 9] * 12).kind == "labels"  # the form goes first
 
 
 def test_labels_are_listed_once_and_sorted() -> None:

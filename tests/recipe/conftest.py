@@ -101,26 +101,27 @@ def run_options(train_options: Callable[..., TrainConfig]) -> Callable[..., RunC
     return make
 
 
+def evaluate_in_this_process(config: RunConfig, folder: RunFolder, home: Path) -> JsonDict:
+    """What the fresh process prints, without starting one."""
+    asked = EvaluateConfig(
+        version=str(folder.path), data=str(held_out_file(folder)), seed=config.seed, metric=config.metric,
+        max_new_tokens=config.max_new_tokens, device=config.device, dtype=config.dtype,
+    )  # fmt: skip
+    found = evaluate(asked, home=home, recorder=Listener())
+    assert found.verdict is not None
+    return {
+        "evaluation": found.evaluation,
+        "answers": found.answers,
+        "verdict": found.verdict.to_json(),
+        "proof": [invariant.to_json() for invariant in found.proof],
+        "generation": found.settings,
+    }
+
+
 @pytest.fixture
 def evaluated_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison in this process: the fresh one takes seconds to start, and ``test_run.py`` shows both alike."""
-
-    def in_this_process(config: RunConfig, folder: RunFolder, home: Path) -> JsonDict:
-        asked = EvaluateConfig(
-            version=str(folder.path), data=str(held_out_file(folder)), seed=config.seed, metric=config.metric,
-            max_new_tokens=config.max_new_tokens, device=config.device, dtype=config.dtype,
-        )  # fmt: skip
-        found = evaluate(asked, home=home, recorder=Listener())
-        assert found.verdict is not None
-        return {
-            "evaluation": found.evaluation,
-            "answers": found.answers,
-            "verdict": found.verdict.to_json(),
-            "proof": [invariant.to_json() for invariant in found.proof],
-            "generation": found.settings,
-        }
-
-    monkeypatch.setattr("hone.recipe.run._evaluate_in_fresh_process", in_this_process)
+    """The comparison in this process: a fresh one takes seconds to start, and ``test_run.py`` shows both alike."""
+    monkeypatch.setattr("hone.recipe.run._evaluate_in_fresh_process", evaluate_in_this_process)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Event:
 
     Args:
         kind: ``stage`` {name, detail}: a new part of the job begins;
-            ``note`` {text}: a sentence for the user;
+            ``note`` {text}: a sentence for the user; of a number that was chosen also {choice, value, reason};
             ``progress`` {task, done, total}: work that is no training step;
             ``step`` {step, total_steps, epoch, loss, learning_rate, gradient_norm, tokens, supervised_tokens};
             ``validation`` {step, loss, best};

@@ -217,6 +217,7 @@ SHAPE_METRICS: Mapping[ShapeKind, tuple[str, ...]] = {
     "json": ("json_f1", "json_match", "json_valid"),
     "code": ("chrf", "exact_match", "bleu"),
     "short": ("token_f1", "exact_match", "chrf"),
+    "summary": ("rouge_l", "chrf", "bleu"),
     "text": ("chrf", "bleu", "rouge_l"),
 }
 

@@ -28,7 +28,7 @@ from hone.types import JsonDict
 
 __all__ = ["ShapeKind", "TaskShape", "detect_shape"]
 
-ShapeKind = Literal["labels", "json", "code", "short", "text"]
+ShapeKind = Literal["labels", "json", "code", "short", "summary", "text"]
 
 JSON_SHARE = 0.90
 CODE_SHARE = 0.80
@@ -39,6 +39,7 @@ LABEL_WORDS = 8
 LABEL_CHARACTERS = 60
 SHORT_WORDS = 6
 SHORT_CHARACTERS = 60
+SUMMARY_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class TaskShape:
     """The kind of answers that a task wants.
 
     Args:
-        kind: labels, json, code, short or text.
+        kind: labels, json, code, short, summary or text.
         labels: for kind labels the distinct answers, sorted; empty otherwise.
         reason: one sentence that says which rule decided, with its figures.
     """
@@ -60,12 +61,13 @@ class TaskShape:
         return {"kind": self.kind, "labels": list(self.labels), "reason": self.reason}
 
 
-def detect_shape(references: Sequence[str]) -> TaskShape:
+def detect_shape(references: Sequence[str], prompts: Sequence[str] = ()) -> TaskShape:
     """Recognise the shape of a task from its reference answers.
 
     Args:
         references: the answers of the training rows (better) or of the held-out rows; empty ones
             are left out of the count.
+        prompts: the last user text of each row; without them a summary cannot be told from other text.
 
     Returns:
         The shape; ``text`` where there is nothing to judge by.
@@ -73,7 +75,8 @@ def detect_shape(references: Sequence[str]) -> TaskShape:
     answers = [reference.strip() for reference in references if reference.strip()]
     if not answers:
         return TaskShape("text", (), "there are no answers to judge by")
-    return _as_json(answers) or _as_labels(answers) or _as_code(answers) or _as_short_or_text(answers)
+    shape = _as_json(answers) or _as_labels(answers) or _as_code(answers) or _as_short_or_text(answers)
+    return _as_summary(references, prompts) or shape if shape.kind == "text" else shape
 
 
 def _as_json(answers: list[str]) -> TaskShape | None:
@@ -118,3 +121,15 @@ def _as_short_or_text(answers: list[str]) -> TaskShape:
     if words <= SHORT_WORDS and characters <= SHORT_CHARACTERS:
         return TaskShape("short", (), size)
     return TaskShape("text", (), size)
+
+
+def _as_summary(references: Sequence[str], prompts: Sequence[str]) -> TaskShape | None:
+    """Text that condenses its prompt; ROUGE was made for it (Lin 2004), and length alone earns less than under chrF."""
+    shares = [
+        len(reference.strip()) / len(prompt.strip())
+        for reference, prompt in zip(references, prompts, strict=False)
+        if reference.strip() and prompt.strip()
+    ]
+    if not shares or statistics.median(shares) > SUMMARY_SHARE:
+        return None
+    return TaskShape("summary", (), f"the median answer has {statistics.median(shares):.0%} of its prompt's length")

@@ -158,7 +158,7 @@ def _not_measured(evaluation: Evaluation) -> list[JsonDict]:
         for arm, question in _ARMS_TO_COME
         if arm not in evaluation.arms
     ]
-    if evaluation.shape.kind == "text":
+    if evaluation.shape.kind in ("summary", "text"):
         missing.append(
             {
                 "what": "faithfulness",

@@ -26,7 +26,7 @@ from hone.model.lora import adapter_disabled
 from hone.proof.invariant import Invariant
 from hone.proof.postflight import check_probe, check_stops
 from hone.recipe.inference import Answerer, load_answerer, training_path
-from hone.recipe.rows import render_rows
+from hone.recipe.rows import last_user_text, render_rows
 from hone.recipe.sft import PROBE_FILE
 from hone.types import ArmName, Example, JsonDict, TokenSequence
 
@@ -94,9 +94,9 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
             proof.append(check_probe(answerer.run_folder / PROBE_FILE, answerer.base.model, forward=forward))
     results = [_answer(arm, answerer, examples, sequences, limit, recorder) for arm in arms]
     evaluation = evaluate_arms(
-        _shape(answerer, references),
+        _shape(answerer, examples),
         references,
-        [_last_user_text(example) for example in examples],
+        [last_user_text(example) for example in examples],
         results,
         metric=config.metric,
         seed=config.seed,
@@ -155,15 +155,11 @@ def _last_turn_alone(example: Example) -> Example:
     return replace(example, messages=(*earlier, example.messages[last]))
 
 
-def _last_user_text(example: Example) -> str:
-    return next((m.content for m in reversed(example.messages) if m.role == "user"), "")
-
-
-def _shape(answerer: Answerer, references: Sequence[str]) -> TaskShape:
+def _shape(answerer: Answerer, examples: Sequence[Example]) -> TaskShape:
     """As the training answers showed it: a few held-out rows may look like another kind of task."""
     stored = answerer.notes.get("shape")
     if stored is None:
-        return detect_shape(references)
+        return detect_shape([example.answer for example in examples], [last_user_text(e) for e in examples])
     return TaskShape(stored["kind"], tuple(stored["labels"]), stored["reason"])
 
 

@@ -14,7 +14,7 @@ from hone.errors import DataError, TemplateError
 from hone.planning.choose import choose_held_out_rows, choose_validation_rows
 from hone.types import Example, JsonDict, TokenSequence
 
-__all__ = ["PreparedRows", "prepare_rows", "render_rows"]
+__all__ = ["PreparedRows", "last_user_text", "prepare_rows", "render_rows"]
 
 Note = Callable[[str], None]
 
@@ -44,6 +44,11 @@ class PreparedRows:
     def rendered(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """The sequences of ``examples``, in their order."""
         return [sequence for example in examples for sequence in self.sequences[example.row]]
+
+
+def last_user_text(example: Example) -> str:
+    """What was asked last; empty where no user speaks."""
+    return next((message.content for message in reversed(example.messages) if message.role == "user"), "")
 
 
 def render_rows(

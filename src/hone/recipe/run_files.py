@@ -61,7 +61,7 @@ def store_inputs(
             "validation": len(rows.validation),
         }
     )
-    dump_resolved(resolved, folder.config)
+    dump_resolved(_with_absolute_paths(resolved), folder.config)
     rows.ledger.write(folder.ledger)
     if rows.held_out_ledger is not None:
         rows.held_out_ledger.write(folder.path / "held_out_ledger.jsonl")
@@ -70,6 +70,16 @@ def store_inputs(
         lines = [json.dumps(example_to_openai(example), ensure_ascii=False) for example in rows.held_out]
         write_atomically(held_out_file(folder), "\n".join(lines) + "\n")
     return resolved
+
+
+def _with_absolute_paths(config: _Config) -> _Config:
+    """So that the run can be resumed or repeated from any working folder; a hub id stays what it is."""
+    named = {name: getattr(config, name, None) for name in ("data", "model", "evaluation_data", "documents", "output")}
+    paths = {
+        name: Path(value).absolute() for name, value in named.items() if value is not None and Path(value).exists()
+    }
+    kept = {name: path if isinstance(named[name], Path) else str(path) for name, path in paths.items()}
+    return config.model_copy(update=kept)
 
 
 def store_proof(folder: RunFolder, proof: Sequence[Invariant]) -> None:

@@ -29,7 +29,7 @@ from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
 from hone.proof.preflight import check_model, check_rows
 from hone.recipe.inference import make_renderer, training_path
-from hone.recipe.rows import PreparedRows, prepare_rows
+from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
 from hone.recipe.run_files import describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.registry.runs import RunFolder
 from hone.types import Example, JsonDict, TokenSequence
@@ -228,7 +228,8 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
         smallest_gradient_norm=progress.smallest_gradient_norm,
         largest_gradient_norm=progress.largest_gradient_norm,
     )
-    sequences = job.rows.rendered(job.rows.train)
+    train_rows = job.rows.train
+    sequences = job.rows.rendered(train_rows)
     notes = {
         # absolute where it is a path, so that the version answers from every working folder
         "base_name": str(base.source.path) if base.source.kind in ("folder", "gguf") else base.name,
@@ -237,9 +238,9 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
         "tokenizer_hash": base.tokenizer_hash if base.source.kind in ("folder", "hub") else None,
         "template": job.renderer.describe(),
         "longest_answer_tokens": max(sequence.num_supervised for sequence in sequences),
-        "shape": detect_shape([example.answer for example in job.rows.train]).to_json(),
+        "shape": detect_shape([e.answer for e in train_rows], [last_user_text(e) for e in train_rows]).to_json(),
         "reference_path": job.config.reference_path,
-        "system_prompt": _common_system_prompt(job.rows.train),
+        "system_prompt": _common_system_prompt(train_rows),
     }
     # the probe goes first: it refuses a model that gives no numbers, and then there is no adapter to be taken for one
     write_probe(job.folder.path / PROBE_FILE, base.model, probe_sequences(sequences), forward=job.forward)
