@@ -57,13 +57,23 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def all_metrics(results: dict[str, dict[str, Any]]) -> str:
-    """Every metric of every task, base and tuned, as sacrebleu and the like give them."""
-    lines = ["| task | metric | base | tuned |", "|---|---|---|---|"]
+    """Every metric of every task with its difference: the primary one is not always the kindest."""
+    lines = ["| task | metric | base | tuned | tuned - base, 95% interval |", "|---|---|---|---|---|"]
     for name, result in results.items():
-        arms = result["evaluation"]["arms"]
-        for metric, base in arms["base"]["metrics"].items():
-            lines.append(f"| {name} | {metric} | {shown(base)} | {shown(arms['tuned']['metrics'].get(metric))} |")
+        evaluation = result["evaluation"]
+        found = {one["metric"]: one for one in evaluation["differences"] + evaluation["other_differences"]}
+        for metric, base in evaluation["arms"]["base"]["metrics"].items():
+            tuned = evaluation["arms"]["tuned"]["metrics"].get(metric)
+            lines.append(f"| {name} | {metric} | {shown(base)} | {shown(tuned)} | {change(found.get(metric))} |")
     return "\n".join(lines)
+
+
+def change(difference: dict[str, Any] | None) -> str:
+    """A difference with its interval."""
+    if difference is None or difference["interval"] is None:
+        return "not measured"
+    low, high = difference["interval"]
+    return f"{difference['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def shown(value: float | None) -> str:
@@ -108,6 +118,7 @@ checking, evaluating both arms and writing the report.
 {table(results)}
 
 One seed of training each; intervals are over held-out rows, not over training seeds (not measured).
+Labels are matched strictly: a base that answers with a sentence around the label scores 0 there.
 Retention of general ability, prompting and retrieval are not measured by this version.
 
 ## What was chosen, and what it cost
@@ -124,7 +135,7 @@ Levels are 0 to 100, but for bits_per_byte, where lower is better. BLEU and chrF
 
     {command}
 
-Machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {threads()},
+Machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {first["threads"]},
 {first["base"]["device"]}, {first["base"]["dtype"]}; Python {first["code"]["python"]}, {libraries},
 hone {first["code"]["hone"]}.
 """
@@ -141,32 +152,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", type=Path, help="folder of task folders")
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="the page to write")
-    parser.add_argument("--only", nargs="*", default=[], help="names of tasks; all unless given")
+    parser.add_argument("--only", nargs="*", default=[], help="tasks to run again; the others stay as they were")
     parser.add_argument("--home", type=Path, help="home folder of the runs; a temporary one unless given")
     arguments = parser.parse_args()
     folders = sorted(path.parent for path in arguments.tasks.glob("*/train.jsonl"))
     folders = [folder for folder in folders if not arguments.only or folder.name in arguments.only]
+    figures = arguments.output.with_suffix(".json")
     results: dict[str, dict[str, Any]] = {}
+    if arguments.only and figures.exists():
+        results = json.loads(figures.read_text(encoding="utf-8"))
+    command = f"python benchmarks/tasks.py {arguments.tasks} --output {arguments.output}"
     with tempfile.TemporaryDirectory() as temporary:
         home = arguments.home or Path(temporary)
         for folder in folders:
             print(f"== {folder.name}", file=sys.stderr, flush=True)
-            results[folder.name] = run_task(folder, home)
-            command = f"python benchmarks/tasks.py {arguments.tasks} --output {arguments.output}"
+            results[folder.name] = summary(run_task(folder, home))
+            results = dict(sorted(results.items()))
+            figures.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
             arguments.output.write_text(page(results, command), encoding="utf-8")
-            figures = {name: summary(result) for name, result in results.items()}
-            text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
-            arguments.output.with_suffix(".json").write_text(text, encoding="utf-8")
     print(table(results))
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
     """A result without what belongs to this machine's folders or repeats the data."""
-    evaluation = {
-        key: value for key, value in result["evaluation"].items() if key in ("metric", "rows", "arms", "differences")
+    kept = ("base", "training", "verdict", "proof", "wall_seconds")
+    counts = {key: value for key, value in result["data"].items() if isinstance(value, int)}
+    compared = ("metric", "shape", "rows", "arms", "differences", "other_differences")
+    code = {key: result["code"][key] for key in ("hone", "python", "libraries")}
+    evaluation = {key: result["evaluation"][key] for key in compared}
+    return {
+        **{key: result[key] for key in kept},
+        "data": counts,
+        "evaluation": evaluation,
+        "code": code,
+        "threads": threads(),
     }
-    keep = ("base", "training", "verdict", "proof", "wall_seconds")
-    return {**{key: result[key] for key in keep}, "evaluation": evaluation}
 
 
 if __name__ == "__main__":

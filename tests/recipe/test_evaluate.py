@@ -65,22 +65,23 @@ def test_answers_are_those_of_transformers_own_generation(
         assert answered["stopped"][arm] is (new[-1] == 2)
 
 
+def plain_bits(model: PreTrainedModel, messages: Sequence[JsonDict]) -> float:
+    """Bits of the last answer and of the token that ends it, given all turns before it."""
+    prompt = prompt_ids(messages[:-1])
+    ids = [*prompt, *tiny_tokenizer()(messages[-1]["content"], add_special_tokens=False)["input_ids"], 2]
+    with torch.no_grad():
+        logprobs = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0], dim=-1)
+    return -sum(float(logprobs[at - 1, ids[at]]) for at in range(len(prompt), len(ids))) / math.log(2)
+
+
 @pytest.mark.parametrize("arm", ["base", "tuned"])
 def test_bits_per_byte_are_those_of_a_plain_forward_pass(
     finished: Finished, found: EvaluationResult, held_out: list[JsonDict], arm: str
 ) -> None:
-    """Bits of the answer and of the token that ends it, over all rows, by the answers' bytes."""
-    model, tokenizer = plain_model(finished, arm), tiny_tokenizer()
-    bits, num_bytes = 0.0, 0
-    for one in held_out:
-        answer = one["messages"][-1]["content"]
-        prompt = prompt_ids(one["messages"][:-1])
-        completion = [*tokenizer(answer, add_special_tokens=False)["input_ids"], 2]
-        ids = prompt + completion
-        with torch.no_grad():
-            logprobs = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0], dim=-1)
-        bits -= sum(float(logprobs[at - 1, ids[at]]) for at in range(len(prompt), len(ids))) / math.log(2)
-        num_bytes += len(answer.encode())
+    """Over all rows, by the answers' bytes."""
+    model = plain_model(finished, arm)
+    bits = sum(plain_bits(model, one["messages"]) for one in held_out)
+    num_bytes = sum(len(one["messages"][-1]["content"].encode()) for one in held_out)
     measured = found.evaluation["arms"][arm]["metrics"]["bits_per_byte"]
     assert measured == pytest.approx(bits / num_bytes, abs=1e-4)
 
@@ -179,6 +180,9 @@ def test_in_a_conversation_the_last_answer_is_asked_for_and_the_earlier_ones_are
     written = model.generate(input_ids=ids, max_new_tokens=32, do_sample=False, eos_token_id=2, pad_token_id=0)
     expected = tiny_tokenizer().decode(written[0, ids.shape[1] :], skip_special_tokens=True).strip()
     assert result.answers[0]["answers"]["tuned"] == expected
+    bits = plain_bits(model, turns) + plain_bits(model, turns[2:])
+    measured = result.evaluation["arms"]["tuned"]["metrics"]["bits_per_byte"]
+    assert measured == pytest.approx(bits / (2 * len(second["completion"].encode())), abs=1e-4)
 
 
 # --- what is refused, and what is found out ---

@@ -292,6 +292,20 @@ def test_numbers_that_break_register_nothing(
     assert list_versions(hone_home) == []
 
 
+def test_a_validation_that_breaks_once_does_not_end_the_run(
+    run_options: RunOptions, hone_home: Path, evaluated_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first loss is no number, the later ones are: the best of those is kept, and the report is still written."""
+    losses = iter([float("nan"), 2.5, 1.5])
+    monkeypatch.setattr("hone.recipe.sft.mean_loss", lambda *_, **__: next(losses))
+    result = done(run_options(validation=4, epochs=3), hone_home)
+    training = result["training"]
+    assert (training["steps"], training["validation_loss"], training["best_step"]) == (9, 1.5, 9)
+    validations = [one for one in read_jsonl(Path(result["run_dir"]) / "metrics.jsonl") if one["event"] == "validation"]
+    assert [one["best"] for one in validations] == [False, True, True]
+    assert Path(result["report"]).is_file()
+
+
 # --- the fresh process ---
 
 

@@ -151,13 +151,13 @@ class TrainConfig(BaseModel):
     )
     early_stop: bool = Field(True, description="Stop when the validation loss no longer falls.")
     warmup_share: _Share | None = Field(
-        None, description="Share of the steps in which the learning rate rises; chosen from the steps unless given."
+        None, description="Share of the steps in which the learning rate rises; 0.1 unless given."
     )
     weight_decay: _NotNegative = Field(0.0, description="AdamW's weight decay.")
     max_gradient_norm: _Positive = Field(1.0, description="Gradients with a larger norm are scaled down to it.")
     seed: _Seed = Field(0, description="Seed of everything random; the same seed gives the same run.")
     save_every_steps: _Count | None = Field(
-        None, description="Optimizer steps between checkpoints; chosen from the length of the run unless given."
+        None, description="Optimizer steps between checkpoints, all kept; unless given, one a pass, the last two kept."
     )
     device: _Device | None = Field(None, description=_DEVICE_HELP)
     dtype: _Dtype | None = Field(None, description=_DTYPE_HELP)

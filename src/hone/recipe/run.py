@@ -86,7 +86,7 @@ def run(
             "status": version.status,
             "evaluation": answered["evaluation"],
             "verdict": answered["verdict"],
-            "generation": answered["generation"],
+            "generation": answered["generation"] | {"model": version.reference},
             "documents": documents,
             "report": str(work.folder.report_html),
         }
