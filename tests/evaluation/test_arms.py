@@ -161,7 +161,7 @@ def test_rows_of_one_cluster_count_once() -> None:
     by_row = evaluate_arms(TEXT, REFERENCES, PROMPTS, arms)
     by_cluster = evaluate_arms(TEXT, REFERENCES, PROMPTS, arms, clusters=[n // 10 for n in range(30)])
     assert by_row.method["units"] == 30
-    assert (by_cluster.method["units"], by_cluster.method["unit"]) == (3, "cluster of rows")
+    assert (by_cluster.method["units"], by_cluster.method["unit"]) == (3, "distinct prompt")
     assert by_cluster.arms["tuned"].score == by_row.arms["tuned"].score
     # Three clusters can at best give p = 2 / 8: no claim is possible.
     assert by_row.differences[0].comparison.different

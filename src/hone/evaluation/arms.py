@@ -238,6 +238,6 @@ def _method(bootstrap: PairedBootstrap, clustered: bool) -> JsonDict:
         "resamples": bootstrap.resamples,
         "permutations": bootstrap.permutations,
         "units": bootstrap.units,
-        "unit": "cluster of rows" if clustered else "row",
+        "unit": "distinct prompt" if clustered else "row",
         "seed": bootstrap.seed,
     }

@@ -116,6 +116,7 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
         ],
         "arm_titles": ARM_TITLES,
         "answers": result.get("answers") or [],
+        "base_line": _base_line(result.get("base") or {}),
         "base": _flat(result.get("base") or {}),
         "data": result.get("data") or {},
         "dropped_rows": list(result.get("dropped_rows") or [])[:MOST_DROPPED_ROWS],
@@ -127,6 +128,14 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
         "notes": list(result.get("notes") or []),
         "repeat": result.get("repeat"),
     }
+
+
+def _base_line(base: Mapping[str, Any]) -> str:
+    """What it was tuned from, in a few words."""
+    parts = [f"from {base['name']}"] if base.get("name") else []
+    parts += [f"{base['parameters'] / 1e6:,.0f}M parameters"] if base.get("parameters") else []
+    parts += [f"hash {str(base['hash'])[:12]}"] if base.get("hash") else []
+    return ", ".join(parts)
 
 
 def _arm_row(name: str, arm: Mapping[str, Any], digits: int) -> JsonDict:
