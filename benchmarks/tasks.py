@@ -118,6 +118,7 @@ checking, evaluating both arms and writing the report.
 {table(results)}
 
 One seed of training each; intervals are over held-out rows, not over training seeds (not measured).
+Which metric decides follows from the training answers (docs/evaluate.md); the others stand below with their intervals.
 Labels are matched strictly: a base that answers with a sentence around the label scores 0 there.
 Retention of general ability, prompting and retrieval are not measured by this version.
 
