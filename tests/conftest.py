@@ -30,6 +30,8 @@ for _name, _value in {
     "COLUMNS": "120",
 }.items():
     os.environ.setdefault(_name, _value)
+# A dumb terminal, as some build machines name theirs, has no progress bar and no colour to be tested.
+os.environ["TERM"] = "xterm-256color"
 
 # The time of an example depends on what else the machine does; a failing one is the same on every machine.
 settings.register_profile(
