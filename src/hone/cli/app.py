@@ -25,7 +25,6 @@ from hone.cli.train import train
 __all__ = ["app", "hone", "main"]
 
 _PIPE_CLOSED = 141  # as of a process that SIGPIPE ended
-_BUSY_LOAD = 1.0  # of the last minute: another program has kept one core busy
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -75,7 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     prepare_streams()
-    _share_a_busy_machine()
     try:
         code = _invoke(given)
         sys.stdout.flush()
@@ -86,16 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _PIPE_CLOSED
     except (Exception, KeyboardInterrupt) as error:
         raise SystemExit(print_failure(as_hone_error(error, given), as_json="--json" in given)) from error
-
-
-def _share_a_busy_machine() -> None:
-    """Let waiting threads sleep where other programs keep a core busy; must come before torch is loaded.
-
-    OpenMP's threads spin at every barrier by default. Alone that is 10-20% faster; beside one busy process on two
-    cores it was five times slower (docs/configuration.md).
-    """
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] >= _BUSY_LOAD:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _invoke(arguments: list[str]) -> int:
