@@ -24,7 +24,7 @@ from hone.engine.loop import LoopSettings, micro_batches, train
 from hone.engine.step import mean_loss
 from hone.home import hone_home
 from hone.model.attention import packed_attention_enabled
-from hone.model.forward import packed_logits
+from hone.model.forward import packed_logprobs
 from hone.model.generate import SamplingSettings, generate
 from hone.model.load import load_base
 from hone.model.lora import adapter_parameters, attach_adapter
@@ -64,13 +64,13 @@ def compare(folder: Path, learning_rate: float, rank: int, epochs: int, batch_si
     told = Validations()
 
     def loss() -> float:
-        return mean_loss(base.model, batches, forward=packed_logits, objective=supervised_loss)
+        return mean_loss(base.model, batches, forward=packed_logprobs, objective=supervised_loss)
 
     started = time.perf_counter()
     with packed_attention_enabled(base.model), tempfile.TemporaryDirectory() as checkpoints:
         before = loss()
         result = train(
-            base.model, rows, parameters=adapter_parameters(base.model), forward=packed_logits,
+            base.model, rows, parameters=adapter_parameters(base.model), forward=packed_logprobs,
             objective=supervised_loss, evaluate=loss, recorder=told, checkpoints=Path(checkpoints),
             settings=LoopSettings(
                 batch_size=batch_size, epochs=epochs, max_steps=None, learning_rate=learning_rate, warmup_share=0.1,

@@ -22,7 +22,7 @@ from hone.engine.schedule import linear_warmup_decay
 from hone.engine.step import mean_loss
 from hone.errors import InterruptedRunError, TrainingError
 from hone.model.attention import packed_attention_enabled
-from hone.model.forward import packed_logits
+from hone.model.forward import packed_logprobs
 from hone.model.lora import adapter_parameters, attach_adapter
 from hone.objective.supervised import supervised_loss
 from tests.tiny import tiny_model, token_rows
@@ -73,10 +73,10 @@ class Run:
     def forward(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         if torch.is_grad_enabled():
             self.seen.append(batch.rows)
-        return packed_logits(model, batch)
+        return packed_logprobs(model, batch)
 
     def validation_loss(self) -> float:
-        return mean_loss(self.model, [pack(VALIDATION)], forward=packed_logits, objective=supervised_loss)
+        return mean_loss(self.model, [pack(VALIDATION)], forward=packed_logprobs, objective=supervised_loss)
 
     def train(self, folder: Path, settings: LoopSettings = SETTINGS, **changes: Any) -> LoopResult:
         arguments: dict[str, Any] = {
@@ -351,7 +351,7 @@ def test_a_run_killed_in_a_step_goes_on_from_its_last_checkpoint(tmp_path: Path)
         calls.append(1)
         if len(calls) == 14:
             raise KeyboardInterrupt
-        return packed_logits(model, batch)
+        return packed_logprobs(model, batch)
 
     with pytest.raises(KeyboardInterrupt):
         killed.train(tmp_path / "parts" / "checkpoints", forward=dies)
@@ -409,8 +409,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(tmp_path: Pat
 
     def breaks(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         steps.append(run.weights())
-        logits_SV = packed_logits(model, batch)
-        return logits_SV * float("nan") if len(run.heard.data("step")) == 4 else logits_SV
+        logprobs_S = packed_logprobs(model, batch)
+        return logprobs_S * float("nan") if len(run.heard.data("step")) == 4 else logprobs_S
 
     with pytest.raises(TrainingError, match="loss was nan") as caught:
         run.train(tmp_path, forward=breaks)

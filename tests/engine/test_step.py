@@ -14,7 +14,7 @@ from hone.engine.optimizer import make_optimizer
 from hone.engine.step import StepResult, accumulate_gradients, mean_loss, train_step
 from hone.errors import TrainingError
 from hone.model.attention import packed_attention_enabled
-from hone.model.forward import Forward, packed_logits
+from hone.model.forward import Forward, packed_logprobs
 from hone.model.lora import adapter_parameters
 from hone.objective.supervised import supervised_loss
 from hone.types import TokenSequence
@@ -41,7 +41,7 @@ def _accumulated(model: PreTrainedModel, parts: list[list[TokenSequence]]) -> tu
         parameter.grad = None
     with packed_attention_enabled(model):
         loss = accumulate_gradients(
-            model, [pack(part) for part in parts], forward=packed_logits, objective=supervised_loss
+            model, [pack(part) for part in parts], forward=packed_logprobs, objective=supervised_loss
         )
     return loss, {name: parameter.grad.clone() for name, parameter in parameters.items()}
 
@@ -69,8 +69,8 @@ def test_the_loss_is_the_mean_over_the_supervised_tokens_of_the_step() -> None:
 
     means = [pack([row]) for row in ROWS]
     with packed_attention_enabled(model):
-        of_rows = [mean_loss(model, [batch], forward=packed_logits, objective=supervised_loss) for batch in means]
-        assert mean_loss(model, means, forward=packed_logits, objective=supervised_loss) == pytest.approx(
+        of_rows = [mean_loss(model, [batch], forward=packed_logprobs, objective=supervised_loss) for batch in means]
+        assert mean_loss(model, means, forward=packed_logprobs, objective=supervised_loss) == pytest.approx(
             loss, abs=1e-6
         )
     assert abs(sum(of_rows) / len(of_rows) - loss) > 1e-3, "the rows must tell a mean of means from the mean"
@@ -80,13 +80,13 @@ def test_gradients_add_to_what_is_there() -> None:
     model = _model()
     _, once = _accumulated(model, [ROWS])
     with packed_attention_enabled(model):
-        accumulate_gradients(model, [pack(ROWS)], forward=packed_logits, objective=supervised_loss)
+        accumulate_gradients(model, [pack(ROWS)], forward=packed_logprobs, objective=supervised_loss)
     for name, parameter in adapter_parameters(model).items():
         torch.testing.assert_close(parameter.grad, 2 * once[name], atol=1e-6, rtol=1e-5)
 
 
 def _train_step(
-    model: PreTrainedModel, rate: float = 1e-3, bound: float = 1.0, forward: Forward = packed_logits
+    model: PreTrainedModel, rate: float = 1e-3, bound: float = 1.0, forward: Forward = packed_logprobs
 ) -> StepResult:
     parameters = adapter_parameters(model)
     with packed_attention_enabled(model):
@@ -146,13 +146,13 @@ def test_a_step_lowers_the_loss() -> None:
 
 def _broken_by(value: float, where: str) -> Forward:
     def forward(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-        logits_SV = packed_logits(model, batch)
+        logprobs_S = packed_logprobs(model, batch)
         if batch.rows[0] == ROWS[3].row:
             if where == "loss":
-                return logits_SV * value
+                return logprobs_S * value
             # a finite loss with a gradient that is not: the slope of the root at 0 is infinite
-            return logits_SV + torch.sqrt(logits_SV * 0.0)
-        return logits_SV
+            return logprobs_S + torch.sqrt(logprobs_S * 0.0)
+        return logprobs_S
 
     return forward
 
@@ -174,7 +174,7 @@ def test_a_loss_or_gradient_that_is_not_finite_is_never_taken(value: float, wher
 def test_mean_loss_leaves_no_gradients() -> None:
     model = _model()
     with packed_attention_enabled(model):
-        mean_loss(model, [pack(ROWS)], forward=packed_logits, objective=supervised_loss)
+        mean_loss(model, [pack(ROWS)], forward=packed_logprobs, objective=supervised_loss)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

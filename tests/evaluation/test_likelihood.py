@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hone.evaluation.likelihood import answer_bits
 from hone.model.attention import packed_attention_enabled
-from hone.model.forward import packed_logits, padded_logits
+from hone.model.forward import packed_logprobs, padded_logprobs
 from hone.types import TokenSequence
 from tests.tiny import VOCABULARY, row_logits, tiny_model, token_rows
 
@@ -30,10 +30,10 @@ def test_bits_are_those_of_each_row_by_itself_in_order(family: str, max_tokens: 
     model = tiny_model(family)
     expected = [_bits_by_hand(model, row) for row in ROWS]
     with packed_attention_enabled(model):
-        bits = answer_bits(model, ROWS, forward=packed_logits, max_tokens=max_tokens)
+        bits = answer_bits(model, ROWS, forward=packed_logprobs, max_tokens=max_tokens)
     assert bits == pytest.approx(expected, abs=1e-4)
     assert bits[2] == bits[6] == 0.0
-    assert answer_bits(model, ROWS, forward=padded_logits, max_tokens=max_tokens) == pytest.approx(expected, abs=1e-4)
+    assert answer_bits(model, ROWS, forward=padded_logprobs, max_tokens=max_tokens) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary() -> None:
@@ -42,7 +42,7 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary() -> N
         model.get_output_embeddings().weight.zero_()
     row = token_rows([20])[0]
     with packed_attention_enabled(model):
-        bits = answer_bits(model, [row], forward=packed_logits)
+        bits = answer_bits(model, [row], forward=packed_logprobs)
     assert bits == pytest.approx([sum(row.supervised[1:]) * math.log2(VOCABULARY)], rel=1e-5)
 
 
@@ -50,11 +50,11 @@ def test_progress_is_told_and_ends_at_all_rows() -> None:
     model = tiny_model("llama")
     counts: list[int] = []
     with packed_attention_enabled(model):
-        answer_bits(model, ROWS, forward=packed_logits, max_tokens=40, on_done=counts.append)
+        answer_bits(model, ROWS, forward=packed_logprobs, max_tokens=40, on_done=counts.append)
     assert counts == sorted(set(counts))
     assert counts[-1] == len(ROWS)
     assert len(counts) > 2
 
 
 def test_no_rows_no_bits() -> None:
-    assert answer_bits(tiny_model("llama"), [], forward=padded_logits) == []
+    assert answer_bits(tiny_model("llama"), [], forward=padded_logprobs) == []

@@ -152,9 +152,10 @@ def test_a_later_token_never_changes_an_earlier_prediction() -> None:
 def test_head_and_loss_touch_supervised_tokens_only() -> None:
     model = tiny_model("llama")
     seen = []
-    model.get_output_embeddings().register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape))
     batch = pack(ROWS)
     with torch.no_grad(), packed_attention_enabled(model):
+        head = model.get_output_embeddings()
+        head.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape))
         packed_logits(model, batch)
     assert seen == [(1, batch.num_supervised, 64)]
 

@@ -14,7 +14,7 @@ from hone.engine.events import Event
 from hone.engine.loop import LoopSettings, train
 from hone.model.adapter_files import load_adapter, save_adapter
 from hone.model.attention import packed_attention_enabled, supports_packing
-from hone.model.forward import packed_logits
+from hone.model.forward import packed_logprobs
 from hone.model.load import LoadedModel, load_base
 from hone.model.lora import adapted_layers, adapter_disabled, adapter_parameters, attach_adapter, find_linear_layers
 from hone.model.merge import merge_and_save
@@ -82,7 +82,7 @@ def test_a_family_from_folder_to_merged_folder(tmp_path: Path, hone_home: Path, 
             model,
             [sequence for example in _examples() for sequence in renderer.render(example).sequences],
             parameters=adapter_parameters(model),
-            forward=packed_logits,
+            forward=packed_logprobs,
             objective=supervised_loss,
             settings=SETTINGS,
             evaluate=None,

@@ -21,7 +21,7 @@ from hone.engine.events import Event
 from hone.engine.loop import LoopSettings, train
 from hone.model.adapter_files import load_adapter, save_adapter
 from hone.model.attention import packed_attention_enabled
-from hone.model.forward import packed_logits
+from hone.model.forward import packed_logprobs
 from hone.model.load import load_base
 from hone.model.lora import adapter_parameters, attach_adapter
 from hone.objective.supervised import supervised_loss
@@ -127,7 +127,7 @@ def product(inputs: _Inputs, tmp_path_factory: pytest.TempPathFactory) -> _Produ
             base.model,
             sequences,
             parameters=adapter_parameters(base.model),
-            forward=packed_logits,
+            forward=packed_logprobs,
             objective=supervised_loss,
             settings=settings,
             evaluate=None,

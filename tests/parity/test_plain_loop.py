@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from hone.engine.events import Event
 from hone.engine.loop import LoopSettings, train
 from hone.model.attention import packed_attention_enabled
-from hone.model.forward import Forward, packed_logits, padded_logits
+from hone.model.forward import Forward, packed_logprobs, padded_logprobs
 from hone.model.lora import adapted_layers, adapter_parameters, attach_adapter
 from hone.objective.supervised import supervised_loss
 from hone.types import TokenSequence
@@ -96,7 +96,7 @@ def _plain_loop(theirs: PeftModel) -> list[tuple[float, float, float]]:
 
 @pytest.mark.parametrize(
     ("family", "forward"),
-    [("llama", packed_logits), ("gemma3", packed_logits), ("gpt2", packed_logits), ("llama", padded_logits)],
+    [("llama", packed_logprobs), ("gemma3", packed_logprobs), ("gpt2", packed_logprobs), ("llama", padded_logprobs)],
     ids=["llama", "gemma3", "gpt2", "llama-reference-path"],
 )
 def test_five_steps_equal_the_plain_loop(tmp_path: Path, family: str, forward: Forward) -> None:
@@ -127,7 +127,7 @@ def test_five_steps_equal_the_plain_loop(tmp_path: Path, family: str, forward: F
             settings=settings, evaluate=None, recorder=steps, checkpoints=tmp_path,
         )  # fmt: skip
 
-    if forward is packed_logits:
+    if forward is packed_logprobs:
         with packed_attention_enabled(model):
             run()
     else:

@@ -17,7 +17,7 @@ from hone.engine.loop import LoopSettings, train
 from hone.errors import TrainingError
 from hone.model.adapter_files import load_adapter, save_adapter
 from hone.model.attention import packed_attention_enabled
-from hone.model.forward import packed_logits, padded_logits
+from hone.model.forward import packed_logprobs, padded_logprobs
 from hone.model.generate import SamplingSettings, generate
 from hone.model.lora import adapted_layers, adapter_disabled, adapter_parameters, attach_adapter
 from hone.objective.supervised import supervised_loss
@@ -65,12 +65,12 @@ def trained_in(folder: Path, family: str) -> Trained:
     attach_adapter(one.model, rank=8, alpha=16.0, seed=0)
     with packed_attention_enabled(one.model):
         result = train(
-            one.model, one.sequences, parameters=adapter_parameters(one.model), forward=packed_logits,
+            one.model, one.sequences, parameters=adapter_parameters(one.model), forward=packed_logprobs,
             objective=supervised_loss, settings=SETTINGS, evaluate=None, recorder=_Unheard(),
             checkpoints=folder / "checkpoints",
         )  # fmt: skip
         save_adapter(one.model, folder / "adapter", base_name=family, notes={})
-        write_probe(folder / "probe", one.model, probe_sequences(one.sequences), forward=packed_logits)
+        write_probe(folder / "probe", one.model, probe_sequences(one.sequences), forward=packed_logprobs)
     return Trained(family, one, result.progress, folder / "adapter", folder / "probe")
 
 
@@ -149,9 +149,9 @@ def test_gradients_that_were_zero_missing_or_not_finite_are_caught(
 
 def probed(one: Trained, model: PreTrainedModel, *, reference: bool = False) -> Invariant:
     if reference:
-        return check_probe(one.probe, model, forward=padded_logits)
+        return check_probe(one.probe, model, forward=padded_logprobs)
     with packed_attention_enabled(model):
-        return check_probe(one.probe, model, forward=packed_logits)
+        return check_probe(one.probe, model, forward=packed_logprobs)
 
 
 def test_the_probe_holds_on_every_architecture(trained: Trained) -> None:
@@ -241,8 +241,8 @@ def test_an_adapter_that_does_nothing_is_caught(tmp_path: Path) -> None:
     one = subject("llama")
     attach_adapter(one.model, rank=4, alpha=8.0)
     with packed_attention_enabled(one.model):
-        write_probe(tmp_path / "probe", one.model, one.sequences[:3], forward=packed_logits)
-        found = check_probe(tmp_path / "probe", one.model, forward=packed_logits)
+        write_probe(tmp_path / "probe", one.model, one.sequences[:3], forward=packed_logprobs)
+        found = check_probe(tmp_path / "probe", one.model, forward=packed_logprobs)
     assert found.measured == 0.0
     assert not found.holds
 
@@ -255,10 +255,10 @@ def test_a_small_change_is_still_told_from_the_base(tmp_path: Path) -> None:
         for _, layer in adapted_layers(one.model):
             layer.lora_B.mul_(1e-4)
     with packed_attention_enabled(one.model):
-        write_probe(tmp_path / "probe", one.model, one.sequences[:3], forward=packed_logits)
-        assert check_probe(tmp_path / "probe", one.model, forward=packed_logits).holds
+        write_probe(tmp_path / "probe", one.model, one.sequences[:3], forward=packed_logprobs)
+        assert check_probe(tmp_path / "probe", one.model, forward=packed_logprobs).holds
         with adapter_disabled(one.model):
-            assert not check_probe(tmp_path / "probe", one.model, forward=packed_logits).holds
+            assert not check_probe(tmp_path / "probe", one.model, forward=packed_logprobs).holds
 
 
 def test_weights_that_are_not_finite_stop_the_writing_and_the_reading(llama: Trained, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_weights_that_are_not_finite_stop_the_writing_and_the_reading(llama: Tra
     with pytest.raises(TrainingError, match="not finite"):
         probed(llama, model)
     with packed_attention_enabled(model), pytest.raises(TrainingError, match="not finite"):
-        write_probe(tmp_path / "probe", model, llama.subject.sequences[:3], forward=packed_logits)
+        write_probe(tmp_path / "probe", model, llama.subject.sequences[:3], forward=packed_logprobs)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ from hone.data.pack import PackedBatch
 from hone.data.render import Renderer
 from hone.errors import ProofError
 from hone.model.attention import packed_attention_enabled
-from hone.model.forward import Forward, packed_logits, padded_logits
+from hone.model.forward import Forward, packed_logprobs, padded_logprobs
 from hone.model.lora import adapted_layers, attach_adapter
 from hone.proof.invariant import Invariant, require_all
 from hone.proof.preflight import check_model, check_rows
@@ -158,7 +158,7 @@ def test_what_these_tests_take_for_clean_rows_are_no_copies_of_each_other() -> N
 # --- model: invariants 3, 5 and 6 ---
 
 
-def model_checked(one: Subject, forward: Forward = packed_logits) -> dict[int, Invariant]:
+def model_checked(one: Subject, forward: Forward = packed_logprobs) -> dict[int, Invariant]:
     with packed_attention_enabled(one.model):
         return by_number(check_model(one.model, one.sequences, forward=forward))
 
@@ -188,28 +188,28 @@ def test_it_holds_in_bfloat16(family: str) -> None:
 def test_the_reference_path_holds_as_well(family: str) -> None:
     one = subject(family)
     attach_adapter(one.model, rank=4, alpha=8.0)
-    assert failing(by_number(check_model(one.model, one.sequences, forward=padded_logits))) == []
+    assert failing(by_number(check_model(one.model, one.sequences, forward=padded_logprobs))) == []
 
 
 def one_group(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     """A packing leak: all rows attend as if they were one."""
-    return packed_logits(model, replace(batch, lengths=(sum(batch.lengths),), groups=((0,),)))
+    return packed_logprobs(model, replace(batch, lengths=(sum(batch.lengths),), groups=((0,),)))
 
 
 def shifted_boundary(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     """A packing leak of one token: the second row is taken to begin with the last token of the first."""
     first, second, *rest = batch.lengths
-    return packed_logits(model, replace(batch, lengths=(first - 1, second + 1, *rest)))
+    return packed_logprobs(model, replace(batch, lengths=(first - 1, second + 1, *rest)))
 
 
 def no_positions(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     """Every token at place 0: rows stay apart, and order is lost."""
-    return packed_logits(model, replace(batch, positions_T=(0,) * batch.num_tokens))
+    return packed_logprobs(model, replace(batch, positions_T=(0,) * batch.num_tokens))
 
 
 def slightly_off(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     """A kernel that is wrong in the third digit."""
-    return packed_logits(model, batch) * 1.002
+    return packed_logprobs(model, batch) * 1.002
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -269,7 +269,7 @@ def test_checking_leaves_the_model_as_it_was(llama: Subject) -> None:
     weights = {name: tensor.clone() for name, tensor in llama.model.state_dict().items()}
     with packed_attention_enabled(llama.model):
         inside = llama.model.config._attn_implementation
-        check_model(llama.model, llama.sequences, forward=packed_logits)
+        check_model(llama.model, llama.sequences, forward=packed_logprobs)
         assert llama.model.config._attn_implementation == inside
     assert llama.model.config._attn_implementation != inside
     assert all(torch.equal(weights[name], tensor) for name, tensor in llama.model.state_dict().items())

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from hone.config import RunConfig, TrainConfig
 from hone.errors import ConfigError, ModelError, StorageError, VersionError
-from hone.model.forward import packed_logits, padded_logits
+from hone.model.forward import packed_logprobs, padded_logprobs
 from hone.model.lora import adapted_layers
 from hone.recipe.inference import Answerer, load_answerer, make_renderer, training_path
 from hone.recipe.run import run, train
@@ -241,12 +241,12 @@ def test_the_path_of_training_follows_the_architecture_and_the_wish() -> None:
     model: PreTrainedModel = tiny_model("llama")
     before = model.config._attn_implementation
     forward, attention = training_path(model)
-    assert forward is packed_logits
+    assert forward is packed_logprobs
     with attention:
         assert model.config._attn_implementation != before
     assert model.config._attn_implementation == before
     forward, attention = training_path(model, reference=True)
-    assert forward is padded_logits
+    assert forward is padded_logprobs
     with attention:
         assert model.config._attn_implementation == before
 

@@ -19,7 +19,7 @@ from hone.config import TrainConfig, load_config
 from hone.data.pack import PackedBatch
 from hone.engine.events import Event
 from hone.errors import ConfigError, InterruptedRunError, ProofError, StorageError, TrainingError, VersionError
-from hone.model.forward import packed_logits
+from hone.model.forward import packed_logprobs
 from hone.recipe.run import open_interrupted_run, train
 from hone.registry import RunFolder
 from hone.types import JsonDict
@@ -328,9 +328,9 @@ def test_a_packing_leak_stops_the_run_before_training(
     train_options: TrainOptions, hone_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leaking(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-        return packed_logits(model, replace(batch, lengths=(sum(batch.lengths),), groups=((0,),)))
+        return packed_logprobs(model, replace(batch, lengths=(sum(batch.lengths),), groups=((0,),)))
 
-    monkeypatch.setattr("hone.recipe.inference.packed_logits", leaking)
+    monkeypatch.setattr("hone.recipe.inference.packed_logprobs", leaking)
     with pytest.raises(ProofError) as raised:
         trained(train_options(output=str(tmp_path / "out")), hone_home)
     assert [detail.partition(".")[0] for detail in raised.value.details] == ["3", "5"]

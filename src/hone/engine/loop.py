@@ -117,7 +117,7 @@ def train(
         model: in the mode and dtype it is to be trained in.
         sequences: rendered rows; each has supervised tokens.
         parameters: the trainable tensors by name.
-        forward: logits of the supervised tokens of a batch.
+        forward: log-probabilities of the supervised tokens of a batch.
         objective: the method.
         settings: the numbers.
         evaluate: gives the validation loss; None where there are no validation rows.

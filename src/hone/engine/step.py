@@ -1,6 +1,6 @@
 """One optimizer step: micro-batches accumulated, divided once by the supervised tokens of the whole step.
 
-Shape legend: T real tokens of a micro-batch, S supervised ones, V vocabulary.
+Shape legend: T real tokens of a micro-batch, S supervised ones.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch
 from hone.errors import TrainingError
-from hone.model.forward import Forward, targets_of
+from hone.model.forward import Forward
 
 __all__ = ["Objective", "StepResult", "accumulate_gradients", "mean_loss", "train_step"]
 
-Objective = Callable[[Tensor, Tensor], tuple[Tensor, int, Mapping[str, Tensor]]]
+Objective = Callable[[Tensor], tuple[Tensor, int, Mapping[str, Tensor]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def accumulate_gradients(
     Args:
         model: trainable parameters receive gradients.
         batches: the micro-batches of one optimizer step.
-        forward: gives logits of the supervised tokens.
+        forward: gives log-probabilities of the supervised tokens.
         objective: gives (loss_sum, weight, metrics).
 
     Returns:
@@ -59,7 +59,7 @@ def accumulate_gradients(
     supervised = sum(batch.num_supervised for batch in batches)
     total = 0.0
     for batch in batches:
-        loss_sum, _, _ = objective(forward(model, batch), targets_of(batch, model.device))
+        loss_sum, _, _ = objective(forward(model, batch))
         (loss_sum / supervised).backward()  # type: ignore[no-untyped-call]
         total += loss_sum.item()
     return total / supervised
@@ -106,6 +106,6 @@ def mean_loss(
     """Loss over ``batches`` in nats per supervised token, without gradients; divided once as in training."""
     total = 0.0
     for batch in batches:
-        loss_sum, _, _ = objective(forward(model, batch), targets_of(batch, model.device))
+        loss_sum, _, _ = objective(forward(model, batch))
         total += loss_sum.item()
     return total / sum(batch.num_supervised for batch in batches)

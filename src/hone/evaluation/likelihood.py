@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hone.data.pack import pack, plan_micro_batches
-from hone.model.forward import Forward, targets_of
+from hone.model.forward import Forward
 from hone.types import TokenSequence
 
 __all__ = ["answer_bits"]
@@ -32,7 +32,7 @@ def answer_bits(
     Args:
         model: in evaluation mode.
         sequences: rendered rows in which the reference answer alone is supervised.
-        forward: gives logits of the supervised tokens.
+        forward: gives log-probabilities of the supervised tokens.
         max_tokens: real tokens of one forward pass.
         on_done: called with the number of sequences scored so far.
 
@@ -43,10 +43,8 @@ def answer_bits(
     done = 0
     for indices in plan_micro_batches([len(sequence.ids) for sequence in sequences], max_tokens=max_tokens):
         batch = pack([sequences[index] for index in indices])
-        logits_SV = forward(model, batch).float()
-        losses_S = torch.nn.functional.cross_entropy(logits_SV, targets_of(batch, model.device), reduction="none")
-        for owner, loss in zip(batch.owners_S, losses_S.tolist(), strict=True):
-            bits[indices[owner]] += loss / math.log(2)
+        for owner, logprob in zip(batch.owners_S, forward(model, batch).tolist(), strict=True):
+            bits[indices[owner]] -= logprob / math.log(2)
         done += len(indices)
         on_done(done)
     return bits

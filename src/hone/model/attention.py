@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from hone.data.pack import PackedBatch
+from hone.model.head import find_output_head
 
 __all__ = [
     "AttentionGroups",
@@ -175,6 +176,7 @@ def supports_packing(model: PreTrainedModel) -> bool:
 @contextmanager
 def packed_attention_enabled(model: PreTrainedModel) -> Iterator[None]:
     """Let ``model`` attend over packed batches inside the block; its own attention is back afterwards."""
+    find_output_head(model)  # looked for while the model still takes plain batches
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
     previous = model.config._attn_implementation
     model.set_attn_implementation(PACKED_ATTENTION)

@@ -1,11 +1,12 @@
-"""The forward pass over a packed batch: hidden states for all tokens, logits for the supervised ones alone.
+"""The forward pass over a packed batch: hidden states for all tokens, log-probabilities of the supervised ones alone.
 
-Shape legend: T real tokens, S supervised tokens, V vocabulary, B sequences, L longest of them.
+Shape legend: T tokens of the batch, S supervised tokens, V vocabulary, D width, B sequences, L longest of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +14,46 @@ from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch
 from hone.model.attention import attention_groups
+from hone.model.head import find_output_head, token_logprobs
 
-__all__ = ["Forward", "packed_logits", "padded_logits", "targets_of"]
+__all__ = ["Forward", "packed_logits", "packed_logprobs", "padded_logits", "padded_logprobs", "targets_of"]
 
+# (model, batch) to the log-probabilities [S] of the supervised tokens, float32
 Forward = Callable[[PreTrainedModel, PackedBatch], Tensor]
+
+
+def packed_logprobs(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """Log-probabilities [S] of the supervised tokens, float32, on the packed path.
+
+    Must run inside ``packed_attention_enabled(model)``. No tensor of all logits exists, unless the model's head is of
+    a form that :func:`hone.model.head.find_output_head` does not know.
+    """
+    head = find_output_head(model)
+    if head is None:
+        return _logprobs(packed_logits(model, batch), batch)
+    device = model.device
+    decoder: Any = model.get_decoder()
+    hidden_TD = decoder(**_packed_inputs(batch, device), use_cache=False).last_hidden_state[0]
+    predictors_S = torch.tensor(batch.predictors_S, dtype=torch.long, device=device)
+    return token_logprobs(hidden_TD[predictors_S], head, targets_of(batch, device))
+
+
+def padded_logprobs(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """The same on the reference path, through all logits."""
+    return _logprobs(padded_logits(model, batch), batch)
+
+
+def _logprobs(logits_SV: Tensor, batch: PackedBatch) -> Tensor:
+    targets_S = targets_of(batch, logits_SV.device)
+    return torch.log_softmax(logits_SV.float(), dim=-1).gather(1, targets_S.unsqueeze(1)).squeeze(1)
+
+
+def _packed_inputs(batch: PackedBatch, device: torch.device) -> dict[str, Any]:
+    return {
+        "input_ids": torch.tensor([batch.ids_T], device=device),
+        "position_ids": torch.tensor([batch.positions_T], device=device),
+        "groups": attention_groups(batch, device),
+    }
 
 
 def packed_logits(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
@@ -27,9 +64,7 @@ def packed_logits(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """
     device = model.device
     output = model(
-        input_ids=torch.tensor([batch.ids_T], device=device),
-        position_ids=torch.tensor([batch.positions_T], device=device),
-        groups=attention_groups(batch, device),
+        **_packed_inputs(batch, device),
         logits_to_keep=torch.tensor(batch.predictors_S, dtype=torch.long, device=device),
         use_cache=False,
     )

@@ -1,6 +1,6 @@
 """Invariants checked after training: the adapter moved, it survives being saved, and the model ends its answers.
 
-Shape legend: S supervised tokens of the probe, V vocabulary.
+Shape legend: S supervised tokens of the probe.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def probe_sequences(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
 
 @torch.inference_mode()
 def _probe_logprobs(model: PreTrainedModel, sequences: Sequence[TokenSequence], forward: Forward) -> torch.Tensor:
-    batch = pack(sequences)
-    targets = torch.tensor(batch.targets_S, device=model.device).unsqueeze(1)
-    found_S = torch.log_softmax(forward(model, batch).float(), dim=-1).gather(1, targets).squeeze(1).cpu()
+    found_S = forward(model, pack(sequences)).cpu()
     if not bool(torch.isfinite(found_S).all()):
         raise TrainingError(
             "the model's log-probabilities of rows that it was trained on are not finite",

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from hone.data.pack import PackedBatch, pack
 from hone.data.render import Renderer
 from hone.data.split import near_copies
-from hone.model.forward import Forward, padded_logits
+from hone.model.forward import Forward, padded_logits, targets_of
 from hone.model.lora import adapter_disabled
 from hone.proof.invariant import Invariant
 from hone.types import Example, TokenSequence
@@ -97,30 +97,27 @@ def _spread(examples: Sequence[Example]) -> list[Example]:
     return list(examples[::stride])[:_SAMPLE_ROWS]
 
 
-@torch.inference_mode()
 def check_model(model: PreTrainedModel, sequences: Sequence[TokenSequence], *, forward: Forward) -> list[Invariant]:
     """Invariants 3, 5 and 6: how it is computed, on three short rows.
 
     Args:
-        model: with a fresh adapter attached.
+        model: with a fresh adapter attached; as it was, afterwards.
         sequences: the rendered rows.
         forward: the path that training takes.
     """
     sample = [_shortened(sequence) for sequence in sorted(sequences, key=lambda s: len(s.ids))[:3]]
     batch = pack(sample)
-    logits_SV = forward(model, batch)
-    packed_S = _target_logprobs(logits_SV, batch)
+    with torch.inference_mode():
+        packed_S = forward(model, batch)
+        moved_S = forward(model, pack([_disturbed(sample, model), *sample[1:]]))
+        reference_S, largest_logit = _reference(model, batch)
+        with adapter_disabled(model):
+            base_gap = _rms(forward(model, batch) - packed_S)
     others_S = torch.tensor(batch.owners_S, device=packed_S.device) > 0
-    # another first document, token by token, must leave the others as they are
-    size = model.config.get_text_config().vocab_size
-    disturbed = replace(sample[0], ids=tuple((token + 1) % size for token in sample[0].ids))
-    moved_S = _target_logprobs(forward(model, pack([disturbed, *sample[1:]])), batch)
     leak = _rms((moved_S - packed_S)[others_S])
-    gap = _rms(_reference_logprobs(model, batch) - packed_S)
-    with adapter_disabled(model):
-        base_gap = _rms(_target_logprobs(forward(model, batch), batch) - packed_S)
+    gap = _rms(reference_S - packed_S)
     # one unit in the last place of the largest logit: what another order of the same sums may change
-    last_place = float(logits_SV.abs().max()) * torch.finfo(logits_SV.dtype).eps
+    last_place = largest_logit * torch.finfo(model.dtype).eps
     tolerance = max(_FLOAT32_NATS, last_place)
     # a disturbed neighbour changes no shape, and so not even the order of sums
     leak_tolerance = max(_FLOAT32_NATS, last_place / 8)
@@ -137,23 +134,26 @@ def check_model(model: PreTrainedModel, sequences: Sequence[TokenSequence], *, f
     ]  # fmt: skip
 
 
-def _target_logprobs(logits_SV: Tensor, batch: PackedBatch) -> Tensor:
-    targets = torch.tensor(batch.targets_S, device=logits_SV.device).unsqueeze(1)
-    return torch.log_softmax(logits_SV.float(), dim=-1).gather(1, targets).squeeze(1)
+def _disturbed(sample: Sequence[TokenSequence], model: PreTrainedModel) -> TokenSequence:
+    """The first row with other tokens, which must leave the other rows as they are."""
+    size = model.config.get_text_config().vocab_size
+    return replace(sample[0], ids=tuple((token + 1) % size for token in sample[0].ids))
 
 
 def _rms(difference_S: Tensor) -> float:
     return float(difference_S.square().mean().sqrt()) if difference_S.numel() else 0.0
 
 
-def _reference_logprobs(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-    """As the model's own eager attention gives them, on right-padded rows."""
+def _reference(model: PreTrainedModel, batch: PackedBatch) -> tuple[Tensor, float]:
+    """Log-probabilities from the model's own eager attention on right-padded rows; and its largest logit."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        return _target_logprobs(padded_logits(model, batch), batch)
+        logits_SV = padded_logits(model, batch).float()
     finally:
         model.set_attn_implementation(before)
+    targets_S = targets_of(batch, logits_SV.device).unsqueeze(1)
+    return torch.log_softmax(logits_SV, dim=-1).gather(1, targets_S).squeeze(1), float(logits_SV.abs().max())
 
 
 def _shortened(sequence: TokenSequence) -> TokenSequence:

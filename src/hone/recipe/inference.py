@@ -14,7 +14,7 @@ from hone.errors import ConfigError, ModelError, VersionError
 from hone.model.adapter_files import load_adapter, read_adapter_notes
 from hone.model.attention import packed_attention_enabled, supports_packing
 from hone.model.catalog import resolve_model
-from hone.model.forward import Forward, packed_logits, padded_logits
+from hone.model.forward import Forward, packed_logprobs, padded_logprobs
 from hone.model.load import LoadedModel, load_base
 from hone.registry.versions import Version, resolve_version, verify_version
 from hone.types import Example, JsonDict, Message
@@ -104,8 +104,8 @@ def training_path(model: PreTrainedModel, *, reference: bool = False) -> tuple[F
         reference: take padded rows and the model's own attention all the same.
     """
     if supports_packing(model) and not reference:
-        return packed_logits, packed_attention_enabled(model)
-    return padded_logits, nullcontext()
+        return packed_logprobs, packed_attention_enabled(model)
+    return padded_logprobs, nullcontext()
 
 
 def load_answerer(
