@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from hone.data.pack import pack
-from hone.model import attention
-from hone.model.attention import attention_groups, packed_attention, packed_attention_enabled, supports_packing
+from hone.model import attention, attention_products
+from hone.model import attention_groups as attention_groups_module
+from hone.model.attention import packed_attention, packed_attention_enabled, supports_packing
+from hone.model.attention_groups import attention_groups
+from hone.types import TokenSequence
 from tests.tiny import FAMILIES, row_logits, tiny_model, token_rows
 
 LENGTHS = [23, 7, 1, 40, 12, 39]
@@ -39,52 +42,94 @@ def _attention_of_one_row(
     return out
 
 
-@pytest.mark.parametrize("products_up_to", [512, 0], ids=["products", "fused"])
-@pytest.mark.parametrize(
-    ("kv_heads", "options"),
-    [
-        (4, {}),
-        (2, {}),
-        (1, {"scaling": 0.4}),
-        (2, {"sliding_window": 8}),
-        (2, {"sliding_window": 1}),
-        (2, {"sliding_window": 4096}),
-        (2, {"softcap": 0.7}),
-        (4, {"softcap": 2.0, "sliding_window": 5, "scaling": 0.3}),
-        (2, {"s_aux": torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)}),
+OPTIONS = {
+    "plain": (4, {}),
+    "grouped": (2, {}),
+    "one-kv-head": (1, {"scaling": 0.4}),
+    "window": (2, {"sliding_window": 8}),
+    "window-1": (2, {"sliding_window": 1}),
+    "window-longer": (2, {"sliding_window": 4096}),
+    "softcap": (2, {"softcap": 0.7}),
+    "gemma2": (4, {"softcap": 2.0, "sliding_window": 5, "scaling": 0.3}),
+    "sinks": (2, {"s_aux": torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)}),
+}
+PREFIX = tuple(range(300, 330))
+BATCHES = {
+    "rows": token_rows(LENGTHS),
+    "shared": [
+        TokenSequence(PREFIX[:used] + row.ids, (False,) * used + row.supervised, row.row)
+        for used, row in zip([30, 30, 20, 20, 0, 30], token_rows(LENGTHS), strict=True)
     ],
-    ids=["plain", "grouped", "one-kv-head", "window", "window-1", "window-longer", "softcap", "gemma2", "sinks"],
-)
+}
+
+
+@pytest.mark.parametrize("block_queries", [256, 16], ids=["whole", "blocks"])
+@pytest.mark.parametrize("by_products", [True, False], ids=["products", "fused"])
+@pytest.mark.parametrize("rows", BATCHES)
+@pytest.mark.parametrize("kind", OPTIONS)
 def test_packed_attention_is_attention_of_each_row(
-    monkeypatch: pytest.MonkeyPatch, products_up_to: int, kv_heads: int, options: dict[str, object]
+    monkeypatch: pytest.MonkeyPatch, kind: str, rows: str, by_products: bool, block_queries: int
 ) -> None:
-    monkeypatch.setattr(attention, "_PRODUCTS_UP_TO_LENGTH", products_up_to)
+    monkeypatch.setattr(attention, "_BY_PRODUCTS", {"cpu"} if by_products else {})
+    monkeypatch.setattr(attention_groups_module, "_BLOCK_QUERIES", block_queries)
+    # some probabilities are kept, some are computed again
+    monkeypatch.setattr(attention_products, "_KEPT_PROBABILITIES", 3000)
+    kv_heads, options = OPTIONS[kind]
     torch.manual_seed(0)
-    batch = pack(token_rows(LENGTHS))
-    query, key, value = (
-        torch.randn(1, heads, batch.num_tokens, WIDTH, dtype=torch.float64) for heads in (HEADS, kv_heads, kv_heads)
-    )
-
-    out, weights = packed_attention(
-        nn.Identity(), query, key, value, None, groups=attention_groups(batch, "cpu"), **options
-    )
-
+    batch = pack(BATCHES[rows])
+    tokens = len(batch.ids_T)
+    states = [
+        torch.randn(1, heads, tokens, WIDTH, dtype=torch.float64, requires_grad=True)
+        for heads in (HEADS, kv_heads, kv_heads)
+    ]
+    groups = attention_groups(batch, "cpu")
+    out, weights = packed_attention(nn.Identity(), *states, None, groups=groups, **options)
     assert weights is None
-    assert out.shape == (1, batch.num_tokens, HEADS, WIDTH)
-    start = 0
-    for length in LENGTHS:
-        rows = slice(start, start + length)
-        expected = _attention_of_one_row(
-            query[0, :, rows],
-            key[0, :, rows],
-            value[0, :, rows],
+    assert out.shape == (1, tokens, HEADS, WIDTH)
+
+    expected = torch.zeros_like(out)
+    for leaf in batch.leaves:
+        path = batch.path(leaf)
+        of_row = _attention_of_one_row(
+            *(state[0][:, path] for state in states),
             scale=options.get("scaling", 1 / math.sqrt(WIDTH)),
             window=options.get("sliding_window"),
             softcap=options.get("softcap"),
             sinks_H=options.get("s_aux"),
         )
-        torch.testing.assert_close(out[0, rows].transpose(0, 1), expected, atol=1e-12, rtol=1e-12)
-        start += length
+        expected = expected.index_copy(1, torch.tensor(path), of_row.transpose(0, 1).unsqueeze(0))
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
+
+    slope = torch.randn_like(out)
+    found = torch.autograd.grad((out * slope).sum(), states)
+    wanted = torch.autograd.grad((expected * slope).sum(), states)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", BATCHES)
+def test_every_token_is_a_query_once_and_sees_its_path(monkeypatch: pytest.MonkeyPatch, rows: str) -> None:
+    monkeypatch.setattr(attention_groups_module, "_BLOCK_QUERIES", 16)
+    batch = pack(BATCHES[rows])
+    groups = attention_groups(batch, "cpu")
+    packed_T = torch.arange(len(batch.ids_T))
+    flat = torch.cat([group.queries_BQ.flatten() for group in groups.groups])
+    assert torch.equal(flat[groups.queries_T], packed_T)
+    paths = {index: path[: place + 1] for path in map(batch.path, batch.leaves) for place, index in enumerate(path)}
+    seen = {}
+    for group in groups.groups:
+        bias_BQL = group.bias(None, torch.float32).expand(len(group.queries_BQ), -1, -1)
+        for row, queries_Q in enumerate(group.queries_BQ.tolist()):
+            for place, query in enumerate(queries_Q):
+                if group.padding_BQ is None or not group.padding_BQ[row, place]:
+                    seen[query] = group.keys_BL[row][bias_BQL[row, place] == 0].tolist()
+    assert seen == paths
+
+
+def test_similar_rows_share_a_group_and_others_do_not() -> None:
+    assert len(attention_groups(pack(token_rows([50] * 7)), "cpu").groups) == 1
+    sizes = [len(group.queries_BQ) for group in attention_groups(pack(token_rows([250, 240, 9, 8])), "cpu").groups]
+    assert sizes == [2, 2]
 
 
 def test_values_may_be_narrower_than_keys() -> None:
@@ -98,22 +143,6 @@ def test_values_may_be_narrower_than_keys() -> None:
         query[0, :, 9:], key[0, :, 9:], value[0, :, 9:], scale=24**-0.5, window=None, softcap=None, sinks_H=None
     )
     torch.testing.assert_close(out[0, 9:].transpose(0, 1), expected, atol=1e-12, rtol=1e-12)
-
-
-def test_gather_and_scatter_undo_each_other() -> None:
-    batch = pack(token_rows(LENGTHS))
-    groups = attention_groups(batch, "cpu")
-    packed_T = torch.arange(batch.num_tokens)
-    grouped = torch.cat([packed_T[index_BL].flatten() for index_BL in groups.gather])
-    assert torch.equal(grouped[groups.scatter_T], packed_T)
-    assert len(groups.gather) == len(batch.groups)
-    # the rows of a group are consecutive tokens of one sequence, then padding
-    for index_BL, members in zip(groups.gather, batch.groups, strict=True):
-        for index_L, member in zip(index_BL, members, strict=True):
-            start = sum(batch.lengths[:member])
-            real = index_L[: batch.lengths[member]].tolist()
-            assert real == list(range(start, start + batch.lengths[member]))
-            assert not index_L[batch.lengths[member] :].any()
 
 
 def test_attention_dropout_is_refused() -> None:

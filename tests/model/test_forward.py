@@ -56,7 +56,7 @@ def _gradients(model: PreTrainedModel, loss: Tensor) -> dict[str, Tensor]:
 def test_packed_equals_padded_in_logits_loss_and_gradients(
     monkeypatch: pytest.MonkeyPatch, family: str, products_up_to: int
 ) -> None:
-    monkeypatch.setattr(attention, "_PRODUCTS_UP_TO_LENGTH", products_up_to)
+    monkeypatch.setattr(attention, "_BY_PRODUCTS", {"cpu"} if products_up_to else {})
     model = tiny_model(family)
     attach_random_adapter(model)
     batch = pack(ROWS)
@@ -120,7 +120,7 @@ def test_in_bfloat16_both_paths_agree_roughly(family: str) -> None:
 @pytest.mark.parametrize("products_up_to", [512, 0], ids=["products", "fused"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_rows_do_not_read_each_other(monkeypatch: pytest.MonkeyPatch, family: str, products_up_to: int) -> None:
-    monkeypatch.setattr(attention, "_PRODUCTS_UP_TO_LENGTH", products_up_to)
+    monkeypatch.setattr(attention, "_BY_PRODUCTS", {"cpu"} if products_up_to else {})
     model = tiny_model(family)
     batch = pack(ROWS)
     owners_S = torch.tensor(batch.owners_S)

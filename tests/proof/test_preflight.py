@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from hone.data.pack import PackedBatch
+from hone.data.pack import PackedBatch, Segment
 from hone.data.render import Renderer
 from hone.errors import ProofError
 from hone.model.attention import packed_attention_enabled
@@ -193,18 +193,20 @@ def test_the_reference_path_holds_as_well(family: str) -> None:
 
 def one_group(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     """A packing leak: all rows attend as if they were one."""
-    return packed_logprobs(model, replace(batch, lengths=(sum(batch.lengths),), groups=((0,),)))
+    whole = Segment(0, len(batch.ids_T), 0, None)
+    return packed_logprobs(model, replace(batch, segments=(whole,), leaves=(0,) * len(batch.leaves)))
 
 
 def shifted_boundary(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
-    """A packing leak of one token: the second row is taken to begin with the last token of the first."""
-    first, second, *rest = batch.lengths
-    return packed_logprobs(model, replace(batch, lengths=(first - 1, second + 1, *rest)))
+    """A packing leak of one token: the last row is taken to begin with the last token of the one before it."""
+    last = batch.segments[-1]
+    wrong = replace(last, start=last.start - 1, length=last.length + 1)
+    return packed_logprobs(model, replace(batch, segments=(*batch.segments[:-1], wrong)))
 
 
 def no_positions(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     """Every token at place 0: rows stay apart, and order is lost."""
-    return packed_logprobs(model, replace(batch, positions_T=(0,) * batch.num_tokens))
+    return packed_logprobs(model, replace(batch, positions_T=(0,) * len(batch.ids_T)))
 
 
 def slightly_off(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:

@@ -190,7 +190,7 @@ def test_what_is_needed_to_repeat_it_is_stored(finished: Finished) -> None:
 
 def test_stages_are_told_in_order(finished: Finished) -> None:
     stages = [event.data["name"] for event in finished.heard.of("stage")]
-    assert stages == ["run", "model", "data", "proof", "training", "evaluation"]
+    assert stages == ["run", "model", "data", "proof", "layers", "training", "evaluation"]
 
 
 def test_a_fresh_process_gives_the_answers_of_this_one(finished: Finished) -> None:

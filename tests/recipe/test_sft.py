@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hone.config import TrainConfig, load_config
-from hone.data.pack import PackedBatch
+from hone.data.pack import PackedBatch, Segment
 from hone.engine.events import Event
 from hone.errors import ConfigError, InterruptedRunError, ProofError, StorageError, TrainingError, VersionError
 from hone.model.forward import packed_logprobs
@@ -328,7 +328,8 @@ def test_a_packing_leak_stops_the_run_before_training(
     train_options: TrainOptions, hone_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leaking(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-        return packed_logprobs(model, replace(batch, lengths=(sum(batch.lengths),), groups=((0,),)))
+        whole = Segment(0, len(batch.ids_T), 0, None)
+        return packed_logprobs(model, replace(batch, segments=(whole,), leaves=(0,) * len(batch.leaves)))
 
     monkeypatch.setattr("hone.recipe.inference.packed_logprobs", leaking)
     with pytest.raises(ProofError) as raised:

@@ -1,10 +1,12 @@
-"""Packing: sequences laid end to end as one row of real tokens, with no padding.
+"""Packing: sequences laid end to end as one row of real tokens, with no padding and no prefix twice.
 
-A batch is ``[1, T]`` tokens for every linear layer and norm. For attention the tokens are gathered into a few
-right-padded causal groups of similar length and scattered back (``model/attention.py``); a causal, right-padded
-group needs no mask. Which token predicts which is settled here, so that the loss touches supervised rows only.
+A batch is ``[1, T]`` tokens for every linear layer and norm. A prefix that several sequences share (a system prompt,
+the prompt of a chosen and a rejected answer, the prompt of a group of samples) stands in it once: the batch is a
+forest of segments, and a sequence is the path from a root to its last segment. For attention, the queries of a
+segment are gathered with the keys of its path (``model/attention.py``). Which token predicts which is settled here,
+so that the loss touches supervised rows only.
 
-Shape legend: B sequences of a group, L length of its longest, T real tokens of the batch, S supervised tokens.
+Shape legend: T tokens of the batch, a shared prefix counted once; S supervised tokens.
 """
 
 from __future__ import annotations
@@ -15,23 +17,39 @@ from dataclasses import dataclass
 
 from hone.types import TokenSequence
 
-__all__ = ["PackedBatch", "pack", "plan_micro_batches", "plan_steps"]
+__all__ = ["PackedBatch", "Segment", "pack", "plan_micro_batches", "plan_steps"]
 
-# Two sequences share an attention group while padding stays under this share of the group's longest.
-_GROUP_SLACK = 0.25
-_GROUP_SLACK_TOKENS = 16
+# A shared prefix shorter than this is laid down for each sequence: one more group of attention would cost more.
+_MIN_SHARED_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of tokens that belong to the same sequences.
+
+    Args:
+        start: index of its first token in T.
+        length: its tokens, at least 1.
+        offset: tokens before it in its sequences; the position of its first token.
+        parent: the segment before it; None for a root.
+    """
+
+    start: int
+    length: int
+    offset: int
+    parent: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Sequences laid end to end, as plain lists; the model layer turns them into tensors.
+    """Sequences without padding, as plain lists; the model layer turns them into tensors.
 
     Args:
         ids_T: token ids.
         positions_T: position of each token within its own sequence.
-        lengths: tokens of each sequence; they sum to T.
-        rows: the input row of each sequence.
-        groups: indices into ``lengths``, of sequences that attend in one right-padded group.
+        segments: runs of T, each after its parent.
+        leaves: for each sequence, the segment that it ends with.
+        rows: for each sequence, its input row.
         predictors_S: for each supervised token, the index in T of the token before it, whose hidden state predicts it.
         targets_S: the supervised token ids, in the same order.
         owners_S: for each supervised token, the sequence it belongs to.
@@ -39,99 +57,166 @@ class PackedBatch:
 
     ids_T: tuple[int, ...]
     positions_T: tuple[int, ...]
-    lengths: tuple[int, ...]
+    segments: tuple[Segment, ...]
+    leaves: tuple[int, ...]
     rows: tuple[int, ...]
-    groups: tuple[tuple[int, ...], ...]
     predictors_S: tuple[int, ...]
     targets_S: tuple[int, ...]
     owners_S: tuple[int, ...]
 
     @property
     def num_tokens(self) -> int:
-        """Real tokens of the batch (T)."""
-        return len(self.ids_T)
+        """Real tokens of the sequences; those of a shared prefix count for each of them."""
+        return sum(self.segments[leaf].offset + self.segments[leaf].length for leaf in self.leaves)
 
     @property
     def num_supervised(self) -> int:
         """Supervised tokens of the batch (S)."""
         return len(self.targets_S)
 
+    def path(self, segment: int) -> list[int]:
+        """Indices in T of all tokens up to the end of ``segment``, from its root on."""
+        return _path(self.segments, segment)
 
-def pack(sequences: Sequence[TokenSequence]) -> PackedBatch:
-    """Lay ``sequences`` end to end.
+
+def _path(segments: Sequence[Segment], last: int) -> list[int]:
+    parts: list[range] = []
+    at: int | None = last
+    while at is not None:
+        here = segments[at]
+        parts.append(range(here.start, here.start + here.length))
+        at = here.parent
+    return [index for part in reversed(parts) for index in part]
+
+
+def pack(sequences: Sequence[TokenSequence], *, share_prefixes: bool = True) -> PackedBatch:
+    """Lay ``sequences`` end to end, shared prefixes once.
 
     The first token of a sequence has no token before it in the same sequence, so it is never a target, whatever its
     mask says: documents do not predict each other.
 
     Args:
         sequences: at least one, none empty.
+        share_prefixes: False lays every sequence down whole, for comparison.
 
     Returns:
-        The batch, in the order given.
+        The batch; its sequences are in the order given.
 
     Raises:
         ValueError: there is no sequence, or one is empty.
     """
     if not sequences or any(not sequence.ids for sequence in sequences):
         raise ValueError("a batch needs at least one sequence, and none of them empty")
-    ids: list[int] = []
-    positions: list[int] = []
+    forest = _Forest([sequence.ids for sequence in sequences])
+    if share_prefixes:
+        forest.grow(_lexicographic(sequences), depth=0, parent=None)
+    else:
+        for index in range(len(sequences)):
+            forest.grow([index], depth=0, parent=None)
     predictors: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
-    for index, sequence in enumerate(sequences):
-        start = len(ids)
-        ids.extend(sequence.ids)
-        positions.extend(range(len(sequence.ids)))
-        for offset in range(1, len(sequence.ids)):
-            if sequence.supervised[offset]:
-                predictors.append(start + offset - 1)
-                targets.append(sequence.ids[offset])
-                owners.append(index)
-    lengths = tuple(len(sequence.ids) for sequence in sequences)
+    for owner, sequence in enumerate(sequences):
+        if True in sequence.supervised:
+            path = _path(forest.segments, forest.leaves[owner])
+            for offset in range(1, len(sequence.ids)):
+                if sequence.supervised[offset]:
+                    predictors.append(path[offset - 1])
+                    targets.append(sequence.ids[offset])
+                    owners.append(owner)
     return PackedBatch(
-        ids_T=tuple(ids),
-        positions_T=tuple(positions),
-        lengths=lengths,
+        ids_T=tuple(forest.ids),
+        positions_T=tuple(forest.positions),
+        segments=tuple(forest.segments),
+        leaves=tuple(forest.leaves),
         rows=tuple(sequence.row for sequence in sequences),
-        groups=_group_by_length(lengths),
         predictors_S=tuple(predictors),
         targets_S=tuple(targets),
         owners_S=tuple(owners),
     )
 
 
-def _group_by_length(lengths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    groups: list[list[int]] = []
-    floor = 0.0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if not groups or lengths[index] < floor:
-            groups.append([])
-            floor = lengths[index] * (1 - _GROUP_SLACK) - _GROUP_SLACK_TOKENS
-        groups[-1].append(index)
-    return tuple(tuple(group) for group in groups)
+class _Forest:
+    """Segments as they are laid down: a trie of the sequences with edges of many tokens."""
+
+    def __init__(self, sequences: Sequence[tuple[int, ...]]) -> None:
+        self.sequences = sequences
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.segments: list[Segment] = []
+        self.leaves = [0] * len(sequences)
+
+    def grow(self, indices: Sequence[int], *, depth: int, parent: int | None) -> None:
+        """Lay down what ``indices``, in lexicographic order, have beyond their first ``depth`` tokens."""
+        for branch, shared in self._branches(indices, depth):
+            here = self._lay(branch[0], depth, shared, parent)
+            ending = [index for index in branch if len(self.sequences[index]) == shared]
+            for index in ending:
+                self.leaves[index] = here
+            going_on = branch[len(ending) :]  # a prefix sorts before what it is a prefix of
+            if going_on:
+                self.grow(going_on, depth=shared, parent=here)
+
+    def _branches(self, indices: Sequence[int], depth: int) -> list[tuple[list[int], int]]:
+        """Neighbours that share enough beyond ``depth``, each with the length that all of them share."""
+        branches: list[tuple[list[int], int]] = []
+        for index in indices:
+            sequence = self.sequences[index]
+            if branches:
+                branch, shared = branches[-1]
+                common = min(shared, _common_length(self.sequences[branch[-1]], sequence, depth))
+                if common - depth >= _MIN_SHARED_TOKENS or common == shared == len(sequence):
+                    branch.append(index)
+                    branches[-1] = (branch, common)
+                    continue
+            branches.append(([index], len(sequence)))
+        return branches
+
+    def _lay(self, index: int, start: int, end: int, parent: int | None) -> int:
+        self.segments.append(Segment(len(self.ids), end - start, start, parent))
+        self.ids.extend(self.sequences[index][start:end])
+        self.positions.extend(range(start, end))
+        return len(self.segments) - 1
 
 
-def plan_micro_batches(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
-    """Split the sequences of one optimizer step into micro-batches of at most ``max_tokens`` real tokens.
+def _lexicographic(sequences: Sequence[TokenSequence]) -> list[int]:
+    return sorted(range(len(sequences)), key=lambda index: (sequences[index].ids, index))
 
-    Sorting by length keeps the attention groups tight. A sequence longer than ``max_tokens`` stands alone.
+
+def _common_length(one: tuple[int, ...], other: tuple[int, ...], start: int) -> int:
+    """Length of the common prefix of two sequences that agree up to ``start``."""
+    end = min(len(one), len(other))
+    if one[start:end] == other[start:end]:
+        return end
+    return next(index for index in range(start, end) if one[index] != other[index])
+
+
+def plan_micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int) -> list[list[int]]:
+    """Split the sequences of one optimizer step into micro-batches of at most ``max_tokens`` tokens to compute.
+
+    Neighbours in lexicographic order stand together, so that a shared prefix is computed once for as many of them as
+    fit. A sequence longer than ``max_tokens`` stands alone.
 
     Args:
-        lengths: tokens of each sequence of the step.
-        max_tokens: budget of one forward and backward pass, in tokens.
+        sequences: of the step.
+        max_tokens: budget of one forward and backward pass, in tokens, shared prefixes counted once.
 
     Returns:
-        Lists of indices into ``lengths``; each index stands in exactly one.
+        Lists of indices into ``sequences``; each index stands in exactly one.
     """
     plan: list[list[int]] = []
     used = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if not plan or used + lengths[index] > max_tokens:
+    previous: tuple[int, ...] = ()
+    for index in _lexicographic(sequences):
+        ids = sequences[index].ids
+        shared = _common_length(previous, ids, 0)
+        new = len(ids) - (shared if shared >= _MIN_SHARED_TOKENS else 0)
+        if not plan or used + new > max_tokens:
             plan.append([])
-            used = 0
+            used, new = 0, len(ids)
         plan[-1].append(index)
-        used += lengths[index]
+        used += new
+        previous = ids
     return plan
 
 

@@ -93,7 +93,7 @@ class LoopResult:
 
 def micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int) -> list[PackedBatch]:
     """Pack ``sequences`` into batches of at most ``max_tokens`` real tokens."""
-    plan = plan_micro_batches([len(sequence.ids) for sequence in sequences], max_tokens=max_tokens)
+    plan = plan_micro_batches(sequences, max_tokens=max_tokens)
     return [pack([sequences[index] for index in indices]) for indices in plan]
 
 

@@ -41,7 +41,7 @@ def answer_bits(
     """
     bits = [0.0] * len(sequences)
     done = 0
-    for indices in plan_micro_batches([len(sequence.ids) for sequence in sequences], max_tokens=max_tokens):
+    for indices in plan_micro_batches(sequences, max_tokens=max_tokens):
         batch = pack([sequences[index] for index in indices])
         for owner, logprob in zip(batch.owners_S, forward(model, batch).tolist(), strict=True):
             bits[indices[owner]] -= logprob / math.log(2)

@@ -1,75 +1,35 @@
-"""Attention over packed tokens: gather into right-padded causal groups, attend, scatter back.
+"""Attention over packed tokens: gather segments and their paths into groups, attend, scatter back.
 
 transformers lets a caller register an attention function by name (its ``AttentionInterface``); every architecture
 that supports the interface hands us query, key and value after rotary embedding. No layer is replaced and nothing is
-patched. A function without a registered mask gets no mask, and a causal, right-padded group needs none.
+patched. On the CPU the groups are multiplied by hand (``attention_products.py``); elsewhere by fused kernels.
 
-Shape legend: B sequences of a group, L length of its longest, T real tokens, H query heads, K key-value heads,
-G = H / K query heads for each key-value head, D width of a head.
+Shape legend: T tokens of the batch; H query heads, K key-value heads; D width of a head; B rows of a group, Q most
+queries of one, L longest path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from hone.data.pack import PackedBatch
+from hone.model.attention_groups import AttentionGroup, AttentionGroups
+from hone.model.attention_products import attention_by_products
 from hone.model.head import find_output_head
 
-__all__ = [
-    "AttentionGroups",
-    "attention_groups",
-    "packed_attention",
-    "packed_attention_enabled",
-    "supports_packing",
-]
+__all__ = ["packed_attention", "packed_attention_enabled", "supports_packing"]
 
 PACKED_ATTENTION = "hone_packed"
-# Up to this length the probabilities are cheap to keep, and plain matrix products beat the CPU's fused kernel.
-_PRODUCTS_UP_TO_LENGTH = 512
 # Architectures that declare support for the interface, and then keep the window or the keywords from the attention
 # function (Phi-3.5-MoE, Nemotron), or write a learned bias into the mask that this path has none of (Doge).
 _NOT_PACKABLE = frozenset({"doge", "nemotron", "phimoe"})
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionGroups:
-    """Index tensors that take T packed tokens to right-padded groups and back.
-
-    Args:
-        gather: per group, indices into T, shape [B, L]; padding points at token 0 and is never read back.
-        scatter_T: for each packed token, its index in the concatenation of all flattened groups.
-    """
-
-    gather: tuple[Tensor, ...]
-    scatter_T: Tensor
-
-
-def attention_groups(batch: PackedBatch, device: torch.device | str) -> AttentionGroups:
-    """Index tensors of ``batch`` on ``device``."""
-    starts = [0]
-    for length in batch.lengths:
-        starts.append(starts[-1] + length)
-    scatter = [0] * batch.num_tokens
-    gather = []
-    offset = 0
-    for group in batch.groups:
-        longest = max(batch.lengths[index] for index in group)
-        rows = []
-        for place, index in enumerate(group):
-            length, start = batch.lengths[index], starts[index]
-            rows.append([*range(start, start + length), *([0] * (longest - length))])
-            for position in range(length):
-                scatter[start + position] = offset + place * longest + position
-        offset += longest * len(group)
-        gather.append(torch.tensor(rows, device=device))
-    return AttentionGroups(tuple(gather), torch.tensor(scatter, device=device))
+# Devices on which products by hand are faster than the fused kernels.
+_BY_PRODUCTS = frozenset({"cpu"})
 
 
 def packed_attention(
@@ -94,7 +54,7 @@ def packed_attention(
         query: [1, H, T, D].
         key: [1, K, T, D].
         value: [1, K, T, D].
-        attention_mask: always None; groups are causal and right-padded.
+        attention_mask: always None; the groups know what sees what.
         groups: index tensors of the batch.
         scaling: factor on the products; 1 / sqrt(D) where None.
         dropout: must be 0: training with attention dropout is not reproducible under packing.
@@ -109,56 +69,57 @@ def packed_attention(
         raise ValueError("packed attention has no dropout")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query_THD, key_TKD, value_TKD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    plain = softcap is None and s_aux is None
+    if plain and query.device.type in _BY_PRODUCTS:
+        out_THD = attention_by_products(query_THD, key_TKD, value_TKD, groups, scale=scale, window=sliding_window)
+        return out_THD.unsqueeze(0), None
     outputs = []
-    for index_BL in groups.gather:
-        length = index_BL.shape[1]
-        query_BHLD, key_BKLD, value_BKLD = (
-            tensor[index_BL].transpose(1, 2) for tensor in (query_THD, key_TKD, value_TKD)
-        )
-        window = sliding_window if sliding_window is not None and sliding_window < length else None
-        plain = window is None and softcap is None and s_aux is None
-        if plain and (query.device.type != "cpu" or length > _PRODUCTS_UP_TO_LENGTH):
-            out_BHLD = nn.functional.scaled_dot_product_attention(
-                query_BHLD, key_BKLD, value_BKLD, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-            )
+    for group in groups.groups:
+        query_BHQD = query_THD[group.queries_BQ].transpose(1, 2)
+        key_BKLD, value_BKLD = (states[group.keys_BL].transpose(1, 2) for states in (key_TKD, value_TKD))
+        if plain:
+            out_BHQD = _fused_attention(query_BHQD, key_BKLD, value_BKLD, group, scale, sliding_window)
         else:
-            out_BHLD = _attention_by_products(query_BHLD, key_BKLD, value_BKLD, scale, window, softcap, s_aux)
-        outputs.append(out_BHLD.transpose(1, 2).flatten(0, 1))
-    packed_THD = torch.cat(outputs)[groups.scatter_T]
-    return packed_THD.unsqueeze(0), None
+            bias = group.bias(sliding_window, query.dtype)
+            out_BHQD = _capped_attention(query_BHQD, key_BKLD, value_BKLD, bias, scale, softcap, s_aux)
+        outputs.append(out_BHQD.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[groups.queries_T].unsqueeze(0), None
 
 
-def _attention_by_products(
-    query_BHLD: Tensor,
-    key_BKLD: Tensor,
-    value_BKLD: Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks_H: Tensor | None,
+def _fused_attention(
+    query_BHQD: Tensor, key_BKLD: Tensor, value_BKLD: Tensor, group: AttentionGroup, scale: float, window: int | None
 ) -> Tensor:
-    # The G query heads of a key-value head become rows of one product: [B, K, G * L, D] x [B, K, D, L].
-    batch, heads, length, width = query_BHLD.shape
-    kv_heads = key_BKLD.shape[1]
-    folded = (query_BHLD * scale).reshape(batch, kv_heads, (heads // kv_heads) * length, width)
-    scores = (folded @ key_BKLD.transpose(-1, -2)).view(batch, heads, length, length)
+    grouped = query_BHQD.shape[1] != key_BKLD.shape[1]
+    if group.is_causal and (window is None or window >= key_BKLD.shape[2]):
+        # causal and right-padded: the padding comes after every query's own position, so no mask is needed
+        return nn.functional.scaled_dot_product_attention(
+            query_BHQD, key_BKLD, value_BKLD, is_causal=True, scale=scale, enable_gqa=grouped
+        )
+    bias = group.bias(window, query_BHQD.dtype).unsqueeze(1)
+    return nn.functional.scaled_dot_product_attention(
+        query_BHQD, key_BKLD, value_BKLD, attn_mask=bias, scale=scale, enable_gqa=grouped
+    )
+
+
+def _capped_attention(
+    query_BHQD: Tensor, key_BKLD: Tensor, value_BKLD: Tensor, bias: Tensor, scale: float,
+    softcap: float | None, sinks_H: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """With a bound on the scores or with sinks, which no fused kernel has."""
+    batch, heads, queries, width = query_BHQD.shape
+    kv_heads, keys = key_BKLD.shape[1:3]
+    folded = (query_BHQD * scale).reshape(batch, kv_heads, heads // kv_heads * queries, width)
+    scores = (folded @ key_BKLD.transpose(-1, -2)).view(batch, heads, queries, keys)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    scores = scores + _causal_bias(length, window, scores)
+    scores = scores + bias.unsqueeze(1)
     if sinks_H is not None:
-        sinks = sinks_H.to(scores.dtype).view(1, heads, 1, 1).expand(batch, heads, length, 1)
+        sinks = sinks_H.to(scores.dtype).view(1, heads, 1, 1).expand(batch, heads, queries, 1)
         scores = torch.cat([scores, sinks], dim=-1)
     # softmax reduces in float32 inside the kernel, whatever the dtype of its input
-    probabilities = torch.softmax(scores, dim=-1)[..., :length]
-    out = probabilities.reshape(batch, kv_heads, (heads // kv_heads) * length, length) @ value_BKLD
-    return out.view(batch, heads, length, value_BKLD.shape[-1])
-
-
-def _causal_bias(length: int, window: int | None, like: Tensor) -> Tensor:
-    bias = torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
-    if window is not None:
-        bias = bias + torch.full_like(bias, float("-inf")).tril(-window)
-    return bias
+    weights = torch.softmax(scores, dim=-1)[..., :keys]
+    out = weights.reshape(batch, kv_heads, heads // kv_heads * queries, keys) @ value_BKLD
+    return out.view(batch, heads, queries, value_BKLD.shape[-1])
 
 
 def supports_packing(model: PreTrainedModel) -> bool:

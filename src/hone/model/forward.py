@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch
-from hone.model.attention import attention_groups
+from hone.model.attention_groups import attention_groups
 from hone.model.head import find_output_head, token_logprobs
 
 __all__ = ["Forward", "packed_logits", "packed_logprobs", "padded_logits", "padded_logprobs", "targets_of"]
@@ -78,19 +78,16 @@ def padded_logits(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     For architectures that mix tokens in other ways than attention, and the oracle of the packed path's tests.
     """
     device = model.device
-    longest = max(batch.lengths)
-    starts = [0]
-    for length in batch.lengths:
-        starts.append(starts[-1] + length)
-    ids = torch.zeros(len(batch.lengths), longest, dtype=torch.long, device=device)
+    paths = [batch.path(leaf) for leaf in batch.leaves]
+    ids = torch.zeros(len(paths), max(map(len, paths)), dtype=torch.long, device=device)
     mask = torch.zeros_like(ids)
-    for index, length in enumerate(batch.lengths):
-        ids[index, :length] = torch.tensor(batch.ids_T[starts[index] : starts[index + 1]], device=device)
-        mask[index, :length] = 1
+    for row, path in enumerate(paths):
+        ids[row, : len(path)] = torch.tensor([batch.ids_T[index] for index in path], device=device)
+        mask[row, : len(path)] = 1
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     rows = torch.tensor(batch.owners_S, dtype=torch.long, device=device)
-    columns = torch.tensor(batch.predictors_S, dtype=torch.long, device=device)
-    columns = columns - torch.tensor(starts, device=device)[rows]
+    # the column of a token is its position within its own sequence
+    columns = torch.tensor([batch.positions_T[index] for index in batch.predictors_S], dtype=torch.long, device=device)
     selected: Tensor = logits[rows, columns]
     return selected
 

@@ -118,35 +118,35 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.recompute = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         keep = ctx.needs_input_grad[0] and not ctx.recompute
         logprobs_S = torch.empty(hidden_SD.shape[0], dtype=torch.float32, device=hidden_SD.device)
-        slopes_SD = torch.empty_like(hidden_SD) if keep else None
+        errors_SD = torch.empty_like(hidden_SD) if keep else None
         for rows in _chunks(hidden_SD.shape[0], weight_VD.shape[0]):
-            part_S, slope_CV = _score(hidden_SD[rows], weight_VD, bias_V, targets_S[rows], scale, softcap, keep)
+            part_S, error_CV = _score(hidden_SD[rows], weight_VD, bias_V, targets_S[rows], scale, softcap, keep)
             logprobs_S[rows] = part_S
-            if slopes_SD is not None and slope_CV is not None:
-                torch.mm(slope_CV, weight_VD, out=slopes_SD[rows])
+            if errors_SD is not None and error_CV is not None:
+                torch.mm(error_CV, weight_VD, out=errors_SD[rows])
         if ctx.recompute:
             ctx.save_for_backward(hidden_SD, weight_VD, bias_V, targets_S)
         else:
-            ctx.save_for_backward(slopes_SD)
+            ctx.save_for_backward(errors_SD)
         return logprobs_S
 
     @staticmethod
     def backward(ctx: Any, grad_S: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.recompute:
-            (slopes_SD,) = ctx.saved_tensors
-            return slopes_SD * grad_S.unsqueeze(1).to(slopes_SD.dtype), None, None, None, None, None
+            (errors_SD,) = ctx.saved_tensors
+            return errors_SD * -grad_S.unsqueeze(1).to(errors_SD.dtype), None, None, None, None, None
         hidden_SD, weight_VD, bias_V, targets_S = ctx.saved_tensors
         grad_hidden_SD = torch.empty_like(hidden_SD)
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
         grad_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
         for rows in _chunks(hidden_SD.shape[0], weight_VD.shape[0]):
-            _, slope_CV = _score(hidden_SD[rows], weight_VD, bias_V, targets_S[rows], ctx.scale, ctx.softcap, True)
-            assert slope_CV is not None
-            slope_CV *= grad_S[rows].unsqueeze(1).to(slope_CV.dtype)
-            torch.mm(slope_CV, weight_VD, out=grad_hidden_SD[rows])
-            grad_weight_VD += slope_CV.t() @ hidden_SD[rows]
+            _, error_CV = _score(hidden_SD[rows], weight_VD, bias_V, targets_S[rows], ctx.scale, ctx.softcap, True)
+            assert error_CV is not None
+            error_CV *= -grad_S[rows].unsqueeze(1).to(error_CV.dtype)
+            torch.mm(error_CV, weight_VD, out=grad_hidden_SD[rows])
+            grad_weight_VD += error_CV.t() @ hidden_SD[rows]
             if grad_bias_V is not None:
-                grad_bias_V += slope_CV.sum(0, dtype=torch.float32)
+                grad_bias_V += error_CV.sum(0, dtype=torch.float32)
         grad_bias = None if grad_bias_V is None else grad_bias_V.to(bias_V.dtype)
         return grad_hidden_SD, grad_weight_VD.to(weight_VD.dtype), grad_bias, None, None, None
 
@@ -165,9 +165,9 @@ def _score(
     targets_C: Tensor,
     scale: float,
     softcap: float | None,
-    with_slope: bool,
+    with_error: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of a chunk's targets, and their derivative by the output of the linear layer."""
+    """Log-probabilities of a chunk's targets; and minus their derivative by the output of the linear layer."""
     logits_CV = nn.functional.linear(hidden_CD, weight_VD, bias_V)
     if scale != 1.0:
         logits_CV = logits_CV * scale
@@ -178,12 +178,12 @@ def _score(
     logs_CV = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
     columns = targets_C.unsqueeze(1)
     logprobs_C = logs_CV.gather(1, columns).squeeze(1)
-    if not with_slope:
+    if not with_error:
         return logprobs_C, None
-    slope_CV = logs_CV.exp_().neg_()
-    slope_CV.scatter_add_(1, columns, torch.ones_like(columns, dtype=torch.float32))
+    error_CV = logs_CV.exp_()
+    error_CV.scatter_add_(1, columns, torch.full_like(columns, -1, dtype=torch.float32))
     if bounded_CV is not None:
-        slope_CV *= 1 - bounded_CV.float().square_()
+        error_CV *= 1 - bounded_CV.float().square_()
     if scale != 1.0:
-        slope_CV *= scale
-    return logprobs_C, slope_CV.to(hidden_CD.dtype)
+        error_CV *= scale
+    return logprobs_C, error_CV.to(hidden_CD.dtype)

@@ -53,6 +53,8 @@ class LoraLinear(nn.Module):
         self.scaling = alpha / rank
         self.strength = 1.0
         self.enabled = True
+        # set while layers with the same input are computed together (fused_lora.py)
+        self.fused: Callable[[LoraLinear, Tensor], Tensor] | None = None
         device = base.weight.device
         # Kaiming-uniform with a = sqrt(5), as PEFT: bound 1 / sqrt(D_in). Drawn on the CPU, so alike on every device.
         bound = 1 / math.sqrt(in_features)
@@ -68,16 +70,24 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., D_in] to [..., D_out]."""
+        return self.plain_forward(x) if self.fused is None else self.fused(self, x)
+
+    def plain_forward(self, x: Tensor) -> Tensor:
+        """The same, of this layer alone: the reference path."""
         y: Tensor = self.base(x)
         if not self.enabled:
             return y
         low_rank = nn.functional.linear(x, self.lora_A.to(x.dtype))
-        scale = self.scaling * self.strength
-        return y + nn.functional.linear(low_rank, (self.lora_B * scale).to(x.dtype))
+        return y + nn.functional.linear(low_rank, (self.lora_B * self.scale).to(x.dtype))
+
+    @property
+    def scale(self) -> float:
+        """Factor on B A at the present strength."""
+        return self.scaling * self.strength
 
     def delta(self) -> Tensor:
         """The update as a float32 matrix [D_out, D_in], at the present strength."""
-        return (self.lora_B.float() @ self.lora_A.float()) * (self.scaling * self.strength)
+        return (self.lora_B.float() @ self.lora_A.float()) * self.scale
 
     @torch.no_grad()
     def merge(self) -> nn.Module:

@@ -67,13 +67,12 @@ def write_probe(path: Path, model: PreTrainedModel, sequences: Sequence[TokenSeq
         TrainingError: some are not finite; nothing is written.
         StorageError: no space or no permission.
     """
-    batch = pack(sequences)
     tuned_S = _probe_logprobs(model, sequences, forward)
     with adapter_disabled(model):
         base_S = _probe_logprobs(model, sequences, forward)
     tensors = {
-        "ids": torch.tensor(batch.ids_T),
-        "lengths": torch.tensor(batch.lengths),
+        "ids": torch.tensor([token for sequence in sequences for token in sequence.ids]),
+        "lengths": torch.tensor([len(sequence.ids) for sequence in sequences]),
         "supervised": torch.tensor([flag for sequence in sequences for flag in sequence.supervised]),
         "tuned": tuned_S,
         "base": base_S,

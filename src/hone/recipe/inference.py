@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from hone.errors import ConfigError, ModelError, VersionError
 from hone.model.adapter_files import load_adapter, read_adapter_notes
 from hone.model.attention import packed_attention_enabled, supports_packing
 from hone.model.catalog import resolve_model
+from hone.model.fast_layers import FastLayers, fast_layers_enabled
 from hone.model.forward import Forward, packed_logprobs, padded_logprobs
 from hone.model.load import LoadedModel, load_base
 from hone.registry.versions import Version, resolve_version, verify_version
@@ -96,16 +97,26 @@ def make_renderer(
     )
 
 
-def training_path(model: PreTrainedModel, *, reference: bool = False) -> tuple[Forward, AbstractContextManager[None]]:
-    """The forward pass for ``model`` and the block it must run in: packed where the architecture allows it.
+def training_path(
+    model: PreTrainedModel, *, reference: bool = False
+) -> tuple[Forward, AbstractContextManager[FastLayers | None]]:
+    """The forward pass for ``model`` and the block it must run in: packed and fast where the architecture allows it.
+
+    The block gives what was replaced by fast layers, or None on the reference path.
 
     Args:
-        model: read for its architecture.
-        reference: take padded rows and the model's own attention all the same.
+        model: read for its architecture; its adapter is attached already.
+        reference: take padded rows and the model's own layers all the same.
     """
     if supports_packing(model) and not reference:
-        return packed_logprobs, packed_attention_enabled(model)
+        return packed_logprobs, _fast_path(model)
     return padded_logprobs, nullcontext()
+
+
+@contextmanager
+def _fast_path(model: PreTrainedModel) -> Iterator[FastLayers]:
+    with fast_layers_enabled(model) as layers, packed_attention_enabled(model):
+        yield layers
 
 
 def load_answerer(

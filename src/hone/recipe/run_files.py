@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from hone.data.formats import example_to_openai
 from hone.engine.loop import LoopResult
 from hone.errors import ConfigError
 from hone.files import sha256_file, write_atomically, write_json
+from hone.model.fast_layers import FastLayers
 from hone.model.load import LoadedModel
 from hone.model.machine import peak_device_memory_bytes, peak_memory_bytes
 from hone.planning.choose import TrainingChoices
@@ -118,7 +120,9 @@ def describe_data(rows: PreparedRows) -> JsonDict:
     }
 
 
-def describe_training(config: TrainConfig, result: LoopResult, base: LoadedModel, *, num_layers: int) -> JsonDict:
+def describe_training(
+    config: TrainConfig, result: LoopResult, base: LoadedModel, *, num_layers: int, fast_layers: FastLayers | None
+) -> JsonDict:
     """The ``training`` object of the result."""
     progress = result.progress
     return {
@@ -143,6 +147,7 @@ def describe_training(config: TrainConfig, result: LoopResult, base: LoadedModel
         "max_length": config.max_length,
         "seed": config.seed,
         "adapted_layers": num_layers,
+        "fast_layers": None if fast_layers is None else {**asdict(fast_layers), "left": list(fast_layers.left)},
     }
 
 

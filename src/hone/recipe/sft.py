@@ -19,6 +19,7 @@ from hone.engine.step import mean_loss
 from hone.evaluation.shape import detect_shape
 from hone.files import require_free_space
 from hone.model.adapter_files import save_adapter
+from hone.model.allocator import keep_freed_memory
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel, load_base
 from hone.model.lora import adapter_parameters, attach_adapter
@@ -132,10 +133,12 @@ def train_sft(
     # two checkpoints are kept and a third is written before the oldest goes; then the adapter itself
     needed_bytes = 4 * checkpoint_bytes(adapter_parameters(base.model))
     require_free_space(folder.path, needed_bytes, "the run's checkpoints and adapter")
-    forward, attention = training_path(base.model, reference=config.reference_path)
+    forward, path = training_path(base.model, reference=config.reference_path)
     job = _Job(config, base, renderer, rows, choices, folder, recorder, forward)
-    with attention:
+    keep_freed_memory()
+    with path as fast_layers:
         before = _check_before(job)
+        job.say("layers", fast_layers.describe() if fast_layers else "the model's own, on the reference path")
         job.say("training", f"LoRA on {len(names)} linear layers, {base.dtype} weights, {base.device}")
         result = _train(job, resume_from=resume_from, should_stop=should_stop)
         after = _save(job, result)
@@ -144,7 +147,7 @@ def train_sft(
     return SftResult(
         base=describe_base(base),
         data=describe_data(rows),
-        training=describe_training(config, result, base, num_layers=len(names)),
+        training=describe_training(config, result, base, num_layers=len(names), fast_layers=fast_layers),
         manifest=rows.manifest,
         proof=proof,
         template_hash=renderer.template_hash,
