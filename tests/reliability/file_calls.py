@@ -298,6 +298,7 @@ def every_fault(
             more = len(calls.calls) >= number
             if more:
                 trials += 1
-                check(folder, ending, fault)
+                with FileCalls([folder]):  # which spares the disk the syncs of what is looked at and thrown away
+                    check(folder, ending, fault)
             shutil.rmtree(folder)
     return trials

@@ -130,6 +130,7 @@ def every_power_loss(
             else:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
-        check(folder, is_done)
+        with FileCalls([folder]):  # which spares the disk the syncs of what is thrown away
+            check(folder, is_done)
         shutil.rmtree(folder)
     return len(states)

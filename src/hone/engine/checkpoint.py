@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON in one folder, complete or absent.
 
-A checkpoint is written under a temporary name, its manifest of SHA-256 sums last, and renamed; an older one goes only
-after the newer was read back. Order and randomness are functions of (seed, step), so weights, optimizer and step are
+A checkpoint is written under a temporary name, its manifest of SHA-256 sums last, read back and renamed; an older one
+goes only after that. Order and randomness are functions of (seed, step), so weights, optimizer and step are
 the whole state. A damaged checkpoint is set aside with its name changed, and the one before it is used.
 """
 
@@ -98,14 +98,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         write_json(temporary / "progress.json", asdict(checkpoint.progress))
         sums = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "manifest.json", sums)
-    if not _is_sound(target):
-        aside = _set_aside(target)
-        raise StorageError(
-            "a checkpoint that was just written is read back otherwise",
-            where=str(aside),
-            why="its disk, or the way to it, changes what is stored there",
-            remedy="check the disk; the checkpoints before this one are kept",
-        )
+        if not _is_sound(temporary):  # before it takes its name, which another checkpoint of this step may still have
+            raise StorageError(
+                "a checkpoint that was just written is read back otherwise",
+                where=str(target),
+                why="its disk, or the way to it, changes what is stored there",
+                remedy="check the disk; the checkpoints before this one are kept",
+            )
     for old in checkpoint_folders(folder)[:-keep] if keep else []:
         remove_folder(old)
     return target
