@@ -2,7 +2,7 @@
 
     python -m benchmarks.reliability kills --points 1000     SIGKILL at seeded instants of ``hone train``, then resume
     python -m benchmarks.reliability stops --points 200      SIGTERM, Ctrl-C, a full disk, a failing one
-    python -m benchmarks.reliability fresh --points 20       real processes of ``hone train`` and ``hone run``, by the clock
+    python -m benchmarks.reliability fresh --points 20       real processes of ``hone train`` and ``hone run``
     python -m benchmarks.reliability flips --points 10000    single bits of checkpoints, adapters, converted models
 
 Each prints a table and adds its figures to ``docs/reliability.json`` (``--output``). A difference ends it with code 1.
@@ -60,20 +60,26 @@ def stop_trips(draw: random.Random, whole: Whole, number: int) -> list[Trip]:
 
 
 def in_forked_runs(
-    draw_for: Callable[[random.Random, Whole, int], list[Trip]], *, points: int, seed: int, processes: int
+    draw_for: Callable[[random.Random, Whole, int], list[Trip]],
+    *,
+    points: int,
+    minutes: float,
+    seed: int,
+    processes: int,
 ) -> dict[str, Any]:
-    """Try runs until ``points`` trips have happened; each worker has its own tiny base, rows and server."""
+    """Try runs until ``points`` trips have happened or the time is over; each worker has its own tiny base, rows and server."""
     happened: Counter[str] = Counter()
     phases: Counter[str] = Counter()
     problems: list[str] = []
     runs = 0
+    give_up_at = time.monotonic() + 60 * minutes
 
     def work(worker: int) -> None:
         nonlocal runs
         with tempfile.TemporaryDirectory() as folder, ForkServer() as server:
             place = Workplace(Path(folder), server)
             number = worker
-            while sum(happened.values()) < points:
+            while sum(happened.values()) < points and time.monotonic() < give_up_at:
                 cadence = tuple(CADENCES)[number // processes % len(CADENCES)]
                 trips = draw_for(random.Random(f"{seed} {number}"), place.uninterrupted(cadence), number)
                 trial = place.try_run(trips, cadence=cadence, name=f"run {number}")
@@ -93,20 +99,17 @@ def in_forked_runs(
 
 def _kinds(trial: Trial) -> Iterator[str]:
     """What happened to a run: each trip that came, by its kind."""
-    trips = list(trial.trips)
-    for attempt in trial.attempts:
-        if attempt.tripped:
-            words = attempt.tripped.split()
-            action = trips.pop(0).action
-            place = f"file {words[2]}" if words[0] == "file" else words[0]
-            yield f"{'SIGKILL' if action in KILLS else action} at {place}"
+    for trip, where in trial.happened:
+        words = where.split()
+        place = f"file {words[2]}" if words[0] == "file" else words[0]
+        yield f"{'SIGKILL' if trip.action in KILLS else trip.action} at {place}"
 
 
 def in_fresh_processes(*, points: int, seed: int) -> dict[str, Any]:
     """Kill real processes of the command by the clock, resume them, and compare; for ``run``, also the registry."""
     draw = random.Random(seed)
     problems: list[str] = []
-    phases: Counter[str] = Counter()
+    phases: list[str] = []
     with tempfile.TemporaryDirectory() as folder, ForkServer() as server:
         place = Workplace(Path(folder), server)
         for job in ("train", "run"):
@@ -116,22 +119,29 @@ def in_fresh_processes(*, points: int, seed: int) -> dict[str, Any]:
             seconds = time.monotonic() - began
             for number in range((points + (job == "train")) // 2):
                 output = Path(folder) / f"{job}-{number}"
-                process = _start(_begin(place, job, output), home)
-                try:
-                    process.wait(draw.uniform(0.05, 0.95) * seconds)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-                    phases[f"{job}: {phase_of(output)}"] += 1
-                    begun = (output / "config.yaml").exists()
-                    command = [job, "--resume", str(output)] if begun else _begin(place, job, output)
-                    _must_end(_start(command, home), output)
+                phase = _killed_and_resumed(place, job, output, home, after=draw.uniform(0.05, 0.95) * seconds)
+                phases += [f"{job}: {phase}"] if phase else []
                 problems += [f"{job} {number}: {problem}" for problem in _differences(job, whole, output)]
-            if job == "run":
-                found = sorted(str(version.run_folder) for version in list_versions(home))
-                expected = sorted(str(path) for path in Path(folder).glob("*run*") if path.is_dir() and "home" not in path.name)
-                problems += [] if found == expected else [f"registered are {found}"]
-    return {"points": sum(phases.values()), "seed": seed, "by_phase": dict(sorted(phases.items())), "different": problems}
+        registered = sorted(str(version.run_folder) for version in list_versions(home))
+        made = sorted(str(path.parent) for path in Path(folder).glob("*run*/run.json"))
+        problems += [] if registered == made else [f"registered are {registered}, and runs are {made}"]
+    counts = dict(sorted(Counter(phases).items()))
+    return {"points": len(phases), "seed": seed, "by_phase": counts, "different": problems}
+
+
+def _killed_and_resumed(place: Workplace, job: str, output: Path, home: Path, *, after: float) -> str:
+    """Where the run was when it was killed; empty where it had ended before."""
+    process = _start(_begin(place, job, output), home)
+    try:
+        process.wait(after)
+        return ""
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    phase = phase_of(output)
+    begun = (output / "config.yaml").exists()
+    _must_end(_start([job, "--resume", str(output)] if begun else _begin(place, job, output), home), output)
+    return phase
 
 
 def _begin(place: Workplace, job: str, output: Path) -> list[str]:
@@ -154,8 +164,8 @@ def _must_end(process: subprocess.Popen[bytes], output: Path) -> None:
 
 def _differences(job: str, whole: Path, output: Path) -> list[str]:
     found = differences(whole, output)
-    # the comparison of `hone run` has seconds and a version's number in its result and proof
-    return found if job == "train" else [one for one in found if one not in ("result.json differs",)]
+    # the comparison that `hone run` makes has seconds in its result, and the version a number
+    return [one for one in found if job == "train" or one != "result.json differs"]
 
 
 def in_flipped_bits(*, points: int, seed: int) -> dict[str, Any]:
@@ -184,11 +194,12 @@ def main() -> int:
     parser.add_argument("harness", choices=("kills", "stops", "fresh", "flips"))
     parser.add_argument("--points", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=600.0, help="end sooner, for kills and stops")
     parser.add_argument("--processes", type=int, default=1, help="runs side by side, for kills and stops")
     parser.add_argument("--output", type=Path, default=Path("docs/reliability.json"))
     given = parser.parse_args()
     began = time.monotonic()
-    forked = {"points": given.points, "seed": given.seed, "processes": given.processes}
+    forked = {"points": given.points, "minutes": given.minutes, "seed": given.seed, "processes": given.processes}
     result = {
         "kills": lambda: in_forked_runs(kill_trips, **forked),
         "stops": lambda: in_forked_runs(stop_trips, **forked),
@@ -199,7 +210,9 @@ def main() -> int:
     result["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
     kept = json.loads(given.output.read_text(encoding="utf-8")) if given.output.exists() else {}
     kept[given.harness] = result
-    given.output.write_text(json.dumps(dict(sorted(kept.items())), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    given.output.write_text(
+        json.dumps(dict(sorted(kept.items())), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
     print(table(given.harness, result))
     return 1 if result["different"] else 0
 

@@ -179,7 +179,9 @@ def test_what_is_read_back_otherwise_than_written_ends_the_run_and_the_older_one
 ) -> None:
     save_checkpoint(tmp_path, _checkpoint(4), keep=keep)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "sha256_file", lambda path: "0" * 64 if (path.parent / "manifest.json").exists() else "1" * 64)
+        patch.setattr(
+            module, "sha256_file", lambda path: "0" * 64 if (path.parent / "manifest.json").exists() else "1" * 64
+        )
         with pytest.raises(StorageError, match="read back otherwise") as caught:
             save_checkpoint(tmp_path, _checkpoint(8), keep=keep)
     assert caught.value.where == str(tmp_path / "step-000008")

@@ -50,12 +50,14 @@ class Trial:
     Args:
         trips: what was to happen to it.
         attempts: how each attempt ended, the last one by itself.
-        phases: how far the run was at each trip.
+        happened: the trips that came, and where.
+        phases: how far the run was when each attempt but the last had ended.
         problems: in what it differs from the run that was never interrupted; empty is as it should be.
     """
 
     trips: tuple[Trip, ...]
     attempts: list[Ended] = field(default_factory=list)
+    happened: list[tuple[Trip, str]] = field(default_factory=list)
     phases: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -102,11 +104,13 @@ class Workplace:
             trip = waiting.pop(0) if waiting else None
             ended = self.server.run(command, watched=output, home=self.home, trip=trip)
             trial.attempts.append(ended)
+            if trip and ended.tripped:
+                trial.happened.append((trip, ended.tripped))
             if ended.code == 0 or _state(output) == "done":
                 break
             if "begin it anew" in ended.output or "holds no run" in ended.output:
                 command = self.begin(output, cadence)  # as the command advises; the trip of this attempt never came
-                waiting = [*([trip] if trip else []), *waiting]
+                waiting = [*([trip] if trip and not ended.tripped else []), *waiting]
                 continue
             trial.phases.append(phase_of(output))
             trial.problems.extend(_wrong_end(ended, trip, output))

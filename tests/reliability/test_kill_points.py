@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
