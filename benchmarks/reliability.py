@@ -67,7 +67,7 @@ def in_forked_runs(
     seed: int,
     processes: int,
 ) -> dict[str, Any]:
-    """Try runs until ``points`` trips have happened or the time is over; each worker has its own tiny base, rows and server."""
+    """Try runs until ``points`` trips have happened or the time is over; each worker has its own server."""
     happened: Counter[str] = Counter()
     phases: Counter[str] = Counter()
     problems: list[str] = []

@@ -24,7 +24,7 @@ from hone.errors import StorageError
 FaultKind = Literal["kill before", "kill within", "kill after", "no space", "disk full", "input/output error", "short"]
 FAULTS: tuple[FaultKind, ...] = (
     "kill before",  # of the call: nothing of it happened
-    "kill within",  # half of a write happened; of any other call, nothing
+    "kill within",  # half of a write happened
     "kill after",
     "no space",  # this one call fails; a write after half of its bytes
     "disk full",  # from this call on, whatever needs space fails
@@ -45,8 +45,18 @@ class Call:
 
     number: int
     name: str
-    path: Path
-    target: Path | None = None
+    at: str
+    to: str = ""
+
+    @property
+    def path(self) -> Path:
+        """What it is done to."""
+        return Path(self.at)
+
+    @property
+    def target(self) -> Path | None:
+        """The new name, where it gives one."""
+        return Path(self.to) if self.to else None
 
     def __str__(self) -> str:
         return f"{self.number} {self.name} {self.path.name}"
@@ -114,7 +124,7 @@ class FileCalls:
         """Count a call and make it, unless it is the one that fails."""
         if self.dead:
             raise Killed
-        call = Call(len(self.calls) + 1, name, Path(path), Path(target) if target else None)
+        call = Call(len(self.calls) + 1, name, path, target or "")
         self.calls.append(call)
         kind = self._fault.kind if self._fault and self._fault.at == call.number else None
         full = self._fault is not None and self._fault.kind == "disk full" and call.number >= self._fault.at
@@ -269,7 +279,7 @@ def every_fault(
     check: Callable[[Path, Ending, Fault], None],
     *,
     scratch: Path,
-    kinds: Sequence[FaultKind] = FAULTS,
+    kinds: Sequence[FaultKind] = tuple(kind for kind in FAULTS if kind != "kill after"),
 ) -> int:
     """Fail each call of ``work`` in each way, each time on a fresh copy of ``before``; the number of trials.
 
@@ -278,13 +288,14 @@ def every_fault(
         work: what is tried, on a copy of it; it may raise StorageError and nothing else.
         check: looks at the copy afterwards, and asserts.
         scratch: where the copy is made.
-        kinds: the ways to fail.
+        kinds: the ways to fail; a kill after a call is one before the next call.
     """
     trials = 0
+    names = _names_of_calls(before, work, scratch)
     for kind in kinds:
-        number, more = 0, True
-        while more:
-            number += 1
+        for number, name in enumerate([*names, ""], start=1):
+            if kind in ("kill within", "short") and name != "write":
+                continue  # no other call has a half
             folder = Path(shutil.copytree(before, scratch / "copy"))
             fault = Fault(kind, number)
             with FileCalls([folder], fault=fault) as calls:
@@ -295,10 +306,17 @@ def every_fault(
                     ending = "killed"
                 except StorageError:
                     ending = "refused"
-            more = len(calls.calls) >= number
-            if more:
-                trials += 1
-                with FileCalls([folder]):  # which spares the disk the syncs of what is looked at and thrown away
-                    check(folder, ending, fault)
+            assert (len(calls.calls) >= number) == bool(name), "the calls are the same each time"
+            trials += 1
+            with FileCalls([folder]):  # which spares the disk the syncs of what is looked at and thrown away
+                check(folder, ending, fault)
             shutil.rmtree(folder)
     return trials
+
+
+def _names_of_calls(before: Path, work: Callable[[Path], object], scratch: Path) -> list[str]:
+    folder = Path(shutil.copytree(before, scratch / "copy"))
+    with FileCalls([folder]) as calls:
+        work(folder)
+    shutil.rmtree(folder)
+    return [call.name for call in calls.calls]
