@@ -9,6 +9,7 @@ run's folder, a call of a module, an optimizer step) or after some time it gets 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -27,6 +28,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SIGNALS = {"kill before": signal.SIGKILL, "kill within": signal.SIGKILL, "kill after": signal.SIGKILL,
            "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}  # fmt: skip
 GIVE_UP_SECONDS = 300.0
+_IMPORTED_ONCE = (
+    "hone.cli.app", "hone.recipe.run", "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,12 +111,9 @@ class ForkServer:
 def serve() -> None:
     """Read jobs and answer them until the input ends."""
     import torch
-    import transformers.models.auto.modeling_auto
-    import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import hone.cli.app
-    import hone.recipe.run  # noqa: F401
-
+    for name in _IMPORTED_ONCE:
+        importlib.import_module(name)
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
@@ -124,6 +126,7 @@ def _attempt(job: dict[str, Any]) -> dict[str, Any]:
     trip = Trip(**job["trip"]) if job["trip"] else None
     reports, report = os.pipe()
     printed = Path(f"{job['watched']}.printed")
+    printed.write_bytes(b"")  # a child may be killed before it comes to print
     began = time.monotonic()
     child = os.fork()
     if child == 0:
