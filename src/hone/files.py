@@ -26,6 +26,7 @@ __all__ = [
     "atomic_folder",
     "exclusive_lock",
     "remove_abandoned",
+    "remove_folder",
     "require_free_space",
     "sha256_file",
     "write_atomically",
@@ -52,7 +53,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     content = data.encode("utf-8") if isinstance(data, str) else data
     temporary = _temporary_sibling(target, _TEMPORARY_SUFFIX)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(target.parent)
         with temporary.open("xb") as stream:
             stream.write(content)
             stream.flush()
@@ -101,11 +102,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     temporary = _temporary_sibling(target, _TEMPORARY_SUFFIX)
     try:
-        temporary.mkdir(parents=True)
+        _make_folders(target.parent)
+        temporary.mkdir()
         yield temporary
         _sync_tree(temporary)
         _move_into_place(temporary, target)
-        _sync_folder(target.parent)
     except OSError as error:
         raise _cannot_write(target, error) from error
     finally:
@@ -122,22 +123,45 @@ def remove_abandoned(folder: str | os.PathLike[str]) -> list[str]:
 
     Returns:
         The names removed, sorted.
+
+    Raises:
+        StorageError: something cannot be removed or put back.
     """
     removed = []
     for entry in sorted(Path(folder).glob(f".*{_TEMPORARY_SUFFIX}")):
-        match = _TEMPORARY_NAME.fullmatch(entry.name)
-        if match is None:
+        if not (match := _TEMPORARY_NAME.fullmatch(entry.name)):
             continue
         original = entry.with_name(match["name"])
-        if match["replaced"] and not original.exists():
-            entry.rename(original)
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+        try:
+            if match["replaced"] and not original.exists():
+                entry.rename(original)
+                continue
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+        except OSError as error:
+            raise _cannot_write(entry, error, "removed or renamed") from error
         removed.append(entry.name)
     return removed
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Remove a folder so that it stands under its name whole or not at all, whenever the process or the power ends.
+
+    It takes a temporary name first; what a killed remover leaves is taken away by :func:`remove_abandoned`.
+
+    Args:
+        path: the folder; it must exist.
+
+    Raises:
+        StorageError: it cannot be renamed or removed.
+    """
+    target = Path(path)
+    temporary = _temporary_sibling(target, _TEMPORARY_SUFFIX)
+    try:
+        target.rename(temporary)
+        _sync_folder(target.parent)  # else the power can end with the files gone and the name still there
+        shutil.rmtree(temporary)
+    except OSError as error:
+        raise _cannot_write(target, error, "removed or renamed") from error
 
 
 @contextmanager
@@ -260,9 +284,21 @@ def _temporary_sibling(target: Path, suffix: str) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(6)}{suffix}")
 
 
+def _make_folders(folder: Path) -> None:
+    """``mkdir -p`` that lasts: a new folder's name is on the disk only when the folder above it is."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)  # another process may have been quicker
+        _sync_folder(path.parent)
+
+
 def _move_into_place(temporary: Path, target: Path) -> None:
     if not target.exists():
         temporary.rename(target)
+        _sync_folder(target.parent)
         return
     replaced = _temporary_sibling(target, _REPLACED_SUFFIX)
     target.rename(replaced)
@@ -271,6 +307,7 @@ def _move_into_place(temporary: Path, target: Path) -> None:
     except OSError:
         replaced.rename(target)
         raise
+    _sync_folder(target.parent)  # before the old content goes, which until then may still be what the name leads to
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -293,12 +330,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _cannot_write(target: Path, error: OSError) -> StorageError:
+def _cannot_write(target: Path, error: OSError, done: str = "written") -> StorageError:
     cause = error.strerror or str(error)
     if error.filename is not None and not Path(error.filename).name.startswith(f".{target.name}."):
         cause += f" ({error.filename})"
     return StorageError(
-        f"cannot be written: {cause}",
+        f"cannot be {done}: {cause}",
         where=str(target),
         remedy="check that the disk has space and that the folder may be written to",
     )

@@ -173,13 +173,23 @@ def test_a_manifest_that_vouches_for_nothing_is_damage(tmp_path: Path, manifest:
     assert load_newest_checkpoint(tmp_path)[0] is None
 
 
-def test_an_older_checkpoint_stays_until_the_newer_was_read_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("keep", [0, 1])
+def test_what_is_read_back_otherwise_than_written_ends_the_run_and_the_older_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int
 ) -> None:
-    save_checkpoint(tmp_path, _checkpoint(4), keep=1)
-    monkeypatch.setattr(module, "sha256_file", lambda path: "0" * 64 if path.parent.name == "step-000008" else "1" * 64)
-    save_checkpoint(tmp_path, _checkpoint(8), keep=1)
-    assert _names(tmp_path) == ["step-000004", "step-000008"]
+    save_checkpoint(tmp_path, _checkpoint(4), keep=keep)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            module, "sha256_file", lambda path: "0" * 64 if (path.parent / "manifest.json").exists() else "1" * 64
+        )
+        with pytest.raises(StorageError, match="read back otherwise") as caught:
+            save_checkpoint(tmp_path, _checkpoint(8), keep=keep)
+    assert caught.value.where == str(tmp_path / "step-000008")
+    assert _names(tmp_path) == ["step-000004"]
+    found, damaged = load_newest_checkpoint(tmp_path)
+    assert found is not None
+    assert _same(found, _checkpoint(4))
+    assert damaged == []
 
 
 @pytest.mark.parametrize("step", [4, 8], ids=["same-step", "later-step"])

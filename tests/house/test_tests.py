@@ -18,7 +18,7 @@ from tests.house.source_tree import (
 )
 
 # Folders of tests that mirror no layer.
-OTHER_FOLDERS = {"docs", "examples", "golden", "house", "parity", "real"}
+OTHER_FOLDERS = {"docs", "examples", "golden", "house", "parity", "real", "reliability"}
 
 
 def tests_of(module: Module) -> list[tuple[str, FunctionNode]]:

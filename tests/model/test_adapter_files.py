@@ -14,7 +14,7 @@ from torch import Tensor
 from hone.errors import ModelError, StorageError
 from hone.model.adapter_files import load_adapter, read_adapter_notes, save_adapter
 from hone.model.lora import adapted_layers, adapter_parameters, attach_adapter, find_linear_layers
-from tests.tiny import attach_random_adapter, row_logits, tiny_model
+from tests.tiny import attach_random_adapter, row_logits, tiny_model, without_sums
 
 IDS = list(range(5, 25))
 WEIGHTS = "adapter_model.safetensors"
@@ -32,13 +32,13 @@ def saved(tmp_path: Path) -> Path:
 
 
 def _rewrite(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    tensors = load_file(folder / WEIGHTS)
+    tensors = load_file(without_sums(folder) / WEIGHTS)
     change(tensors)
     save_file(tensors, folder / WEIGHTS)
 
 
 def _configure(folder: Path, **fields: object) -> None:
-    path = folder / CONFIG
+    path = without_sums(folder) / CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **fields}), encoding="utf-8")
 
 
@@ -81,7 +81,7 @@ def test_the_strength_is_saved_in_the_weights(tmp_path: Path) -> None:
 def test_the_notes_come_back(saved: Path) -> None:
     assert read_adapter_notes(saved) == {"base_hash": "ab", "note": "schön"}
     assert "schön" in (saved / "hone.json").read_text(encoding="utf-8")
-    (saved / "hone.json").unlink()
+    (without_sums(saved) / "hone.json").unlink()
     assert read_adapter_notes(saved) == {}
 
 
@@ -217,7 +217,7 @@ def test_a_start_that_leaves_the_base_alone_is_no_obstacle(saved: Path, start: o
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
 def test_a_damaged_file_is_named(saved: Path, name: str, damage: str) -> None:
-    path = saved / name
+    path = without_sums(saved) / name
     content = path.read_bytes()
     if damage == "missing":
         path.unlink()
@@ -232,9 +232,34 @@ def test_a_damaged_file_is_named(saved: Path, name: str, damage: str) -> None:
 
 @pytest.mark.parametrize("content", ["[]", '"r"', "{}", '{"peft_type": "LORA"}'])
 def test_a_config_that_says_nothing_is_refused(saved: Path, content: str) -> None:
-    (saved / CONFIG).write_text(content, encoding="utf-8")
+    (without_sums(saved) / CONFIG).write_text(content, encoding="utf-8")
     with pytest.raises((ModelError, StorageError)):
         load_adapter(tiny_model("llama"), saved)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG, "hone.json", "manifest.json"])
+def test_an_adapter_of_our_own_is_held_against_its_sums(saved: Path, name: str) -> None:
+    """Every file counts, the notes and the sums included, and whether they are read first or the weights are."""
+    path = saved / name
+    content = path.read_bytes()
+    for place in (len(content) // 3, len(content) - 4):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        for load in (read_adapter_notes, lambda folder: load_adapter(tiny_model("llama"), folder)):
+            with pytest.raises(StorageError, match="the adapter is damaged") as caught:
+                load(saved)
+            assert name in caught.value.details[0]
+    path.unlink()
+    with pytest.raises(StorageError, match="the adapter is damaged"):
+        load_adapter(tiny_model("llama"), saved)
+
+
+def test_what_is_added_to_an_adapters_folder_does_no_harm(saved: Path) -> None:
+    (saved / "README.md").write_text("a model card", encoding="utf-8")
+    assert len(load_adapter(tiny_model("llama"), saved)) == 14
+
+
+def test_an_adapter_without_sums_is_loaded_as_one_made_elsewhere(saved: Path) -> None:
+    assert len(load_adapter(tiny_model("llama"), without_sums(saved))) == 14
 
 
 def test_a_failed_write_leaves_the_adapter_before_it(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from hone.recipe.evaluate import EvaluationResult, evaluate
 from hone.recipe.run import run, train
 from hone.types import JsonDict
 from tests.recipe.conftest import Finished, Listener, read_jsonl, row, write_jsonl
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import tiny_model, tiny_tokenizer, without_sums
 
 
 def asked(version: str | Path, home: Path, heard: Listener | None = None, **given: Any) -> EvaluationResult:
@@ -244,9 +244,9 @@ def shifted(tensor: torch.Tensor) -> torch.Tensor:
 def test_an_adapter_that_is_not_the_one_in_memory_is_found_by_the_probe(
     mine: Path, hone_home: Path, damage: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """By its folder, a run is not held against the registry's hashes: the probe must tell."""
+    """Where the sums do not tell, as in an adapter that was saved wrong, the probe must."""
     assert {one.number: one.holds for one in asked(mine, hone_home).proof}[10]
-    path = mine / "adapter" / "adapter_model.safetensors"
+    path = without_sums(mine / "adapter") / "adapter_model.safetensors"
     tensors = {name: damage(tensor) if "lora_B" in name else tensor for name, tensor in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
     proof = {one.number: one for one in asked(mine, hone_home).proof}

@@ -23,7 +23,7 @@ from hone.recipe.run import run, train
 from hone.registry import set_alias
 from hone.types import Message
 from tests.recipe.conftest import Finished, Listener, row
-from tests.tiny import CHATML, row_logits, save_tiny, tiny_model, tiny_tokenizer
+from tests.tiny import CHATML, row_logits, save_tiny, tiny_model, tiny_tokenizer, without_sums
 
 
 def load(reference: str | Path, home: Path, notes: list[str] | None = None, **given: Any) -> Answerer:
@@ -198,16 +198,21 @@ def test_a_missing_adapter_file_is_named(mine: Mine) -> None:
     assert raised.value.details[0].endswith("missing")
 
 
-def test_a_torn_adapter_is_refused_by_its_folder_too(mine: Mine) -> None:
-    path = mine.folder / "adapter" / "adapter_model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(StorageError, match="cannot be read"):
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "hone.json", "manifest.json"])
+def test_a_damaged_adapter_is_refused_by_its_folder_too(mine: Mine, name: str) -> None:
+    """The registry is not asked: the sums beside the adapter tell."""
+    path = mine.folder / "adapter" / name
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match="the adapter is damaged") as raised:
         load(mine.folder, mine.home)
+    assert name in raised.value.details[0]
 
 
 def test_the_adapter_of_another_architecture_is_refused(mine: Mine, tmp_path: Path) -> None:
     """Its tensors match no layer: it would answer as its base does."""
-    path = mine.folder / "adapter" / "adapter_model.safetensors"
+    path = without_sums(mine.folder / "adapter") / "adapter_model.safetensors"
     tensors = {name.replace("self_attn", "attention"): tensor for name, tensor in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(ModelError, match="does not fit this model"):

@@ -72,7 +72,7 @@ def as_hone_error(error: BaseException, arguments: Sequence[str]) -> HoneError:
     if isinstance(error, USAGE_ERROR):
         return _usage_problem(error)
     if isinstance(error, KeyboardInterrupt):
-        return InterruptedRunError("Ctrl-C")
+        return InterruptedRunError(str(error) or "Ctrl-C")
     if any(kind.__name__ in _OUT_OF_MEMORY for kind in type(error).__mro__):
         return TrainingError(
             "the memory is not enough", remedy="use a smaller --micro-batch-tokens, a shorter --max-length or a "

@@ -25,6 +25,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._asked = False
+        self._asked_by = ""
         self._in_training = False
 
     def __call__(self) -> bool:
@@ -41,17 +42,18 @@ class StopRequest:
             return
         self._in_training = event.data.get("name") == "training"
         if self._asked and not self._in_training:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self._asked_by)
 
-    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """The signal's handler.
 
         Raises:
             KeyboardInterrupt: nobody will ask, or this is the second time.
         """
+        by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         if self._asked or not self._in_training:
-            raise KeyboardInterrupt
-        self._asked = True
+            raise KeyboardInterrupt(by)
+        self._asked, self._asked_by = True, by
         # a handler may run in the middle of a print, which must not be entered twice: hence no print here
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _ASKED)
 

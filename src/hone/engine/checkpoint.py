@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON in one folder, complete or absent.
 
-A checkpoint is written under a temporary name, its manifest of SHA-256 sums last, and renamed; an older one goes only
-after the newer was read back. Order and randomness are functions of (seed, step), so weights, optimizer and step are
+A checkpoint is written under a temporary name, its manifest of SHA-256 sums last, read back and renamed; an older one
+goes only after that. Order and randomness are functions of (seed, step), so weights, optimizer and step are
 the whole state. A damaged checkpoint is set aside with its name changed, and the one before it is used.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hone.errors import StorageError
-from hone.files import atomic_folder, sha256_file, write_atomically, write_json
+from hone.files import atomic_folder, remove_folder, sha256_file, write_atomically, write_json
 
 __all__ = [
     "Checkpoint",
@@ -84,10 +83,11 @@ def checkpoint_bytes(parameters: Mapping[str, Tensor]) -> int:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write ``checkpoint`` below ``folder``, verify it, then remove all but the ``keep`` newest.
+    """Write ``checkpoint`` below ``folder``, read it back, then remove all but the ``keep`` newest; 0 keeps all.
 
     Raises:
-        StorageError: no space or no permission; what was there before is untouched.
+        StorageError: no space or no permission, or what is read back is not what was written; the checkpoints that
+            were there before are untouched.
     """
     target = folder / f"step-{checkpoint.progress.step:06d}"
     with atomic_folder(target) as temporary:
@@ -98,9 +98,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         write_json(temporary / "progress.json", asdict(checkpoint.progress))
         sums = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "manifest.json", sums)
-    if keep and _is_sound(target):
-        for old in checkpoint_folders(folder)[:-keep]:
-            shutil.rmtree(old)
+        if not _is_sound(temporary):  # before it takes its name, which another checkpoint of this step may still have
+            raise StorageError(
+                "a checkpoint that was just written is read back otherwise",
+                where=str(target),
+                why="its disk, or the way to it, changes what is stored there",
+                remedy="check the disk; the checkpoints before this one are kept",
+            )
+    for old in checkpoint_folders(folder)[:-keep] if keep else []:
+        remove_folder(old)
     return target
 
 
@@ -109,16 +115,30 @@ def load_newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Path]]
 
     Returns:
         (checkpoint, damaged): None where there is none; the folders that were found damaged and set aside.
+
+    Raises:
+        StorageError: a damaged one cannot be set aside.
     """
     damaged: list[Path] = []
     for path in reversed(checkpoint_folders(folder)):
         if _is_sound(path):
             return _read(path), damaged
-        aside = path.with_name(f"damaged-{path.name}")
-        if aside.exists():
-            shutil.rmtree(aside)
-        damaged.append(path.rename(aside))
+        damaged.append(_set_aside(path))
     return None, damaged
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"damaged-{path.name}")
+    if aside.exists():
+        remove_folder(aside)
+    try:
+        return path.rename(aside)
+    except OSError as error:
+        raise StorageError(
+            f"is damaged and cannot be renamed: {error.strerror or error}",
+            where=str(path),
+            remedy="remove it; the checkpoint before it is then used",
+        ) from error
 
 
 def _is_sound(path: Path) -> bool:

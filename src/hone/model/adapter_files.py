@@ -2,6 +2,7 @@
 
 Whatever loads a PEFT adapter loads ours. Reading is strict: an adapter whose tensors do not match the model one by one
 is refused with the name of each, because an adapter that matches nothing loads as the base model without a word.
+An adapter of our own has a manifest of SHA-256 sums beside it, and is refused where a single bit has changed.
 Format: huggingface/peft, docs/source/developer_guides/checkpoint.md.
 """
 
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hone.errors import ModelError, StorageError
-from hone.files import write_atomically, write_json
-from hone.model.lora import adapted_layers, attach_adapter
+from hone.files import atomic_folder, write_atomically, write_json
+from hone.model.lora import LoraLinear, adapted_layers, attach_adapter
+from hone.model.sealed_folder import MANIFEST_NAME, problems_of_seal, seal_folder
 
 __all__ = ["load_adapter", "read_adapter_notes", "save_adapter"]
 
@@ -29,6 +31,7 @@ _PREFIX = "base_model.model."
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _NOTES = "hone.json"
+_SEALED = "sealed"  # in the notes: a manifest of sums belongs to this adapter, and its absence is damage
 # Variants of PEFT's LORA that plain A and B do not reproduce: they scale otherwise, or act on a part of the tokens.
 _VARIANTS = (
     "use_rslora", "use_dora", "use_qalora", "use_bdlora", "rank_pattern", "alpha_pattern", "alora_invocation_tokens",
@@ -39,17 +42,17 @@ _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def save_adapter(model: nn.Module, folder: Path, *, base_name: str, notes: Mapping[str, Any]) -> None:
-    """Write the adapter of ``model`` into ``folder``.
+    """Write the adapter of ``model`` as ``folder``: whole, with its sums, or not at all.
 
     Args:
         model: has wrapped layers.
-        folder: made where it is missing.
+        folder: a folder of that name is replaced.
         base_name: recorded as ``base_model_name_or_path``.
         notes: what hone needs to load it safely (hash of the base, template); stands in ``hone.json`` beside it.
 
     Raises:
         ModelError: the adapter holds a value that is not finite; nothing is written.
-        StorageError: no space or no permission.
+        StorageError: no space or no permission; a folder that was there before is untouched.
     """
     layers = dict(adapted_layers(model))
     tensors: dict[str, Tensor] = {}
@@ -63,27 +66,30 @@ def save_adapter(model: nn.Module, folder: Path, *, base_name: str, notes: Mappi
             details=broken,
             remedy="train again with a lower --learning-rate or --dtype float32",
         )
+    config = _peft_config(model, layers, base_name)
+    with atomic_folder(folder) as temporary:
+        write_atomically(temporary / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
+        write_json(temporary / _CONFIG, config)
+        write_json(temporary / _NOTES, {**notes, _SEALED: True})
+        seal_folder(temporary, facts={})
+
+
+def _peft_config(model: nn.Module, layers: Mapping[str, LoraLinear], base_name: str) -> dict[str, Any]:
     first = next(iter(layers.values()))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_json(
-        folder / _CONFIG,
-        {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base_name,
-            "r": first.rank,
-            "lora_alpha": _number(first.scaling * first.rank),
-            "lora_dropout": 0.0,
-            "target_modules": _target_modules(model, set(layers)),
-            "bias": "none",
-            "fan_in_fan_out": isinstance(first.base, Conv1D),
-            "inference_mode": True,
-            "use_rslora": False,
-            "use_dora": False,
-        },
-    )
-    write_json(folder / _NOTES, dict(notes))
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": first.rank,
+        "lora_alpha": _number(first.scaling * first.rank),
+        "lora_dropout": 0.0,
+        "target_modules": _target_modules(model, set(layers)),
+        "bias": "none",
+        "fan_in_fan_out": isinstance(first.base, Conv1D),
+        "inference_mode": True,
+        "use_rslora": False,
+        "use_dora": False,
+    }
 
 
 def _number(value: float) -> float | int:
@@ -105,10 +111,26 @@ def read_adapter_notes(folder: Path) -> dict[str, Any]:
     """What hone wrote beside the adapter; empty for an adapter made elsewhere.
 
     Raises:
-        StorageError: ``hone.json`` is there but cannot be read.
+        StorageError: a file of the adapter is not what was written; each is named.
     """
+    _check_seal(folder)
     path = folder / _NOTES
-    return _read_json(path) if path.exists() else {}
+    return {key: value for key, value in _read_json(path).items() if key != _SEALED} if path.exists() else {}
+
+
+def _check_seal(folder: Path) -> None:
+    """Compare an adapter of our own with its sums; one made elsewhere has none. Files that were added do not matter."""
+    sealed = (folder / MANIFEST_NAME).exists()
+    if not sealed and not ((folder / _NOTES).exists() and _read_json(folder / _NOTES).get(_SEALED)):
+        return
+    if problems := problems_of_seal(folder, additions=False):
+        raise StorageError(
+            "the adapter is damaged: its files are not those that were saved",
+            where=str(folder),
+            details=problems,
+            why="a changed adapter gives other answers than the one that was trained",
+            remedy="restore the folder from a copy, or train again",
+        )
 
 
 def load_adapter(model: nn.Module, folder: Path) -> list[str]:
@@ -125,6 +147,7 @@ def load_adapter(model: nn.Module, folder: Path) -> list[str]:
         ModelError: it is another kind of adapter, or its tensors do not match the model's layers one by one.
         StorageError: a file is missing or damaged.
     """
+    _check_seal(folder)
     config = _read_json(folder / _CONFIG)
     unsupported = [key for key in _VARIANTS if config.get(key)]
     unsupported += ["init_lora_weights"] if config.get("init_lora_weights") not in _PLAIN_STARTS else []

@@ -54,10 +54,14 @@ def read_seal(folder: Path) -> dict[str, Any]:
     return content
 
 
-def problems_of_seal(folder: Path) -> list[str]:
+def problems_of_seal(folder: Path, *, additions: bool = True) -> list[str]:
     """What differs from the manifest, one phrase for each file; empty where all is as it was sealed.
 
     All files are read whole. Names that begin with a dot are not looked at: file managers leave them behind.
+
+    Args:
+        folder: has a manifest.
+        additions: whether a file that was added is a problem.
     """
     try:
         files: dict[str, dict[str, Any]] = read_seal(folder)["files"]
@@ -65,7 +69,7 @@ def problems_of_seal(folder: Path) -> list[str]:
         return [f"{MANIFEST_NAME} {error.what}"]
     present = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     strangers = sorted(present - files.keys() - {MANIFEST_NAME})
-    problems = [f"{name} was added" for name in strangers]
+    problems = [f"{name} was added" for name in strangers if additions]
     with ThreadPoolExecutor(_READERS) as pool:
         found = pool.map(lambda name: _problem_of(folder / name, files[name]), sorted(files))
         problems += [problem for problem in found if problem]

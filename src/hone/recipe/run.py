@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hone.config.schema import RunConfig, TrainConfig
 from hone.data.loader import load_examples
 from hone.engine.checkpoint import Checkpoint, load_newest_checkpoint
 from hone.engine.events import Event, Recorder, Tee
-from hone.errors import ConfigError, HoneError, InterruptedRunError, TrainingError
+from hone.errors import ConfigError, HoneError, InterruptedRunError, StorageError, TrainingError
 from hone.evaluation.scorers import metric_named
 from hone.model.catalog import resolve_model
 from hone.proof.invariant import Invariant
@@ -156,24 +156,36 @@ def _working(
             told = Tee(written, recorder)
             told.record(Event("stage", {"name": "run", "detail": str(folder.path)}))
             for path in damaged:
-                text = f"checkpoint {path.name} is damaged and was set aside; the one before it is used"
-                told.record(Event("note", {"text": text}))
+                then = f"training goes on after step {step}" if checkpoint else "training begins anew"
+                text = f"{path.name.removeprefix('damaged-')} is damaged and was set aside as {path.name}; {then}"
+                told.record(Event("note", {"text": f"checkpoint {text}"}))
             try:
                 yield _Work(folder, told, checkpoint)
             except (InterruptedRunError, KeyboardInterrupt) as error:
                 folder.interrupt()
                 raise _interrupted(folder, error) from error
             except HoneError as error:
-                folder.fail(error)
+                with suppress(StorageError):  # a full disk takes no state either; the run then counts as interrupted
+                    folder.fail(error)
+                if isinstance(error, StorageError) and folder.config.exists():
+                    raise _resumable(folder, error) from error
                 raise
 
 
+def _resumable(folder: RunFolder, error: StorageError) -> StorageError:
+    remedy = f"{error.remedy}; then {_how_to_go_on(folder)}" if error.remedy else _how_to_go_on(folder)
+    return StorageError(error.what, where=error.where, why=error.why, remedy=remedy, details=error.details)
+
+
+def _how_to_go_on(folder: RunFolder) -> str:
+    return f"go on with `{'hone run' if folder.kind == 'run' else 'hone train'} --resume {folder.path}`"
+
+
 def _interrupted(folder: RunFolder, error: BaseException) -> InterruptedRunError:
-    what = error.what if isinstance(error, InterruptedRunError) else "Ctrl-C"
+    what = error.what if isinstance(error, InterruptedRunError) else str(error) or "Ctrl-C"
     if not folder.config.exists():
         return InterruptedRunError(f"{what} before the training began", remedy="begin anew with the same command")
-    command = "hone run" if folder.kind == "run" else "hone train"
-    return InterruptedRunError(what, remedy=f"go on with `{command} --resume {folder.path}`")
+    return InterruptedRunError(what, remedy=_how_to_go_on(folder))
 
 
 def _evaluate_in_fresh_process(config: RunConfig, folder: RunFolder, home: Path) -> JsonDict:

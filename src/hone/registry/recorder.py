@@ -1,4 +1,4 @@
-"""The registry's Recorder: events become lines of the run's files, flushed one by one.
+"""The registry's Recorder: events become lines of the run's files, written one by one.
 
 ``metrics.jsonl`` holds only what depends on data, model and seed, so an interrupted and resumed run writes the bytes
 of one that was never interrupted. What the clock decides goes to ``timings.jsonl``, sentences to ``log.txt``.
@@ -6,6 +6,7 @@ of one that was never interrupted. What the clock decides goes to ``timings.json
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from hone.errors import StorageError
 from hone.files import write_atomically
@@ -41,7 +42,7 @@ class RunRecorder:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder).absolute()
-        self._streams: dict[str, IO[bytes]] = {}
+        self._streams: dict[str, io.FileIO] = {}
         self._already_written: set[str] = set()
 
     @classmethod
@@ -77,7 +78,8 @@ class RunRecorder:
         if event.kind in _MEASURED:
             line = _json_line({"event": event.kind, **self._portable(event.data)})
             if line not in self._already_written:
-                self._append(_METRICS, line)
+                # on the disk before the checkpoint is: a run that goes on from it writes no earlier line again
+                self._append(_METRICS, line, durable=event.kind == "checkpoint")
             if event.timing:
                 place = {"event": event.kind, "step": event.data.get("step")}
                 self._append(_TIMINGS, _json_line({**place, **event.timing}))
@@ -103,14 +105,17 @@ class RunRecorder:
     def _log(self, text: str) -> None:
         self._append(_LOG, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}")
 
-    def _append(self, name: str, line: str) -> None:
+    def _append(self, name: str, line: str, *, durable: bool = False) -> None:
         try:
             if name not in self._streams:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._streams[name] = (self._folder / name).open("ab")
-            stream = self._streams[name]
-            stream.write(f"{line}\n".encode())
-            stream.flush()
+                # unbuffered: what a full disk has refused must not be written again when the file is closed
+                self._streams[name] = (self._folder / name).open("ab", buffering=0)
+            rest = f"{line}\n".encode()
+            while rest:
+                rest = rest[self._streams[name].write(rest) :]
+            if name == _METRICS and durable:
+                os.fsync(self._streams[name].fileno())
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror or error}",
