@@ -48,9 +48,10 @@ def run(spec: Spec, workload: Workload, meter: Meter) -> None:
         "attn_implementation": attention,
         "micro_batch_rows": micro_rows,
         "longest_first": bool(settings.get("longest_first")),
-        "autocast": bool(settings.get("autocast")),
+        "autocast": bool(settings.get("autocast")) and spec.dtype == "bfloat16",
     }
-    precision = torch.autocast("cpu", dtype) if settings.get("autocast") else nullcontext()
+    autocast = bool(settings.get("autocast")) and dtype is torch.bfloat16
+    precision = torch.autocast("cpu", dtype) if autocast else nullcontext()
     order = workload.in_order(steps=spec.steps, longest_first=bool(settings.get("longest_first")))
     for step in range(spec.steps):
         rows = [order[place] for place in workload.rows_of(step)]

@@ -80,13 +80,23 @@ SYSTEMS: dict[str, System] = {
     "llamafactory/default": System(
         "llamafactory_side",
         {"default": True, "arguments": {}},
-        "gradient checkpointing and bfloat16 as it chooses, padded",
+        "gradient checkpointing, precision as it chooses, padded",
         "llamafactory",
     ),
     "llamafactory/best": System(
         "llamafactory_side",
-        {"longest_first": True, "micro_tokens": 1024, "arguments": {"disable_gradient_checkpointing": True, "pure_bf16": True}},
-        "disable_gradient_checkpointing, pure_bf16, sorted micro-batches of at most 1,024 tokens",
+        {"longest_first": True, "micro_tokens": 1024, "arguments": {"disable_gradient_checkpointing": True}},
+        "disable_gradient_checkpointing, sorted micro-batches of at most 1,024 tokens (it refuses pure_bf16 on a CPU)",
+        "llamafactory",
+    ),
+    "llamafactory/autocast": System(
+        "llamafactory_side",
+        {
+            "longest_first": True,
+            "micro_tokens": 1024,
+            "arguments": {"disable_gradient_checkpointing": True, "bf16": True},
+        },
+        "the same with bf16: autocast, so that the adapter's products are bfloat16 too",
         "llamafactory",
     ),
     "soup/default": System(

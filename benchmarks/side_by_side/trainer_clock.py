@@ -15,6 +15,19 @@ class TrainerClock(TrainerCallback):
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Note what the peer made of its settings."""
+        dtypes = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
+        self._meter.flags |= {
+            "weights": str(dtypes.get(False)).removeprefix("torch."),
+            "adapter": str(dtypes.get(True)).removeprefix("torch."),
+            "autocast": bool(args.bf16),
+            "recompute": bool(getattr(model, "is_gradient_checkpointing", False)),
+            "attention": model.config._attn_implementation,
+            "micro_batch_rows": args.per_device_train_batch_size,
+            "accumulation": args.gradient_accumulation_steps,
+        }
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Take the whole first step's gradients, micro-batches accumulated; the bound of gates clips nothing."""
         if state.global_step == 0:

@@ -35,11 +35,5 @@ def run(spec: Spec, workload: Workload, meter: Meter) -> None:
         processing_class=AutoTokenizer.from_pretrained(spec.model),
         callbacks=[TrainerClock(meter)],
     )
-    meter.flags = {
-        "weights": weights,
-        "bf16": config.bf16,
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "attn_implementation": base.config._attn_implementation,
-        **{name: value for name, value in arguments.items() if name != "output_dir"},
-    }
+    meter.flags = {"arguments": own}
     trainer.train()
