@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ class Campaign:
         self.prepared = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))
         drivers = Path(__file__).parent
         driving = "".join((drivers / f"{name}.py").read_text(encoding="utf-8") for name in ("meter", "spec", "worker"))
-        weights = (prepared / "model" / "model.safetensors").read_bytes() + (prepared / "start/adapter_model.safetensors").read_bytes()
+        weights = b"".join(path.read_bytes() for path in sorted(prepared.glob("*/*model*.safetensors")))
         self._same = {
             "hone": hash_of_sources(hone_folder()),
             "harness": hashlib.sha256(driving.encode()).hexdigest(),
@@ -168,14 +169,17 @@ class Campaign:
         workload, gate = outcome.workload, kind == "gate"
         rows = hashlib.sha256(path.read_bytes()).hexdigest()
         driver = (Path(__file__).parent / f"{system.driver}.py").read_bytes()
+        # what hone's code cannot change is kept when it changes; clocks are not, so that pairs stay pairs
+        apart = {"hone": ""} if system is ORACLE or (gate and system.driver != "hone_side") else {}
         key = key_of(
-            **self._same, system=[name, system.driver, system.settings, system.variables], rows=rows, kind=kind,
-            number=number, driver=hashlib.sha256(driver).hexdigest(),
+            **{**self._same, **apart}, system=[name, system.driver, system.settings, system.variables], rows=rows,
+            kind=kind, number=number, driver=hashlib.sha256(driver).hexdigest(),
         )  # fmt: skip
         told = f"{workload.name}: {kind} {name}" + ("" if gate else f", round {number + 1}")
         print(told + ("" if self.store.get(key) is None else " (kept)"), file=sys.stderr, flush=True)
-        scratch = self.store.folder / "scratch" / name.replace("/", "-").replace(" ", "-")
-        scratch.mkdir(parents=True, exist_ok=True)
+        scratch = self.store.folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
         spec = Spec(
             system=name,
             driver=system.driver,

@@ -8,7 +8,6 @@ from typing import Any
 from side_by_side.campaign import Outcome
 from side_by_side.roofline import flops_per_token
 from side_by_side.spec import Workload
-from side_by_side.systems import SYSTEMS
 
 
 def tokens_per_second(run: dict[str, Any], workload: Workload) -> float:
@@ -45,6 +44,7 @@ def summarize(outcome: Outcome, model: dict[str, Any], dtype: str) -> dict[str, 
             "gate": outcome.verdicts[name].to_json(),
             "losses": next(iter(runs.values()))["losses"],
             "flags": next(iter(runs.values()))["flags"],
+            "notes": next(iter(runs.values()))["notes"],
             "versions": next(iter(runs.values()))["versions"],
         }
     others = [run["others_share"] for runs in outcome.runs.values() for run in runs.values()]
@@ -80,7 +80,7 @@ def _not_counted(outcome: Outcome) -> dict[str, str]:
 
 
 def _headline(systems: dict[str, Any]) -> dict[str, Any] | None:
-    """hone beside the fastest peer, and beside the leanest, of those whose figures count."""
+    """Hone beside the fastest peer, and beside the leanest, of those whose figures count."""
     peers = [name for name in systems if "/" in name]
     if "hone" not in systems or not peers:
         return None
@@ -94,8 +94,3 @@ def _headline(systems: dict[str, Any]) -> dict[str, Any] | None:
         "peak_rss_bytes": systems["hone"]["peak_rss_bytes"]["median"],
         "share_of_roofline": systems["hone"]["share_of_roofline"],
     }
-
-
-def words_of(name: str) -> str:
-    """What a system is, for the page."""
-    return SYSTEMS[name].says

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from side_by_side.meter import Meter
-from side_by_side.spec import IGNORED_LABEL, Spec, Workload
 
 from hone.data.pack import plan_steps
 from hone.engine.events import Event
@@ -19,6 +17,8 @@ from hone.objective.supervised import supervised_loss
 from hone.planning.choose import choose_training
 from hone.recipe.inference import training_path
 from hone.types import TokenSequence
+from side_by_side.meter import Meter
+from side_by_side.spec import IGNORED_LABEL, Spec, Workload
 
 _SEED = 0
 

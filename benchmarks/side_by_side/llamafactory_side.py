@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
+
 from side_by_side.meter import Meter
 from side_by_side.spec import Spec, Workload
 from side_by_side.trainer_clock import TrainerClock, held_equal, table_of

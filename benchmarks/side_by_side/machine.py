@@ -59,8 +59,9 @@ def _busy_seconds() -> float | None:
     path = Path("/proc/stat")
     if not path.exists():
         return None
-    user, nice, system, _idle, _wait, interrupt, soft, stolen = map(int, path.read_text().split("\n", 1)[0].split()[1:9])
-    return (user + nice + system + interrupt + soft + stolen) / os.sysconf("SC_CLK_TCK")
+    ticks = [int(word) for word in path.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
+    idle = sum(ticks[3:5])  # waiting for a disk is idle too
+    return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
 
 
 def _own_seconds() -> float:

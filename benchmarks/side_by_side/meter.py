@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from side_by_side.spec import Spec
     from torch import Tensor
+
+    from side_by_side.spec import Spec
 
 REPORTED_PACKAGES = (
     "torch", "transformers", "peft", "trl", "accelerate", "hone-llm", "llamafactory", "soup-cli"

@@ -11,6 +11,12 @@ from side_by_side.systems import SWITCHES, SYSTEMS
 BEGIN, END = "<!-- written by benchmarks/speed.py: begin -->", "<!-- written by benchmarks/speed.py: end -->"
 _EMPTY_PAGE = f"# Performance\n\n{BEGIN}\n{END}\n"
 _GIB = 2**30
+_AND = " and those in the same environment"
+_EQUAL = (
+    "Held equal: base weights, adapter and its first numbers, token ids and labels, rows of each optimizer step, loss "
+    "summed and divided by the step's supervised tokens, AdamW (0.9, 0.999, 1e-8, no decay), linear schedule without "
+    "warm-up, clipping at 1, threads. Numbers of rows follow from the workload; shown are those of the first."
+)
 
 
 def write_page(path: Path, results: dict[str, Any]) -> None:
@@ -73,8 +79,9 @@ def _workload(name: str, one: dict[str, Any]) -> str:
     lines = [
         f"### {name}",
         "",
-        f"{facts['says'][0].upper()}{facts['says'][1:]}: {facts['rows']} rows of {facts['shortest']}-{facts['longest']} "
-        f"tokens ({facts['mean_length']:.0f} on average, {facts['supervised_share']:.0%} supervised), "
+        f"{facts['says'][0].upper()}{facts['says'][1:]}: {facts['rows']} rows of "
+        f"{facts['shortest']}-{facts['longest']} tokens "
+        f"({facts['mean_length']:.0f} on average, {facts['supervised_share']:.0%} supervised), "
         f"{facts['rows_per_step']} a step; {facts['steps']} steps, the first {facts['warmup_steps']} not timed. "
         f"{one['flops_per_token'] / 1e9:.2f} GFLOP a token.",
         "",
@@ -120,16 +127,19 @@ def _ablation(results: dict[str, Any]) -> str:
 
 
 def _settings(results: dict[str, Any]) -> str:
-    """Flags as the drivers gave them, of the first workload in which a system ran."""
-    lines = ["### Settings", "", "Whatever stands in brackets follows from the workload; shown is the first.", ""]
+    """What each system made of its settings, in the first workload in which it ran."""
+    lines = ["### Settings", "", _EQUAL, ""]
+    first_of: dict[str, str] = {}
+    measured = list(results["workloads"].values())
     for system in SYSTEMS:
-        found = next((one["systems"][system] for one in results["workloads"].values() if system in one["systems"]), None)
-        if found is None:
-            continue
-        versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-        flags = json.dumps(found["flags"], ensure_ascii=False, sort_keys=True)
-        lines.append(f"- **{system}**: {SYSTEMS[system].says}. `{flags}` ({versions})")
-    return "\n".join(line for line in lines if "brackets" not in line)
+        found = next((one["systems"][system] for one in measured if system in one["systems"]), None)
+        if found is not None:
+            flags = json.dumps(found["flags"], ensure_ascii=False, sort_keys=True)
+            lines.append(f"- **{system}**: {SYSTEMS[system].says}. `{flags}`")
+            libraries = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+            first_of.setdefault(libraries, system)
+    lines += ["", *(f"Libraries of {system}{_AND}: {libraries}." for libraries, system in first_of.items())]
+    return "\n".join(lines)
 
 
 def _repeat(results: dict[str, Any]) -> str:

@@ -6,10 +6,11 @@ from contextlib import nullcontext
 
 import torch
 from peft import PeftModel
-from side_by_side.meter import Meter
-from side_by_side.spec import IGNORED_LABEL, Spec, Workload
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+
+from side_by_side.meter import Meter
+from side_by_side.spec import IGNORED_LABEL, Spec, Workload
 
 
 def padded(workload: Workload, rows: list[int]) -> dict[str, Tensor]:
@@ -29,8 +30,8 @@ def padded(workload: Workload, rows: list[int]) -> dict[str, Tensor]:
 def run(spec: Spec, workload: Workload, meter: Meter) -> None:
     """Train for ``spec.steps`` steps.
 
-    Settings: ``micro_tokens`` of one forward pass, padding included (all of a step where absent), ``longest_first``, ``attention``,
-    ``autocast`` (bfloat16, over weights that are bfloat16 already).
+    Settings: ``micro_tokens`` of one forward pass, padding included (all of a step where absent), ``longest_first``,
+    ``attention``, ``autocast`` (bfloat16, over weights that are bfloat16 already).
     """
     settings = spec.settings
     dtype = getattr(torch, spec.dtype)

@@ -1,8 +1,8 @@
 """Make what all systems share, once: the base in safetensors, the adapters to start from, the rows.
 
-``python -m side_by_side.prepare REQUEST.json`` in hone's environment. Two adapters are made: ``start``, whose B is zero,
-which every timed run begins from; and ``probe``, whose B is not, which the gate's gradients are taken at: with B zero
-the gradient of every A is zero too, and agreeing on it says nothing.
+``python -m side_by_side.prepare REQUEST.json`` in hone's environment. Two adapters are made: ``start``, whose B is
+zero, which every timed run begins from; and ``probe``, whose B is not, which the gate's gradients are taken at: with B
+zero the gradient of every A is zero too, and agreeing on it says nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side.workloads import Sizes, make_workloads
 from transformers import PreTrainedModel
 
 from hone.model.adapter_files import save_adapter
 from hone.model.load import LoadedModel, load_base
 from hone.model.lora import adapted_layers, adapter_parameters, attach_adapter, find_linear_layers
 from hone.recipe.inference import make_renderer
+from side_by_side.workloads import Sizes, make_workloads
 
 RANK, ALPHA, SEED = 16, 32.0, 0
 _PROBE_DEVIATION = 0.02

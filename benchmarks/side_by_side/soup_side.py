@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from soup_cli.config.schema import SoupConfig
+from soup_cli.trainer.sft import SFTTrainerWrapper
+
 from side_by_side.meter import Meter, canonical
 from side_by_side.spec import Spec, Workload
 from side_by_side.trainer_clock import TrainerClock, held_equal, table_of
-from soup_cli.config.schema import SoupConfig
-from soup_cli.trainer.sft import SFTTrainerWrapper
 
 
 def config_of(spec: Spec, workload: Workload) -> dict[str, Any]:

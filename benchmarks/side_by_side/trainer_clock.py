@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import TrainerCallback
+
 from side_by_side.meter import Meter
 from side_by_side.spec import Spec, Workload
-from transformers import TrainerCallback
 
 
 class TrainerClock(TrainerCallback):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
 from side_by_side.meter import Meter
 from side_by_side.spec import Spec, Workload
 from side_by_side.trainer_clock import TrainerClock, held_equal, table_of
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig, SFTTrainer
 
 
 def run(spec: Spec, workload: Workload, meter: Meter) -> None:

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from side_by_side.spec import IGNORED_LABEL, Workload
-
 from hone.data.loader import load_examples
 from hone.data.render import Renderer
 from hone.types import Example, Message, TokenSequence
+from side_by_side.spec import IGNORED_LABEL, Workload
 
 Rows = tuple[list[list[int]], list[list[int]]]
 
@@ -33,7 +32,7 @@ class Sizes:
         long_steps: steps of W2 and W5, the warm-up's included.
         warmup_steps: steps that are not timed; W2 and W5 have one.
         full_length: tokens of a row of W2.
-        system_tokens: tokens of the system prompt of W5, about.
+        system_tokens: tokens that all rows of W5 begin with, at least.
         limit: tokens of a row of W1 and W5 at most; longer rows are left out.
     """
 
@@ -160,8 +159,9 @@ def _under_one_prompt(examples: Sequence[Example], documents: Path, renderer: Re
         for example in examples
     ]
     sequences = [row for row in _sequences(ruled, renderer) if len(row.ids) <= sizes.limit]
-    tokens = len(renderer.prompt((system, Message("user", "")))) - len(renderer.prompt((Message("user", ""),)))
-    says = f"chat rows under one system prompt of {tokens} tokens more than without"
+    says = (
+        f"chat rows under one system prompt; all begin with the same {shared_tokens([r.ids for r in sequences])} tokens"
+    )
     return _workload("W5", sequences, sizes.rows, sizes.long_steps, 1, says)
 
 
@@ -170,11 +170,18 @@ def _prompt_of_length(text: str, tokens: int, renderer: Renderer) -> Message:
     words = text.split(" ")
 
     def length(count: int) -> int:
-        return len(renderer.prompt((Message("system", " ".join(words[:count])), Message("user", "x"))))
+        under = Message("system", " ".join(words[:count]))
+        return shared_tokens([renderer.prompt((under, Message("user", text))) for text in ("one", "7 others")])
 
     if length(len(words)) < tokens:
         raise SystemExit(f"the documents give a system prompt of {length(len(words))} tokens; {tokens} are wanted")
     return Message("system", " ".join(words[: _first_reaching(tokens, len(words), length)]))
+
+
+def shared_tokens(rows: Sequence[Sequence[int]]) -> int:
+    """Tokens that all rows begin with."""
+    columns = zip(*rows, strict=False)
+    return next((place for place, column in enumerate(columns) if len(set(column)) > 1), min(map(len, rows)))
 
 
 def _first_reaching(wanted: int, most: int, measure: Callable[[int], int]) -> int:
