@@ -62,7 +62,15 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     ]  # fmt: skip
     systems = tuple(name for name in SYSTEMS if name in {*wanted, "hone"})
     seconds = 0.05 if arguments.quick else 2.0
-    return Plan(systems, *pairs, arguments.learning_rate, arguments.limit_seconds, seconds)
+    return Plan(
+        systems=systems,
+        pairs=pairs[0],
+        default_pairs=pairs[1],
+        ablation_pairs=pairs[2],
+        learning_rate=arguments.learning_rate,
+        limit_seconds=arguments.limit_seconds,
+        roofline_seconds=seconds,
+    )
 
 
 def prepare(arguments: argparse.Namespace, environments: Environments) -> Path:
