@@ -18,7 +18,7 @@ from typing import Any
 from side_by_side.gate import Verdict, compare_gradients, judge
 from side_by_side.measure import Environments, Store, hash_of_sources, hone_folder, key_of, measure, run_tool
 from side_by_side.spec import Spec, Workload
-from side_by_side.systems import ORACLE, SYSTEMS, System
+from side_by_side.systems import SYSTEMS, System, oracle_in
 
 GATE_NORM_BOUND = 1e9  # clips nothing, so that the whole gradient is compared
 
@@ -59,7 +59,7 @@ class Outcome:
     Args:
         workload: the rows.
         rooflines: matrix-product rates, before and after the rounds.
-        oracle: losses of the float32 eager oracle, step by step.
+        oracles: losses of the eager oracle, step by step: in float32, then in the compute dtype where it is another.
         runs: timed runs of each system, by round.
         verdicts: whether each system computes what the oracle does.
         absent: systems that were not measured, with the reason.
@@ -67,7 +67,7 @@ class Outcome:
 
     workload: Workload
     rooflines: list[dict[str, Any]] = field(default_factory=list)
-    oracle: list[float] = field(default_factory=list)
+    oracles: list[list[float]] = field(default_factory=list)
     runs: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -102,8 +102,8 @@ class Campaign:
         """Everything on one workload."""
         path = self.folder / self.prepared["workloads"][name]
         outcome = Outcome(Workload.read(path))
-        gate, curve = self._oracle(outcome, path)
-        outcome.oracle = curve["losses"]
+        gate, curves = self._oracle(outcome, path)
+        outcome.oracles = [curve["losses"] for curve in curves]
         gates = {name: self._gate(outcome, path, name) for name in self.plan.systems}
         ready = [system for system in self.plan.systems if self._may_run(outcome, system, gates[system], gate)]
         outcome.rooflines.append(self._roofline(path, "before"))
@@ -113,7 +113,7 @@ class Campaign:
             if system in outcome.absent:
                 continue
             outcome.verdicts[system] = judge(
-                gates[system], list(outcome.runs.get(system, {}).values()), gate, outcome.oracle,
+                gates[system], list(outcome.runs.get(system, {}).values()), gate, outcome.oracles,
                 dtype=self.prepared["dtype"], gradients=self.store.gradients(gates[system]["key"]),
                 oracle_gradients=self.store.gradients(gate["key"]),
             )  # fmt: skip
@@ -131,12 +131,15 @@ class Campaign:
                 else:
                     outcome.runs.setdefault(system, {})[number] = found
 
-    def _oracle(self, outcome: Outcome, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        found = [self._measure(outcome, path, "oracle", ORACLE, kind, 0) for kind in ("gate", "time")]
+    def _oracle(self, outcome: Outcome, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The oracle's step at the probe adapter, and its curves in float32 and in the compute dtype."""
+        dtypes = dict.fromkeys(("float32", self.prepared["dtype"]))
+        found = [self._measure(outcome, path, "oracle", oracle_in("float32"), "gate", 0)]
+        found += [self._measure(outcome, path, f"oracle in {one}", oracle_in(one), "time", 0) for one in dtypes]
         for one in found:
             if "error" in one:
                 raise SystemExit(f"the oracle failed, so nothing can be judged: {one['error']}")
-        return found[0], found[1]
+        return found[0], found[1:]
 
     def _gate(self, outcome: Outcome, path: Path, name: str) -> dict[str, Any]:
         if SYSTEMS[name].environment not in self.environments.pythons:
@@ -153,11 +156,17 @@ class Campaign:
             outcome.absent[name] = "it gave no gradients to compare"
             return False
         verdict = judge(
-            gate, [], oracle, [], dtype=self.prepared["dtype"], gradients=paths[0], oracle_gradients=paths[1]
+            gate,
+            [],
+            oracle,
+            outcome.oracles,
+            dtype=self.prepared["dtype"],
+            gradients=paths[0],
+            oracle_gradients=paths[1],
         )
         cosine, _, _ = compare_gradients(*paths)
         print(f"{outcome.workload.name}: gate of {name}: gradient cosine {cosine:.5f}", file=sys.stderr, flush=True)
-        failed = [problem for problem in verdict.problems if not problem.startswith("losses off")]
+        failed = [problem for problem in verdict.problems if not problem.startswith("losses ")]
         if failed:
             outcome.verdicts[name] = verdict
             outcome.absent[name] = "fails the gate: " + "; ".join(failed)
@@ -170,7 +179,7 @@ class Campaign:
         rows = hashlib.sha256(path.read_bytes()).hexdigest()
         driver = (Path(__file__).parent / f"{system.driver}.py").read_bytes()
         # what hone's code cannot change is kept when it changes; clocks are not, so that pairs stay pairs
-        apart = {"hone": ""} if system is ORACLE or (gate and system.driver != "hone_side") else {}
+        apart = {"hone": ""} if name.startswith("oracle") or (gate and system.driver != "hone_side") else {}
         key = key_of(
             **{**self._same, **apart}, system=[name, system.driver, system.settings, system.variables], rows=rows,
             kind=kind, number=number, driver=hashlib.sha256(driver).hexdigest(),
@@ -190,7 +199,7 @@ class Campaign:
             steps=1 if gate else workload.steps,
             learning_rate=self.plan.learning_rate,
             max_gradient_norm=GATE_NORM_BOUND if gate else 1.0,
-            dtype="float32" if system is ORACLE else self.prepared["dtype"],
+            dtype=system.settings.get("dtype", self.prepared["dtype"]),
             threads=self.environments.threads,
             gradients=str(self.store.gradients(key)) if gate else "",
             scratch=str(scratch),

@@ -86,7 +86,7 @@ def _workload(name: str, one: dict[str, Any]) -> str:
         f"{one['flops_per_token'] / 1e9:.2f} GFLOP a token.",
         "",
         "| system | real tokens/s (range) | supervised tokens/s | first step | peak memory | hone is (range) | runs "
-        "| cosine | first loss | losses |",
+        "| cosine | first loss | losses against float32 |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for system, found in one["systems"].items():
@@ -98,7 +98,7 @@ def _workload(name: str, one: dict[str, Any]) -> str:
             f"| {_rate(found, 'supervised_tokens_per_second')} | {found['first_step_seconds']['median']:.0f} s "
             f"| {found['peak_rss_bytes']['median'] / _GIB:.1f} GiB "
             f"| {'' if system == 'hone' else _times(found['hone_is_times'])} | {speed['runs']} "
-            f"| {gate['cosine']:.4f} | {gate['first_loss']:.2%} | {gate['curve']:.2%} |"
+            f"| {gate['cosine']:.4f} | {gate['first_loss']:.2%} | {gate['against_float32']:+.2%} |"
         )
     shown = {system: why for system, why in one["not_counted"].items() if not system.startswith("hone without")}
     lines += ["", *(f"- {system}: not measured ({why})" for system, why in shown.items())]

@@ -72,10 +72,15 @@ SYSTEMS: dict[str, System] = {
         },
         "weights in the compute dtype, no autocast, no checkpointing, sorted micro-batches of at most 1,024 tokens",
     ),
+    "trl/autocast": System(
+        "trl_side",
+        {"longest_first": True, "micro_tokens": 1024, "arguments": {"gradient_checkpointing": False}},
+        "the same under bfloat16 autocast, so that the adapter's products are bfloat16 too",
+    ),
     "trl/padding-free": System(
         "trl_side",
         {"longest_first": True, "arguments": {"bf16": False, "gradient_checkpointing": False, "padding_free": True}},
-        "the same with padding_free=True: the rows of a step end to end under one block-diagonal mask",
+        "trl/best with padding_free=True: the rows of a step end to end under one block-diagonal mask",
     ),
     "llamafactory/default": System(
         "llamafactory_side",
@@ -111,7 +116,8 @@ SYSTEMS: dict[str, System] = {
     **{f"hone without {name}": switch for name, switch in SWITCHES.items()},
 }
 
-# The float32 eager oracle that every system must agree with: one row at a time, so that nothing is padded or packed.
-ORACLE = System(
-    "plain_side", {"micro_tokens": 1, "attention": "eager"}, "transformers and PEFT, float32, eager, row by row"
-)
+
+def oracle_in(dtype: str) -> System:
+    """The eager oracle: one row at a time, so that nothing is padded or packed. In float32 it judges everybody."""
+    settings = {"micro_tokens": 1, "attention": "eager", "dtype": dtype}
+    return System("plain_side", settings, f"transformers and PEFT, {dtype}, eager, row by row")
