@@ -97,8 +97,8 @@ def _smoothed(losses: Sequence[float]) -> np.ndarray:
 
 
 def judge(
-    gate: dict[str, Any], timed: Sequence[dict[str, Any]], oracle_gate: dict[str, Any], oracle_curves: Sequence[Sequence[float]],
-    *, dtype: str, gradients: Path, oracle_gradients: Path,
+    gate: dict[str, Any], timed: Sequence[dict[str, Any]], oracle_gate: dict[str, Any],
+    oracle_curves: Sequence[Sequence[float]], *, dtype: str, gradients: Path, oracle_gradients: Path,
 ) -> Verdict:  # fmt: skip
     """Hold a system's gate run and all its timed runs against the oracle's.
 
