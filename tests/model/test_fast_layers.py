@@ -13,7 +13,15 @@ from hone.data.pack import PackedBatch, pack
 from hone.model.attention import packed_attention_enabled
 from hone.model.fast_layers import fast_layers_enabled, fast_layers_paused
 from hone.model.forward import packed_logprobs, padded_logprobs
-from hone.model.lora import adapted_layers, adapter_disabled, adapter_parameters, attach_adapter
+from hone.model.fused_lora import FusedLora, fuse_adapted_layers
+from hone.model.lora import (
+    LoraLinear,
+    adapted_layers,
+    adapter_disabled,
+    adapter_parameters,
+    attach_adapter,
+    detach_adapter,
+)
 from hone.types import TokenSequence
 from tests.tiny import FAMILIES, attach_random_adapter, tiny_model, token_rows
 
@@ -64,10 +72,18 @@ def test_gradients_in_bfloat16_point_where_float32_does(family: str) -> None:
     for buffer in model.buffers():
         if buffer.dtype == torch.float32 and buffer.dim() > 1:
             buffer.data = buffer.data.to(torch.bfloat16)
+    least = 0.99
+    if family == "gpt_oss":
+        # a token near a tie goes to another expert in bfloat16, on the model's own layers as well
+        _, plain = _loss_and_gradients(model, BATCHES["ragged"], False)
+        least = _cosine(_joined(plain), _joined(expected)) - 0.01
     loss, gradients = _loss_and_gradients(model, BATCHES["ragged"], True)
     assert torch.isfinite(torch.tensor(loss))
-    whole = torch.cat([gradient.flatten() for gradient in gradients.values()])
-    assert _cosine(whole, torch.cat([gradient.flatten() for gradient in expected.values()])) > 0.99
+    assert _cosine(_joined(gradients), _joined(expected)) > least
+
+
+def _joined(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients.values()])
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:
@@ -140,6 +156,55 @@ def test_the_strength_of_each_layer_counts() -> None:
     assert loss == pytest.approx(expected_loss, abs=1e-5)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-3)
+
+
+def test_a_switched_off_adapter_has_the_base_s_gradients_and_none_of_its_own() -> None:
+    model = tiny_model("llama")
+    attach_random_adapter(model)
+    embeddings = torch.randn(1, 5, 64)
+    gradients = []
+    for fast in (False, True):
+        inputs = embeddings.clone().requires_grad_()
+        with fast_layers_enabled(model) if fast else nullcontext():
+            model(inputs_embeds=inputs).logits.sum()  # lays B in
+            with adapter_disabled(model):
+                model(inputs_embeds=inputs).logits.square().mean().backward()
+        assert inputs.grad is not None
+        gradients.append(inputs.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-4)
+    assert all(parameter.grad is None for parameter in adapter_parameters(model).values())
+
+
+def test_an_update_below_half_a_unit_of_the_base_s_product_is_not_lost() -> None:
+    base = nn.Linear(8, 1, bias=False).to(torch.bfloat16)
+    nn.init.constant_(base.weight, 12.5)
+    layer = LoraLinear.from_base(base, rank=1, alpha=1.0, seed=0)
+    with torch.no_grad():
+        layer.lora_A.fill_(0.5)
+        layer.lora_B.fill_(0.0449)
+    x = torch.ones(1, 8, dtype=torch.bfloat16)
+    x[0, 0] = 1.0156
+    # W x = 100.195 and B A x = 0.18: bfloat16 knows 100, 100.5 and 101, and only the sum of both is nearer to 100.5
+    assert layer(x).item() == 100.0
+    layer.fused = FusedLora([layer])
+    assert layer(x).item() == 100.5
+
+
+def test_fused_for_good_and_then_merged() -> None:
+    model = tiny_model("llama")
+    attach_random_adapter(model)
+    ids = torch.tensor([[5, 9, 2, 7, 7, 1]])
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        assert len(fuse_adapted_layers(model)) == 8
+        assert fuse_adapted_layers(model) == []
+        with fast_layers_enabled(model) as report:
+            assert (report.adapted, report.groups) == (14, 8)
+        assert all(layer.fused is not None for _, layer in adapted_layers(model)), "they stay fused"
+        torch.testing.assert_close(model(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
+        detach_adapter(model, merge=True)
+        torch.testing.assert_close(model(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
 
 
 def test_one_layer_of_a_group_switched_off_alone() -> None:

@@ -1,11 +1,12 @@
-"""Adapted linear layers that read the same input, computed as one, with the backward pass written out.
+"""Adapted linear layers that read the same input, computed as one product, with the backward pass written out.
 
-Query, key and value of an attention layer, or gate and up of a feed-forward layer, are one product with the frozen
-weights below each other and two thin ones with the adapters' factors. Nothing is saved for the frozen weights, and the
-input is saved once for all of them.
+Query, key and value of an attention layer, or gate and up of a feed-forward layer, are one product, and the adapter is
+in it: ``y = [x, A x] [W, B]^T``. The sum of both parts is rounded once; added up afterwards, in bfloat16, an update
+smaller than half a unit in the last place of ``W x`` would be lost. Nothing is saved for the frozen weights, and the
+input is saved once for all layers that read it.
 
-Shape legend: T tokens; D input width; N output widths of all members together, N_i of one; R ranks of all members
-together.
+Shape legend: T tokens; D input width; N output widths of all members together; R ranks of all members together;
+K = D + R.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hone.model.lora import LoraLinear, adapted_layers, layer_widths
 
-__all__ = ["FusedLora", "fused_lora_enabled"]
+__all__ = ["FusedLora", "fuse_adapted_layers", "fused_lora_enabled"]
 
 
 class FusedLora:
@@ -30,14 +31,14 @@ class FusedLora:
     The first member that is called with a tensor computes the outputs of all; the others take theirs.
 
     Args:
-        members: adapted layers; their frozen weights are laid below each other and become views of one tensor.
+        members: adapted layers; their frozen weights become views of one tensor, which has room for B beside them.
     """
 
     def __init__(self, members: Sequence[LoraLinear]) -> None:
         self.members = list(members)
         self.sizes = [layer_widths(member.base)[1] for member in members]
-        # an output's storage order is (tokens, all members), so each member's part is a slice of columns
-        self.weight_ND = _joined_weight(self.members)
+        self.width = layer_widths(members[0].base)[0]
+        self.wide_NK = self._laid_together()
         self.bias_N = _joined_bias(self.members, self.sizes)
         self._input: Tensor | None = None
         self._key: tuple[int, bool] = (0, False)
@@ -55,57 +56,87 @@ class FusedLora:
             self._input = None
         return output
 
+    def release(self) -> None:
+        """Give every member a weight of its own again."""
+        for member in self.members:
+            member.fused = None
+            member.base.weight.data = member.base.weight.data.contiguous()
+
+    def _laid_together(self) -> Tensor:
+        like = self.members[0].base.weight
+        ranks = sum(member.rank for member in self.members)
+        wide_NK = like.new_zeros(sum(self.sizes), self.width + ranks)
+        start = 0
+        for member, size in zip(self.members, self.sizes, strict=True):
+            base = member.base
+            own = wide_NK[start : start + size, : self.width]
+            weight = base.weight.detach()
+            own.copy_(weight.t() if isinstance(base, Conv1D) else weight)
+            base.weight.data = own.t() if isinstance(base, Conv1D) else own
+            start += size
+        return wide_NK
+
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
         enabled = [member.enabled for member in self.members]
-        if not any(enabled):
-            return torch.split(nn.functional.linear(x, self.weight_ND, self.bias_N), self.sizes, dim=-1)
-        if not all(enabled):
+        if any(enabled) and not all(enabled):
             return tuple(member.plain_forward(x) for member in self.members)
-        factor_A_RD, factor_B_NR = self._factors_in(x.dtype)
         parameters = [parameter for member in self.members for parameter in (member.lora_A, member.lora_B)]
-        outputs: tuple[Tensor, ...] = _LoraProducts.apply(  # type: ignore[no-untyped-call]
-            x, self, factor_A_RD, factor_B_NR, *parameters
-        )
+        outputs: tuple[Tensor, ...] = _LoraProducts.apply(x, self, all(enabled), *parameters)  # type: ignore[no-untyped-call]
         return outputs
 
-    def _factors_in(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A with the scales in it, and B as one block-diagonal matrix, in the compute dtype.
+    def factor_A(self, dtype: torch.dtype) -> Tensor:
+        """[R, D]: the A of all members below each other, with their scales in them.
 
-        Made for each forward pass: a fused optimizer changes its parameters without counting up their versions, so
-        nothing would tell that remembered factors are stale.
+        It and B are made for each forward pass: a fused optimizer changes its parameters without counting up their
+        versions, so nothing would tell that remembered factors are stale.
         """
-        with torch.no_grad():
-            factor_A_RD = torch.cat([member.lora_A * member.scale for member in self.members]).to(dtype)
-            parts = [member.lora_B.to(dtype) for member in self.members]
-            factor_B_NR: Tensor = parts[0] if len(parts) == 1 else torch.block_diag(*parts)  # type: ignore[no-untyped-call]
-        return factor_A_RD, factor_B_NR
+        return torch.cat([member.lora_A * member.scale for member in self.members]).to(dtype)
+
+    def lay_in_B(self) -> None:
+        """Put the present B of each member beside its own weight; zeros stand beside the others'."""
+        row, column = 0, self.width
+        for member, size in zip(self.members, self.sizes, strict=True):
+            self.wide_NK[row : row + size, column : column + member.rank].copy_(member.lora_B.detach())
+            row, column = row + size, column + member.rank
 
 
 class _LoraProducts(torch.autograd.Function):
     """y_i = W_i x + b_i + scale_i B_i A_i x for all members i; see the module."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, fused: FusedLora, factor_A_RD: Tensor, factor_B_NR: Tensor, *parameters: Tensor
-    ) -> tuple[Tensor, ...]:
-        x_TD = x.reshape(-1, x.shape[-1])
-        low_TR = x_TD @ factor_A_RD.t()
-        y_TN = nn.functional.linear(x_TD, fused.weight_ND, fused.bias_N)
-        y_TN = torch.addmm(y_TN, low_TR, factor_B_NR.t())
-        ctx.fused, ctx.shape = fused, x.shape
+    def forward(ctx: Any, x: Tensor, fused: FusedLora, enabled: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
+        x_TD = x.reshape(-1, fused.width)
+        x_TK = x.new_empty(x_TD.shape[0], fused.wide_NK.shape[1])
+        x_TK[:, : fused.width] = x_TD
+        factor_A_RD = fused.factor_A(x.dtype)
+        if enabled:
+            fused.lay_in_B()
+            x_TK[:, fused.width :] = x_TD @ factor_A_RD.t()
+        else:
+            # zeros in the same product, and not a product without them: the base's numbers to the last bit
+            x_TK[:, fused.width :] = 0
+        y_TN = nn.functional.linear(x_TK, fused.wide_NK, fused.bias_N)
+        ctx.fused, ctx.shape, ctx.enabled = fused, x.shape, enabled
         ctx.scales = [member.scale for member in fused.members]
-        ctx.save_for_backward(x_TD, low_TR, factor_A_RD, factor_B_NR)
+        ctx.save_for_backward(x_TK, factor_A_RD)
         return torch.split(y_TN.view(*x.shape[:-1], -1), fused.sizes, dim=-1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, low_TR, factor_A_RD, factor_B_NR = ctx.saved_tensors
+        x_TK, factor_A_RD = ctx.saved_tensors
         fused: FusedLora = ctx.fused
+        x_TD, low_TR = x_TK[:, : fused.width], x_TK[:, fused.width :]
         grad_TN = _joined_columns(grads, fused.sizes)
-        grad_low_TR = grad_TN @ factor_B_NR
+        if not ctx.enabled:
+            grad_base = (grad_TN @ fused.wide_NK[:, : fused.width]).view(ctx.shape)
+            return grad_base, None, None, *[None] * (2 * len(fused.members))
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.addmm(grad_TN @ fused.weight_ND, grad_low_TR, factor_A_RD).view(ctx.shape)
+            grad_TK = grad_TN @ fused.wide_NK
+            grad_low_TR = grad_TK[:, fused.width :]
+            grad_x = torch.addmm(grad_TK[:, : fused.width], grad_low_TR, factor_A_RD).view(ctx.shape)
+        else:
+            grad_low_TR = grad_TN @ fused.wide_NK[:, fused.width :]
         grad_A_RD = grad_low_TR.t() @ x_TD
         grad_B_NR = grad_TN.t() @ low_TR
         found: list[Tensor] = []
@@ -115,7 +146,7 @@ class _LoraProducts(torch.autograd.Function):
             found.append(grad_A_RD[ranks].to(member.lora_A.dtype) * scale)
             found.append(grad_B_NR[column : column + size, ranks].to(member.lora_B.dtype))
             column, row = column + size, row + member.rank
-        return grad_x, None, None, None, *found
+        return grad_x, None, None, *found
 
 
 def _joined_columns(grads: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
@@ -132,21 +163,6 @@ def _joined_columns(grads: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     return flat[0].as_strided((flat[0].shape[0], total), (total, 1), first.storage_offset())
 
 
-def _joined_weight(members: Sequence[LoraLinear]) -> Tensor:
-    """The frozen weights [N, D] below each other; the layers' own weights become views of it."""
-    bases = [member.base for member in members]
-    if len(bases) == 1:
-        weight = bases[0].weight.detach()
-        return weight.t() if isinstance(bases[0], Conv1D) else weight
-    joined = torch.cat([base.weight.detach() for base in bases])
-    start = 0
-    for base in bases:
-        size = base.weight.shape[0]
-        base.weight.data = joined[start : start + size]
-        start += size
-    return joined
-
-
 def _joined_bias(members: Sequence[LoraLinear], sizes: Sequence[int]) -> Tensor | None:
     biases: list[Tensor | None] = [getattr(member.base, "bias", None) for member in members]
     if all(bias is None for bias in biases):
@@ -156,29 +172,39 @@ def _joined_bias(members: Sequence[LoraLinear], sizes: Sequence[int]) -> Tensor 
     return torch.cat([part.detach() for part in parts])
 
 
-@contextmanager
-def fused_lora_enabled(model: PreTrainedModel) -> Iterator[list[FusedLora]]:
-    """Compute adapted layers together inside the block; every layer has its own weight again afterwards.
+def fuse_adapted_layers(model: PreTrainedModel) -> list[FusedLora]:
+    """Compute adapted layers together from now on; for a model that only answers.
 
-    Which layers read the same tensor is found by watching one short forward pass, not by their names.
+    Which layers read the same tensor is found by watching one short forward pass, not by their names. Layers that are
+    fused already stay as they are.
+
+    Returns:
+        The new groups.
     """
     groups = [FusedLora(members) for members in _with_one_input(model)]
     for group in groups:
         for member in group.members:
             member.fused = group
+    return groups
+
+
+@contextmanager
+def fused_lora_enabled(model: PreTrainedModel) -> Iterator[list[FusedLora]]:
+    """The same inside the block; every layer has its own weight again afterwards. Gives all groups of the model."""
+    new = fuse_adapted_layers(model)
     try:
-        yield groups
+        yield list({id(layer.fused): layer.fused for _, layer in adapted_layers(model)
+                    if isinstance(layer.fused, FusedLora)}.values())  # fmt: skip
     finally:
-        for group in groups:
-            for member in group.members:
-                member.fused = None
-                if len(group.members) > 1:
-                    member.base.weight.data = member.base.weight.data.clone()
+        for group in new:
+            group.release()
 
 
 def _with_one_input(model: PreTrainedModel) -> list[list[LoraLinear]]:
-    """Adapted layers by the tensor that they read; a layer that is not called, or more than once, is left out."""
-    parents = {layer: name.rpartition(".")[0] for name, layer in adapted_layers(model)}
+    """Plain adapted layers by the tensor that they read; one that is not called, or more than once, is left out."""
+    parents = {layer: name.rpartition(".")[0] for name, layer in adapted_layers(model) if layer.fused is None}
+    if not parents:
+        return []
     calls: list[tuple[str, LoraLinear, Tensor]] = []
 
     def note(layer: Any, inputs: tuple[Tensor, ...]) -> None:

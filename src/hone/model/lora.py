@@ -15,7 +15,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from hone.errors import ModelError
 
 __all__ = [
+    "FusedGroup",
     "LoraLinear",
     "adapted_layers",
     "adapter_disabled",
@@ -33,6 +34,18 @@ __all__ = [
     "find_linear_layers",
     "layer_widths",
 ]
+
+
+class FusedGroup(Protocol):
+    """Layers that are computed together (fused_lora.py)."""
+
+    def __call__(self, member: LoraLinear, x: Tensor) -> Tensor:
+        """The output of ``member`` for ``x``."""
+        ...
+
+    def release(self) -> None:
+        """Let every member compute for itself again, with a weight of its own."""
+        ...
 
 
 class LoraLinear(nn.Module):
@@ -54,7 +67,7 @@ class LoraLinear(nn.Module):
         self.strength = 1.0
         self.enabled = True
         # set while layers with the same input are computed together (fused_lora.py)
-        self.fused: Callable[[LoraLinear, Tensor], Tensor] | None = None
+        self.fused: FusedGroup | None = None
         device = base.weight.device
         # Kaiming-uniform with a = sqrt(5), as PEFT: bound 1 / sqrt(D_in). Drawn on the CPU, so alike on every device.
         bound = 1 / math.sqrt(in_features)
@@ -160,6 +173,8 @@ def attach_adapter(
 def detach_adapter(model: nn.Module, *, merge: bool) -> None:
     """Put plain layers back in place, with the update merged in or dropped."""
     for name, layer in list(adapted_layers(model)):
+        if layer.fused is not None:
+            layer.fused.release()
         _replace(model, name, layer.merge() if merge else layer.base)
 
 

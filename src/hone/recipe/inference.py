@@ -16,6 +16,7 @@ from hone.model.attention import packed_attention_enabled, supports_packing
 from hone.model.catalog import resolve_model
 from hone.model.fast_layers import FastLayers, fast_layers_enabled
 from hone.model.forward import Forward, packed_logprobs, padded_logprobs
+from hone.model.fused_lora import fuse_adapted_layers
 from hone.model.load import LoadedModel, load_base
 from hone.registry.versions import Version, resolve_version, verify_version
 from hone.types import Example, JsonDict, Message
@@ -165,6 +166,8 @@ def load_answerer(
             remedy="put the old files back, or train again",
         )
     load_adapter(base.model, folder / "adapter")
+    if not notes.get("reference_path"):
+        fuse_adapted_layers(base.model)  # as in training, so that the sums are rounded alike
     name = version.reference if version else folder.name
     return Answerer(name, base, renderer, folder, version, notes)
 
