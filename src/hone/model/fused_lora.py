@@ -178,7 +178,12 @@ def fused_lora_enabled(model: PreTrainedModel) -> Iterator[list[FusedLora]]:
 
 def _with_one_input(model: PreTrainedModel) -> list[list[LoraLinear]]:
     """Adapted layers by the tensor that they read; a layer that is not called, or more than once, is left out."""
-    parents = {layer: name.rpartition(".")[0] for name, layer in adapted_layers(model)}
+    parents = {
+        layer: name.rpartition(".")[0]
+        for name, layer in adapted_layers(model)
+        # other kinds of update have another product, and 4-bit layers no weights to lay together
+        if type(layer) is LoraLinear and isinstance(layer.base, nn.Linear | Conv1D)
+    }
     calls: list[tuple[str, LoraLinear, Tensor]] = []
 
     def note(layer: Any, inputs: tuple[Tensor, ...]) -> None:
