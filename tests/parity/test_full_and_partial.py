@@ -182,6 +182,10 @@ def test_trained_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> 
     assert "model.norm.weight: (64,) in the files, (32,) in the model" in str(caught.value)
     path = tmp_path / "saved" / "changed_weights.safetensors"
     path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StorageError, match=r"changed_weights\.safetensors has 100 bytes"):
+        load_adaptation(tiny_model("llama"), tmp_path / "saved")
+    for sealed in ("manifest.json", "hone.json"):
+        (tmp_path / "saved" / sealed).unlink()
     with pytest.raises(StorageError, match="cannot be read"):
         load_adaptation(tiny_model("llama"), tmp_path / "saved")
 

@@ -86,6 +86,8 @@ def test_chosen_layers_alone_are_adapted(name: AdaptationName) -> None:
 def test_an_adapter_that_does_not_fit_is_refused_with_its_tensors(tmp_path: Path) -> None:
     ours = _ours("ia3")
     ours.save(tmp_path, tokenizer=tiny_tokenizer(), base_name="tiny", notes={})
+    for sealed in ("manifest.json", "hone.json"):
+        (tmp_path / sealed).unlink()  # an adapter of our own would be refused for its sums already
     path = tmp_path / "adapter_model.safetensors"
     tensors = load_file(path)
     dropped = sorted(tensors)[0]

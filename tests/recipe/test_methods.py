@@ -183,3 +183,50 @@ def test_the_default_s_numbers_are_lora_s(train_options: TrainOptions, hone_home
     assert plain["trained_values"] == sum(
         tensor.numel() for tensor in load_file(tmp_path / "a" / "adapter" / "adapter_model.safetensors").values()
     )
+
+
+def test_a_memory_budget_recomputes_layers_and_changes_no_byte(
+    train_options: TrainOptions, hone_home: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for name, given in {"free": {}, "tight": {"memory_budget": "700KB", "micro_batch_tokens": 200}}.items():
+        output = tmp_path / name
+        shared = {"micro_batch_tokens": 200, "max_steps": 4}
+        training = train(train_options(output=str(output), **{**shared, **given}), home=hone_home, recorder=Listener())[
+            "training"
+        ]
+        found[name] = training["recompute_layers"], (output / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert found["free"][0] == 0
+    assert found["tight"][0] > 0
+    assert found["tight"][1] == found["free"][1]
+
+
+def test_a_budget_under_the_weights_is_refused_with_the_figures(train_options: TrainOptions, hone_home: Path) -> None:
+    with pytest.raises(ConfigError, match=r"weights \(0.00 GB\) and optimizer"):
+        train(train_options(memory_budget="10KB"), home=hone_home, recorder=Listener())
+    with pytest.raises(ConfigError, match="must be a size, as 6GB"):
+        train_options(memory_budget="much")
+
+
+@pytest.mark.usefixtures("evaluated_here")
+def test_a_run_on_a_4_bit_base_is_proven_and_reloaded_on_it(run_options: RunOptions, hone_home: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    heard = Listener()
+    result = run(run_options(quantize="nf4", name="questions", epochs=3), home=hone_home, recorder=heard)
+    assert "14 linear layers of the base are kept in 4 bits (nf4)" in heard.notes()
+    assert _holding(result) | {12: True} == dict.fromkeys((1, 2, 3, 5, 6, 8, 9, 10, 12), True)
+    answerer = load_answerer("questions", home=hone_home, device="cpu", dtype="float32", note=lambda _text: None)
+    assert answerer.notes["quantize"] == "nf4"
+    assert result["training"]["quantize"] == "nf4"
+
+
+@pytest.mark.usefixtures("evaluated_here")
+@pytest.mark.parametrize("name", ["ia3", "miss", "oft"])
+def test_a_method_of_peft_through_the_whole_job(name: AdaptationName, run_options: RunOptions, hone_home: Path) -> None:
+    rank = 4 if ADAPTATIONS[name].has_rank else None
+    options = run_options(adaptation=name, rank=rank, name="questions", dtype="bfloat16", epochs=3)
+    heard = Listener()
+    result = run(options, home=hone_home, recorder=heard)
+    assert _holding(result) | {12: True} == dict.fromkeys((1, 2, 3, 5, 6, 8, 9, 10, 12), True)
+    losses = [event.data["loss"] for event in heard.of("step")]
+    assert losses[-1] < losses[0]

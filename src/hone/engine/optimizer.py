@@ -19,8 +19,8 @@ def make_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with betas (0.9, 0.999) and eps 1e-8, state in float32.
 
-    The learning rate is set by :func:`set_learning_rate` from the schedule; the one given here is never used. The update
-    is torch's fused kernel where the parameters' device has one.
+    The learning rate is set by :func:`set_learning_rate` from the schedule; the one given here is never used. The
+    update is torch's fused kernel where the parameters' device has one.
 
     Args:
         parameters: the trainable tensors by name.

@@ -71,7 +71,7 @@ class DoraLinear(LoraLinear):
 
     @torch.no_grad()
     def _row_lengths(self) -> Tensor:
-        """Lengths [D_out] of the rows of V, computed anew each time: nothing tells that a fused optimizer changed A or B.
+        """Lengths [D_out] of the rows of V; not remembered, since nothing tells that a fused optimizer changed A or B.
 
         From |W|^2 + 2 s W.(BA) + s^2 |BA|^2, where the two products are rows of [D_out, R] matrices: with B at zero
         the result is exactly the base's own length, and no matrix [D_out, D_in] is made but the product's input.
