@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 __all__ = [
+    "AdaptationName",
     "ArmName",
     "Example",
     "JsonDict",
@@ -25,6 +26,11 @@ __all__ = [
 
 JsonDict = dict[str, Any]
 Role = Literal["system", "user", "assistant", "tool"]
+AdaptationName = Literal[
+    "lora", "rslora", "dora", "pissa", "full", "partial",
+    "c3a", "delora", "fourierft", "ia3", "ln_tuning", "loha", "lokr", "miss", "oft", "randlora", "road", "shira",
+    "vera", "waveft",
+]  # fmt: skip
 ArmName = Literal["base", "prompted", "few_shot", "retrieval", "tuned", "tuned_retrieval"]
 
 

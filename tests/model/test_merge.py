@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hone.errors import StorageError
 from hone.model.lora import adapted_layers
+from hone.model.low_rank import LowRankAdaptation
 from hone.model.merge import merge_and_save
 from tests.tiny import (
     CHATML,
@@ -32,7 +33,7 @@ def test_the_merged_folder_gives_the_adapters_logits(tmp_path: Path, family: str
     tuned = row_logits(model, IDS)
     assert (tuned - base).abs().max() > 1e-2
 
-    merge_and_save(model, tiny_tokenizer(), tmp_path / "merged")
+    merge_and_save(LowRankAdaptation(model, title="LoRA"), tiny_tokenizer(), tmp_path / "merged")
 
     assert not list(adapted_layers(model))
     torch.testing.assert_close(row_logits(model, IDS), tuned, atol=1e-5, rtol=1e-5)
@@ -45,7 +46,7 @@ def test_the_merged_folder_gives_the_adapters_logits(tmp_path: Path, family: str
 def test_tokenizer_and_chat_template_travel(tmp_path: Path) -> None:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     attach_random_adapter(model)
-    merge_and_save(model, tokenizer, tmp_path / "merged")
+    merge_and_save(LowRankAdaptation(model, title="LoRA"), tokenizer, tmp_path / "merged")
     fresh = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert fresh.chat_template == CHATML
     assert (
@@ -62,7 +63,7 @@ def test_bfloat16_weights_stay_bfloat16_and_are_rounded_once(tmp_path: Path) -> 
     attach_random_adapter(model)
     layers = dict(adapted_layers(model))
     exact = {name: layer.base.weight.double() + layer.delta().double() for name, layer in layers.items()}
-    merge_and_save(model, tiny_tokenizer(), tmp_path / "merged")
+    merge_and_save(LowRankAdaptation(model, title="LoRA"), tiny_tokenizer(), tmp_path / "merged")
     weights = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
     for name, weight in exact.items():
         assert weights[f"{name}.weight"].dtype == torch.bfloat16
@@ -78,6 +79,6 @@ def test_no_space_leaves_the_folder_as_it_was(tmp_path: Path, before: bool) -> N
         (tmp_path / "merged" / "old.txt").write_text("old", encoding="utf-8")
 
     with pytest.raises(StorageError), no_file_larger_than(20_000):
-        merge_and_save(model, tiny_tokenizer(), tmp_path / "merged")
+        merge_and_save(LowRankAdaptation(model, title="LoRA"), tiny_tokenizer(), tmp_path / "merged")
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     assert left == (["merged", "merged/old.txt"] if before else [])

@@ -176,8 +176,6 @@ def test_loss_and_every_gradient_equal_transformers_with_peft(family: str) -> No
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"use_rslora": True}, "use_rslora"),
-        ({"use_dora": True}, "use_dora"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),

@@ -24,6 +24,7 @@ OPTIONS = {
     "max_length": 77,
     "warmup_share": 0.31,
     "micro_batch_tokens": 333,
+    "recompute_layers": 1,
 }
 
 

@@ -20,6 +20,7 @@ from hone.model.attention import packed_attention_enabled
 from hone.model.forward import packed_logprobs, padded_logprobs
 from hone.model.generate import SamplingSettings, generate
 from hone.model.lora import adapted_layers, adapter_disabled, adapter_parameters, attach_adapter
+from hone.model.low_rank import LowRankAdaptation
 from hone.objective.supervised import supervised_loss
 from hone.proof.invariant import Invariant
 from hone.proof.postflight import check_probe, check_stops, check_training, probe_sequences, write_probe
@@ -89,7 +90,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def after_training(model: PreTrainedModel, smallest: float | None = 0.5, largest: float | None = 2.0) -> Invariant:
-    return check_training(model, smallest_gradient_norm=smallest, largest_gradient_norm=largest)
+    parts = LowRankAdaptation(model, title="LoRA").parts()
+    return check_training(parts, smallest_gradient_norm=smallest, largest_gradient_norm=largest)
 
 
 def test_training_holds_on_every_architecture(trained: Trained) -> None:

@@ -271,7 +271,7 @@ def test_an_adapter_that_is_damaged_while_it_is_saved_is_registered_as_unproven(
                 layer.lora_B.zero_()
         save_adapter(model, folder, **given)
 
-    monkeypatch.setattr("hone.recipe.sft.save_adapter", save_a_no_op)
+    monkeypatch.setattr("hone.model.low_rank.save_adapter", save_a_no_op)
     result = done(run_options(learning_rate=1e-2, epochs=12, max_new_tokens=32), hone_home)
     proof = {one["number"]: one for one in result["proof"]}
     assert not proof[10]["holds"]

@@ -14,9 +14,16 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from hone.errors import ConfigError
+from hone.types import AdaptationName
 
-__all__ = ["config_error", "cross_problems", "field_problems", "nearest"]
+__all__ = ["WITHOUT_RANK", "WITH_HALVES", "config_error", "cross_problems", "field_problems", "nearest"]
 
+
+# Adaptations that have no rank, and those that are a product of two halves A and B.
+WITHOUT_RANK: frozenset[AdaptationName] = frozenset(
+    {"full", "partial", "c3a", "fourierft", "ia3", "ln_tuning", "oft", "road", "waveft"}
+)
+WITH_HALVES: frozenset[AdaptationName] = frozenset({"lora", "rslora", "dora", "pissa"})
 
 # pydantic's wordings, and ours
 _WORDINGS = {
@@ -59,6 +66,38 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str]) -> l
             _place(places, "top_p")
             + f"top_p = {top_p} has no effect with temperature = 0, which always takes the likeliest token; "
             "give a temperature above 0, or leave top_p out"
+        )
+    problems += _adaptation_problems(values, places)
+    return problems
+
+
+def _adaptation_problems(values: Mapping[str, Any], places: Mapping[str, str]) -> list[str]:
+    adaptation = values.get("adaptation", "lora")
+    without_rank = ("rank", "alpha") if adaptation in WITHOUT_RANK else ()
+    without_halves = ("learning_rate_ratio",) if adaptation not in WITH_HALVES else ()
+    problems = [
+        _place(places, name) + f"{name} = {values[name]} has no effect with adaptation = {adaptation}; leave it out"
+        for name in (*without_rank, *without_halves)
+        if values.get(name) is not None and (name, values[name]) != ("learning_rate_ratio", 1.0)
+    ]
+    if adaptation not in WITH_HALVES and values.get("add_tokens"):
+        problems.append(
+            _place(places, "add_tokens")
+            + f"add_tokens goes with the adapters {', '.join(sorted(WITH_HALVES))}, not with adaptation = {adaptation}"
+        )
+    if adaptation not in WITH_HALVES and values.get("quantize"):
+        problems.append(
+            _place(places, "quantize")
+            + f"quantize goes with the adapters {', '.join(sorted(WITH_HALVES))}, not with adaptation = {adaptation}"
+        )
+    if adaptation == "partial" and not values.get("layers"):
+        problems.append(
+            _place(places, "adaptation")
+            + "adaptation = partial needs layers, the weights to train, as --layers 'model.layers.29,*.norm.weight'"
+        )
+    if adaptation == "full" and values.get("layers"):
+        problems.append(
+            _place(places, "layers") + "adaptation = full trains all weights; use adaptation = partial with layers"
         )
     return problems
 

@@ -6,6 +6,7 @@ was chosen stands in the run's ``config.yaml``. All problems of a set of options
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +24,7 @@ from pydantic import (
 )
 
 from hone.config.check import config_error, cross_problems, field_problems
-from hone.types import ArmName
+from hone.types import AdaptationName, ArmName
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -60,6 +61,17 @@ def _share_or_count(value: object) -> float | int:
     if value < 0:
         raise ValueError(message)
     return value
+
+
+def _byte_size(value: object) -> object:
+    """``6GB``, ``512MiB`` or a number of bytes."""
+    if not isinstance(value, str) or value.isdigit():
+        return _no_truth_value(value)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(i?)B\s*", value, re.IGNORECASE)
+    if found is None:
+        raise ValueError("must be a size, as 6GB or 512MiB, or a number of bytes")
+    unit = (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1)
+    return int(float(found[1]) * unit)
 
 
 def _column_mapping(value: object) -> object:
@@ -102,6 +114,8 @@ def _report_together(
 
 _MODEL_CONFIG = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 _Count = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=1)]
+_Count0 = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0)]
+_Bytes = Annotated[int, BeforeValidator(_byte_size), Field(ge=1)]
 _Seed = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, lt=2**32)]
 _Positive = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0)]
 _NotNegative = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0)]
@@ -110,6 +124,7 @@ _ShareOrCount = Annotated[float | int, PlainValidator(_share_or_count)]
 _Text = Annotated[str, Field(min_length=1)]
 _Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 _Dtype = Literal["float32", "bfloat16"]
+_Names = Annotated[tuple[_Text, ...], BeforeValidator(_name_list), Field(min_length=1)]
 _Mapping = Annotated[dict[str, str], BeforeValidator(_column_mapping)]
 
 # Options that several commands have, with one meaning.
@@ -129,6 +144,20 @@ class TrainConfig(BaseModel):
     output: Path | None = Field(None, description="Folder for the run; a new one in the home folder unless given.")
     mapping: _Mapping | None = Field(None, alias="map", description=_MAPPING_HELP)
     method: Literal["sft"] = Field("sft", description="How to train: sft is supervised fine-tuning.")
+    adaptation: AdaptationName = Field(
+        "lora",
+        description="What is trained: an adapter (lora, rslora, dora, pissa), all weights (full), or some (partial).",
+    )
+    layers: _Names | None = Field(
+        None,
+        description="Glob patterns of the layers to adapt, or with partial of the weights to train, as q_proj,"
+        "model.layers.2*; all linear layers but the head unless given.",
+    )
+    add_tokens: _Text | None = Field(
+        None,
+        description="Words to add as tokens, with commas between, or a file with one a line; trained beside an "
+        "adapter.",
+    )
     rank: _Count | None = Field(None, description="Rank of the adapter; chosen from model and data unless given.")
     alpha: _Positive | None = Field(
         None, description="The adapter's update is scaled by alpha / rank; chosen with the rank unless given."
@@ -140,6 +169,9 @@ class TrainConfig(BaseModel):
     batch_size: _Count | None = Field(None, description="Rows per optimizer step; chosen from the data unless given.")
     learning_rate: _Positive | None = Field(
         None, description="Peak learning rate; chosen from model and data unless given."
+    )
+    learning_rate_ratio: _Positive = Field(
+        1.0, description="LoRA+: the adapter's B learns this many times as fast as its A; the paper uses 16."
     )
     max_length: _Count | None = Field(
         None, description="Longest row in tokens; longer ones are cut. Chosen from model and data unless given."
@@ -165,6 +197,18 @@ class TrainConfig(BaseModel):
         None,
         description="Tokens computed at once; the batch is accumulated from such parts, which changes memory and "
         "speed, not the result. Chosen from the memory unless given.",
+    )
+    memory_budget: _Bytes | None = Field(
+        None,
+        description="Memory for weights, optimizer and activations, as 6GB; what is free on the device unless given.",
+    )
+    recompute_layers: _Count0 | None = Field(
+        None,
+        description="Decoder layers, from the first, that compute their activations again in the backward pass: less "
+        "memory, more time, the same numbers. As many as the memory asks for unless given.",
+    )
+    quantize: Literal["nf4", "fp4"] | None = Field(
+        None, description="Keep the base's linear layers in 4 bits, under an adapter; needs the package bitsandbytes."
     )
     reference_path: bool = Field(
         False, description="Compute with padded rows and the model's own attention: slower, for any architecture."

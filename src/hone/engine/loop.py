@@ -110,6 +110,8 @@ def train(
     checkpoints: Path,
     resume_from: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    rate_factors: Mapping[str, float] | None = None,
+    refresh: Callable[[], None] = lambda: None,
 ) -> LoopResult:
     """Train ``parameters`` of ``model`` on ``sequences``.
 
@@ -125,6 +127,8 @@ def train(
         checkpoints: folder for checkpoints.
         resume_from: the checkpoint to go on from.
         should_stop: asked after each step; True saves a checkpoint and stops.
+        rate_factors: factors on the learning rate by parameter name; 1 where none is given.
+        refresh: called after each change of the parameters, for what the model derives from them.
 
     Returns:
         The result; ``parameters`` hold the best weights.
@@ -133,9 +137,10 @@ def train(
         TrainingError: loss or gradient became non-finite.
         InterruptedRunError: ``should_stop`` said so; a checkpoint was saved.
     """
-    state = _LoopState(parameters, settings, recorder, checkpoints)
+    state = _LoopState(parameters, settings, recorder, checkpoints, rate_factors)
     if resume_from is not None:
         state.restore(resume_from)
+        refresh()
     total = settings.total_steps(len(sequences))
     order = plan_steps(
         len(sequences), batch_size=settings.batch_size, epochs=settings.epochs, seed=settings.seed,
@@ -151,6 +156,7 @@ def train(
             forward=forward, objective=objective, parameters=list(parameters.values()), optimizer=state.optimizer,
             learning_rate=rate, max_gradient_norm=settings.max_gradient_norm,
         )  # fmt: skip
+        refresh()
         seconds = time.perf_counter() - started
         state.count(step, result, seconds)
         recorder.record(_step_event(state.progress, total, epoch, rate, result, seconds))
@@ -161,7 +167,9 @@ def train(
         if step < total and should_stop():
             state.save_unscheduled()
             raise InterruptedRunError(f"stopped after step {step} of {total}; the state is saved")
-    return state.finish(total)
+    finished = state.finish(total)
+    refresh()
+    return finished
 
 
 def _step_event(progress: Progress, total: int, epoch: int, rate: float, result: StepResult, seconds: float) -> Event:
@@ -186,13 +194,18 @@ class _LoopState:
     """The tensors and counters that a checkpoint holds, and where it is written."""
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], settings: LoopSettings, recorder: Recorder, checkpoints: Path
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        settings: LoopSettings,
+        recorder: Recorder,
+        checkpoints: Path,
+        rate_factors: Mapping[str, float] | None,
     ) -> None:
         self.parameters = parameters
         self.settings = settings
         self.recorder = recorder
         self.checkpoints = checkpoints
-        self.optimizer = make_optimizer(parameters, weight_decay=settings.weight_decay)
+        self.optimizer = make_optimizer(parameters, weight_decay=settings.weight_decay, rate_factors=rate_factors)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.saved_step = 0

@@ -9,20 +9,37 @@ from torch import Tensor, nn
 
 from hone.errors import StorageError
 
-__all__ = ["load_optimizer_state", "make_optimizer", "optimizer_state"]
+__all__ = ["load_optimizer_state", "make_optimizer", "optimizer_state", "set_learning_rate"]
 
 _STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def make_optimizer(parameters: Mapping[str, nn.Parameter], *, weight_decay: float) -> torch.optim.AdamW:
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], *, weight_decay: float, rate_factors: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with betas (0.9, 0.999) and eps 1e-8, state in float32.
 
-    The learning rate is set by the step from its schedule; the one given here is never used. The update is torch's
-    fused kernel where the parameters' device has one.
+    The learning rate is set by :func:`set_learning_rate` from the schedule; the one given here is never used. The
+    update is torch's fused kernel where the parameters' device has one.
+
+    Args:
+        parameters: the trainable tensors by name.
+        weight_decay: on all of them.
+        rate_factors: factors on the learning rate by parameter name, as LoRA+ has them; 1 where none is given.
     """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault((rate_factors or {}).get(name, 1.0), []).append(parameter)
+    parts = [{"params": members, "rate_factor": factor} for factor, members in groups.items()]
     kinds = {parameter.device.type for parameter in parameters.values()}
     fused = kinds <= {"cpu", "cuda", "mps"} and len(kinds) == 1
-    return torch.optim.AdamW(list(parameters.values()), lr=0.0, weight_decay=weight_decay, fused=fused)
+    return torch.optim.AdamW(parts, lr=0.0, weight_decay=weight_decay, fused=fused)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Give each group of parameters the schedule's rate times its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("rate_factor", 1.0)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

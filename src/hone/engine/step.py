@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch
+from hone.engine.optimizer import set_learning_rate
 from hone.errors import TrainingError
 from hone.model.forward import Forward
 
@@ -91,8 +92,7 @@ def train_step(
             remedy="lower --learning-rate, or train with --dtype float32",
             details=[f"input rows of this step: {sorted({row for batch in batches for row in batch.rows})}"],
         )
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(optimizer, learning_rate)
     optimizer.step()
     return StepResult(
         loss, norm, sum(batch.num_tokens for batch in batches), sum(batch.num_supervised for batch in batches)

@@ -18,30 +18,48 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from hone.errors import ModelError, StorageError
 from hone.files import atomic_folder, write_atomically, write_json
-from hone.model.lora import LoraLinear, adapted_layers, attach_adapter
+from hone.model.added_tokens import added_tokens_of, attach_tokens
+from hone.model.dora import DoraLinear
+from hone.model.lora import LinearLayer, LoraLinear, adapted_layers, attach_adapter, layer_widths
 from hone.model.sealed_folder import MANIFEST_NAME, problems_of_seal, seal_folder
 
-__all__ = ["load_adapter", "read_adapter_notes", "save_adapter"]
+__all__ = [
+    "NOTES_FILE",
+    "adapter_kind",
+    "check_seal",
+    "load_adapter",
+    "read_adapter_notes",
+    "save_adapter",
+    "seal_adapter",
+]
 
 _PREFIX = "base_model.model."
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
-_NOTES = "hone.json"
+NOTES_FILE = "hone.json"
 _SEALED = "sealed"  # in the notes: a manifest of sums belongs to this adapter, and its absence is damage
 # Variants of PEFT's LORA that plain A and B do not reproduce: they scale otherwise, or act on a part of the tokens.
 _VARIANTS = (
-    "use_rslora", "use_dora", "use_qalora", "use_bdlora", "rank_pattern", "alpha_pattern", "alora_invocation_tokens",
+    "use_qalora", "use_bdlora", "rank_pattern", "alpha_pattern", "alora_invocation_tokens",
     "layer_replication", "lora_bias", "kasa_config", "monteclora_config", "arrow_config",
 )  # fmt: skip
 # Starts that leave the base's weights alone. PiSSA, OLoRA, LoftQ and others change them before training.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
-def save_adapter(model: nn.Module, folder: Path, *, base_name: str, notes: Mapping[str, Any]) -> None:
+def save_adapter(
+    model: nn.Module,
+    folder: Path,
+    *,
+    base_name: str,
+    notes: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
     """Write the adapter of ``model`` as ``folder``: whole, with its sums, or not at all.
 
     Args:
@@ -49,16 +67,21 @@ def save_adapter(model: nn.Module, folder: Path, *, base_name: str, notes: Mappi
         folder: a folder of that name is replaced.
         base_name: recorded as ``base_model_name_or_path``.
         notes: what hone needs to load it safely (hash of the base, template); stands in ``hone.json`` beside it.
+        tokenizer: written beside it, where it has tokens that the base's has not.
 
     Raises:
         ModelError: the adapter holds a value that is not finite; nothing is written.
         StorageError: no space or no permission; a folder that was there before is untouched.
     """
     layers = dict(adapted_layers(model))
-    tensors: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = layer.lora_A.detach().float().cpu().contiguous()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = (layer.lora_B.detach() * layer.strength).float().cpu().contiguous()
+    tensors = {
+        f"{_PREFIX}{name}.{leaf}": tensor.float().cpu().contiguous()
+        for name, layer in layers.items()
+        for leaf, tensor in layer.stored().items()
+    }
+    tokens = added_tokens_of(model)
+    if tokens is not None:
+        tensors |= {f"{_PREFIX}{name}": rows.float().cpu().contiguous() for name, rows in tokens.stored().items()}
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken or not tensors:
         raise ModelError(
@@ -66,29 +89,38 @@ def save_adapter(model: nn.Module, folder: Path, *, base_name: str, notes: Mappi
             details=broken,
             remedy="train again with a lower --learning-rate or --dtype float32",
         )
-    config = _peft_config(model, layers, base_name)
+    config = _peft_config(model, layers, base_name, rank=next(iter(tensors.values())).shape[0])
     with atomic_folder(folder) as temporary:
         write_atomically(temporary / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
         write_json(temporary / _CONFIG, config)
-        write_json(temporary / _NOTES, {**notes, _SEALED: True})
-        seal_folder(temporary, facts={})
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        seal_adapter(temporary, notes)
 
 
-def _peft_config(model: nn.Module, layers: Mapping[str, LoraLinear], base_name: str) -> dict[str, Any]:
+def seal_adapter(folder: Path, notes: Mapping[str, Any]) -> None:
+    """Write the notes beside a trained result, and the sums of all its files, which each load compares."""
+    write_json(folder / NOTES_FILE, {**notes, _SEALED: True})
+    seal_folder(folder, facts={})
+
+
+def _peft_config(model: nn.Module, layers: Mapping[str, LoraLinear], base_name: str, *, rank: int) -> dict[str, Any]:
     first = next(iter(layers.values()))
+    tokens = added_tokens_of(model)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
-        "r": first.rank,
-        "lora_alpha": _number(first.scaling * first.rank),
+        "r": rank,
+        "lora_alpha": _number(first.scaling * rank),
         "lora_dropout": 0.0,
         "target_modules": _target_modules(model, set(layers)),
         "bias": "none",
         "fan_in_fan_out": isinstance(first.base, Conv1D),
         "inference_mode": True,
         "use_rslora": False,
-        "use_dora": False,
+        "use_dora": isinstance(first, DoraLinear),
+        **({} if tokens is None else {"trainable_token_indices": tokens.stored_indices()}),
     }
 
 
@@ -102,9 +134,18 @@ def _target_modules(model: nn.Module, names: set[str]) -> list[str]:
     selected = {
         name.removesuffix(".base")
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and name.removesuffix(".base").rpartition(".")[2] in leaves
+        if isinstance(module, LinearLayer) and name.removesuffix(".base").rpartition(".")[2] in leaves
     }
     return sorted(leaves if selected == names else names)
+
+
+def adapter_kind(folder: Path) -> str:
+    """PEFT's name of the method, as ``LORA``.
+
+    Raises:
+        StorageError: the config is missing or damaged.
+    """
+    return str(_read_json(folder / _CONFIG).get("peft_type"))
 
 
 def read_adapter_notes(folder: Path) -> dict[str, Any]:
@@ -113,15 +154,19 @@ def read_adapter_notes(folder: Path) -> dict[str, Any]:
     Raises:
         StorageError: a file of the adapter is not what was written; each is named.
     """
-    _check_seal(folder)
-    path = folder / _NOTES
+    check_seal(folder)
+    path = folder / NOTES_FILE
     return {key: value for key, value in _read_json(path).items() if key != _SEALED} if path.exists() else {}
 
 
-def _check_seal(folder: Path) -> None:
-    """Compare an adapter of our own with its sums; one made elsewhere has none. Files that were added do not matter."""
+def check_seal(folder: Path) -> None:
+    """Compare a result of our own with its sums; one made elsewhere has none. Files that were added do not matter.
+
+    Raises:
+        StorageError: a file is missing or differs; each is named.
+    """
     sealed = (folder / MANIFEST_NAME).exists()
-    if not sealed and not ((folder / _NOTES).exists() and _read_json(folder / _NOTES).get(_SEALED)):
+    if not sealed and not ((folder / NOTES_FILE).exists() and _read_json(folder / NOTES_FILE).get(_SEALED)):
         return
     if problems := problems_of_seal(folder, additions=False):
         raise StorageError(
@@ -133,12 +178,12 @@ def _check_seal(folder: Path) -> None:
         )
 
 
-def load_adapter(model: nn.Module, folder: Path) -> list[str]:
+def load_adapter(model: PreTrainedModel, folder: Path) -> list[str]:
     """Wrap the layers that the adapter in ``folder`` names, and fill them.
 
     Args:
         model: the plain base.
-        folder: a PEFT adapter of kind LORA without rsLoRA, DoRA or biases.
+        folder: a PEFT adapter of kind LORA, with or without rsLoRA and DoRA, without biases.
 
     Returns:
         Names of the wrapped layers.
@@ -147,7 +192,7 @@ def load_adapter(model: nn.Module, folder: Path) -> list[str]:
         ModelError: it is another kind of adapter, or its tensors do not match the model's layers one by one.
         StorageError: a file is missing or damaged.
     """
-    _check_seal(folder)
+    check_seal(folder)
     config = _read_json(folder / _CONFIG)
     unsupported = [key for key in _VARIANTS if config.get(key)]
     unsupported += ["init_lora_weights"] if config.get("init_lora_weights") not in _PLAIN_STARTS else []
@@ -160,29 +205,55 @@ def load_adapter(model: nn.Module, folder: Path) -> list[str]:
         )
     if missing := [key for key in ("r", "lora_alpha") if not isinstance(config.get(key), int | float)]:
         raise StorageError(f"{_CONFIG} gives no {' and no '.join(missing)}", where=str(folder / _CONFIG))
-    tensors = _read_tensors(folder / _WEIGHTS)
+    every = _read_tensors(folder / _WEIGHTS)
+    tensors = {name: tensor for name, tensor in every.items() if ".token_adapter." not in name}
     layers = sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
-    _check_names_and_shapes(model, tensors, layers, rank=config["r"], folder=folder)
-    attach_adapter(model, rank=config["r"], alpha=config["lora_alpha"], layers=layers)
+    dora, rank, alpha = bool(config.get("use_dora")), config["r"], config["lora_alpha"]
+    _check_names_and_shapes(model, tensors, layers, rank=rank, dora=dora, folder=folder)
+    if config.get("use_rslora"):
+        alpha *= math.sqrt(rank)  # Kalajdzievski 2023, arXiv:2312.03732: alpha / sqrt(R) in place of alpha / R
+    attach_adapter(model, rank=rank, alpha=alpha, layers=layers, kind=DoraLinear if dora else LoraLinear)
     with torch.no_grad():
         for name, layer in adapted_layers(model):
             layer.lora_A.copy_(tensors[f"{_PREFIX}{name}.lora_A.weight"])
             layer.lora_B.copy_(tensors[f"{_PREFIX}{name}.lora_B.weight"])
+            if isinstance(layer, DoraLinear):
+                layer.magnitude.copy_(tensors[f"{_PREFIX}{name}.lora_magnitude_vector"])
+    if len(every) > len(tensors):
+        rows = {name.removeprefix(_PREFIX): tensor for name, tensor in every.items() if name not in tensors}
+        _load_tokens(model, rows, config.get("trainable_token_indices"), folder)
     return layers
 
 
+def _load_tokens(model: PreTrainedModel, rows: Mapping[str, Tensor], indices: Any, folder: Path) -> None:
+    lists = list(indices.values()) if isinstance(indices, dict) else [indices or []]
+    ids = lists[0]
+    if any(one != ids for one in lists) or ids != list(range(ids[0], ids[0] + len(ids))):
+        raise ModelError(
+            f"the adapter in {folder} trains tokens that do not follow each other, which hone does not load",
+            remedy="merge it into its base with PEFT and use the merged folder as the model",
+        )
+    embeddings: Any = model.get_input_embeddings()
+    known = len(embeddings.weight)
+    # tokens that hone added do not exist for the base; others start, and are switched off, as the base has them
+    added = bool(read_adapter_notes(folder).get("added_tokens"))
+    pieces = [[token if token < known else 0] for token in ids]
+    attach_tokens(model, pieces, first_id=ids[0], hidden_from_base=added).load(rows)
+
+
 def _check_names_and_shapes(
-    model: nn.Module, tensors: Mapping[str, Tensor], layers: list[str], *, rank: int, folder: Path
+    model: nn.Module, tensors: Mapping[str, Tensor], layers: list[str], *, rank: int, dora: bool, folder: Path
 ) -> None:
     modules = dict(model.named_modules())
     expected: dict[str, tuple[int, ...]] = {}
     for name in layers:
         module = modules.get(name)
-        if isinstance(module, nn.Linear | Conv1D):
-            first, second = module.weight.shape
-            out_features, in_features = (second, first) if isinstance(module, Conv1D) else (first, second)
+        if isinstance(module, LinearLayer):
+            in_features, out_features = layer_widths(module)
             expected[f"{_PREFIX}{name}.lora_A.weight"] = (rank, in_features)
             expected[f"{_PREFIX}{name}.lora_B.weight"] = (out_features, rank)
+            if dora:
+                expected[f"{_PREFIX}{name}.lora_magnitude_vector"] = (out_features,)
     problems = [f"{name}: the model has no such linear layer" for name in tensors if name not in expected]
     problems += [f"{name}: missing in the adapter" for name in expected if name not in tensors]
     problems += [

@@ -49,7 +49,7 @@ def fast_layers_enabled(model: PreTrainedModel) -> Iterator[FastLayers]:
         left = []
         alone = sum(1 for _ in adapted_layers(model)) - adapted
         if alone:
-            left.append(f"{alone} adapted layers (not called exactly once in a forward pass)")
+            left.append(f"{alone} adapted layers (not plain LoRA, or not called exactly once in a forward pass)")
         if norms["left"]:
             left.append(f"{len(norms['left'])} norms (no root-mean-square norm of a known form)")
         yield FastLayers(adapted, len(groups), len(norms["replaced"]), tuple(left))

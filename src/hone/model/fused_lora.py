@@ -202,7 +202,12 @@ def fused_lora_enabled(model: PreTrainedModel) -> Iterator[list[FusedLora]]:
 
 def _with_one_input(model: PreTrainedModel) -> list[list[LoraLinear]]:
     """Plain adapted layers by the tensor that they read; one that is not called, or more than once, is left out."""
-    parents = {layer: name.rpartition(".")[0] for name, layer in adapted_layers(model) if layer.fused is None}
+    parents = {
+        layer: name.rpartition(".")[0]
+        for name, layer in adapted_layers(model)
+        # other kinds of update have another product, and 4-bit layers no weights to lay together
+        if layer.fused is None and type(layer) is LoraLinear and isinstance(layer.base, nn.Linear | Conv1D)
+    }
     if not parents:
         return []
     calls: list[tuple[str, LoraLinear, Tensor]] = []

@@ -22,9 +22,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hone.errors import ModelError
+from hone.model.quantize import QuantizedLinear
+from hone.model.switch import Switch
 
 __all__ = [
     "FusedGroup",
+    "LinearLayer",
     "LoraLinear",
     "adapted_layers",
     "adapter_disabled",
@@ -34,6 +37,9 @@ __all__ = [
     "find_linear_layers",
     "layer_widths",
 ]
+
+
+LinearLayer = nn.Linear | Conv1D | QuantizedLinear
 
 
 class FusedGroup(Protocol):
@@ -52,13 +58,13 @@ class LoraLinear(nn.Module):
     """A frozen linear layer with a trainable low-rank update.
 
     Args:
-        base: an ``nn.Linear`` or transformers' ``Conv1D``; frozen here.
+        base: an ``nn.Linear``, transformers' ``Conv1D`` or a 4-bit layer; frozen here.
         rank: R, at least 1.
         alpha: the update is scaled by alpha / R.
         seed: A is drawn from it; B starts at zero, so the wrapped layer equals its base at first.
     """
 
-    def __init__(self, base: nn.Linear | Conv1D, *, rank: int, alpha: float, seed: int) -> None:
+    def __init__(self, base: LinearLayer, *, rank: int, alpha: float, seed: int) -> None:
         super().__init__()
         in_features, out_features = layer_widths(base)
         self.base = base.requires_grad_(False)
@@ -77,7 +83,7 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device))
 
     @classmethod
-    def from_base(cls, base: nn.Linear | Conv1D, *, rank: int, alpha: float, seed: int) -> Self:
+    def from_base(cls, base: LinearLayer, *, rank: int, alpha: float, seed: int) -> Self:
         """Wrap ``base``; see the class for the arguments."""
         return cls(base, rank=rank, alpha=alpha, seed=seed)
 
@@ -98,20 +104,42 @@ class LoraLinear(nn.Module):
         """Factor on B A at the present strength."""
         return self.scaling * self.strength
 
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The tensors that are trained, by their names within the layer."""
+        return {"lora_A": self.lora_A, "lora_B": self.lora_B}
+
+    def has_moved(self) -> bool:
+        """Whether training has taken the layer away from its base."""
+        return bool(self.lora_B.detach().abs().max() > 0)
+
+    def stored(self) -> dict[str, Tensor]:
+        """The layer at its present strength, by PEFT's names; A has as many rows as the stored rank."""
+        return {"lora_A.weight": self.lora_A.detach(), "lora_B.weight": self.lora_B.detach() * self.strength}
+
     def delta(self) -> Tensor:
         """The update as a float32 matrix [D_out, D_in], at the present strength."""
         return (self.lora_B.float() @ self.lora_A.float()) * self.scale
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
-        """Add the update to the frozen weight, in float32 with one rounding, and give the plain layer back."""
+        """Add the update to the frozen weight, in float32 with one rounding, and give the plain layer back.
+
+        Raises:
+            ModelError: the base is in 4 bits, which cannot hold the sum.
+        """
+        if isinstance(self.base, QuantizedLinear):
+            raise ModelError(
+                "an update cannot be merged into a 4-bit layer",
+                why="its 4 bits would round the update away",
+                remedy="keep the adapter beside its base",
+            )
         delta = self.delta()
         weight = self.base.weight
         weight.copy_((weight.float() + (delta.T if isinstance(self.base, Conv1D) else delta)).to(weight.dtype))
         return self.base
 
 
-def layer_widths(layer: nn.Linear | Conv1D) -> tuple[int, int]:
+def layer_widths(layer: LinearLayer) -> tuple[int, int]:
     """(D_in, D_out) of a linear layer; Conv1D stores its weight transposed."""
     first, second = layer.weight.shape
     return (first, second) if isinstance(layer, Conv1D) else (second, first)
@@ -126,16 +154,22 @@ def find_linear_layers(model: nn.Module) -> list[str]:
     get_head: Callable[[], nn.Module | None] = getattr(model, "get_output_embeddings", lambda: None)
     head = get_head()
     # a subclass with a forward of its own, such as a router that returns a tuple, is no plain linear layer
-    plain = (nn.Linear.forward, Conv1D.forward)
+    plain = (nn.Linear.forward, Conv1D.forward, QuantizedLinear.forward)
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and type(module).forward in plain and module is not head
+        if isinstance(module, LinearLayer) and type(module).forward in plain and module is not head
     ]
 
 
 def attach_adapter(
-    model: nn.Module, *, rank: int, alpha: float, seed: int = 0, layers: Sequence[str] | None = None
+    model: nn.Module,
+    *,
+    rank: int,
+    alpha: float,
+    seed: int = 0,
+    layers: Sequence[str] | None = None,
+    kind: type[LoraLinear] = LoraLinear,
 ) -> list[str]:
     """Wrap linear layers of ``model`` in place.
 
@@ -145,6 +179,7 @@ def attach_adapter(
         alpha: scaling numerator.
         seed: each layer draws from (seed, its name), whatever order the layers come in.
         layers: names of the layers; all linear layers but the head where None.
+        kind: the class that wraps a layer.
 
     Returns:
         Names of the wrapped layers.
@@ -154,7 +189,7 @@ def attach_adapter(
     """
     names = find_linear_layers(model) if layers is None else list(layers)
     modules = dict(model.named_modules())
-    wrong = [name for name in names if not isinstance(modules.get(name), nn.Linear | Conv1D)]
+    wrong = [name for name in names if not isinstance(modules.get(name), LinearLayer)]
     if wrong or not names:
         raise ModelError(
             f"no adapter can be put on {len(wrong)} of {len(names)} layers" if names else "no linear layer was found",
@@ -166,7 +201,7 @@ def attach_adapter(
     for name in names:
         base = modules[name]
         layer_seed = zlib.crc32(f"{seed}:{name}".encode())
-        _replace(model, name, LoraLinear.from_base(base, rank=rank, alpha=alpha, seed=layer_seed))
+        _replace(model, name, kind.from_base(base, rank=rank, alpha=alpha, seed=layer_seed))
     return names
 
 
@@ -191,18 +226,17 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable tensors by name, ``<layer>.lora_A`` and ``<layer>.lora_B``."""
+    """The trainable tensors by name, as ``<layer>.lora_A`` and ``<layer>.lora_B``."""
     parameters: dict[str, nn.Parameter] = {}
     for name, layer in adapted_layers(model):
-        parameters[f"{name}.lora_A"] = layer.lora_A
-        parameters[f"{name}.lora_B"] = layer.lora_B
+        parameters |= {f"{name}.{leaf}": tensor for leaf, tensor in layer.trainable().items()}
     return parameters
 
 
 @contextmanager
 def adapter_disabled(model: nn.Module) -> Iterator[None]:
-    """The base model inside the block; costs nothing, since nothing is unloaded."""
-    layers = [layer for _, layer in adapted_layers(model)]
+    """The base model inside the block, whatever was trained on it; an adapter costs nothing, as nothing is unloaded."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLinear | Switch)]
     before = [layer.enabled for layer in layers]
     for layer in layers:
         layer.enabled = False

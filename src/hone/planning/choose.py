@@ -7,8 +7,10 @@ docs/defaults.md), never on held-out rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from hone.planning.memory import activation_bytes, layers_to_recompute
 
 __all__ = ["Choice", "TrainingChoices", "choose_held_out_rows", "choose_training", "choose_validation_rows"]
 
@@ -17,10 +19,9 @@ __all__ = ["Choice", "TrainingChoices", "choose_held_out_rows", "choose_training
 _REFERENCE_PARAMETERS = 135e6
 _REFERENCE_LEARNING_RATE = 1e-3
 _LOWEST_LEARNING_RATE = 1e-4
-# Memory of a token in training without recomputation, in bytes per layer and unit of width: 0.35 MB a token for
-# 30 layers of width 576, measured in bfloat16; float32 takes twice that.
-_BYTES_PER_LAYER_AND_WIDTH = 20
 _MEMORY_SHARE_FOR_ACTIVATIONS = 0.4
+# Layers are recomputed where one row, which cannot be divided, would take more than this.
+_LARGEST_SHARE_FOR_ACTIVATIONS = 0.8
 _MICRO_BATCH_TOKENS = 2048
 _ASSUMED_BYTES = 4 * 2**30
 # Optimizer steps under which a small data set is passed over more often, and the passes beyond which it is memorised.
@@ -48,7 +49,7 @@ class TrainingChoices:
     """The resolved numbers of a training run, and the reason for each.
 
     Args:
-        rank: R of the adapter.
+        rank: R of the adapter; None where it has none.
         alpha: scaling numerator; alpha / R multiplies the update.
         learning_rate: peak of the schedule.
         epochs: passes over the rows, at most: validation may stop earlier.
@@ -56,17 +57,19 @@ class TrainingChoices:
         max_length: tokens of a row, at most.
         warmup_share: share of the steps in which the learning rate rises.
         micro_batch_tokens: real tokens of one forward and backward pass.
+        recompute_layers: decoder layers whose activations are computed again in the backward pass.
         choices: every number with its reason, in the order to print.
     """
 
-    rank: int
-    alpha: float
+    rank: int | None
+    alpha: float | None
     learning_rate: float
     epochs: int
     batch_size: int
     max_length: int
     warmup_share: float
     micro_batch_tokens: int
+    recompute_layers: int
     choices: tuple[Choice, ...]
 
 
@@ -104,6 +107,11 @@ def choose_training(
     max_length: int | None = None,
     warmup_share: float | None = None,
     micro_batch_tokens: int | None = None,
+    has_rank: bool = True,
+    alpha_of_rank: Callable[[int], float] | None = None,
+    alpha_reason: str = "twice the rank",
+    rate_factor: float = 1.0,
+    recompute_layers: int | None = None,
 ) -> TrainingChoices:
     """Choose what the user left open.
 
@@ -123,6 +131,11 @@ def choose_training(
         max_length: the user's value, or None.
         warmup_share: the user's value, or None.
         micro_batch_tokens: the user's value, or None.
+        has_rank: whether the adaptation has a rank and alpha.
+        alpha_of_rank: its rule for alpha; twice the rank where None.
+        alpha_reason: that rule in words.
+        rate_factor: its learning rate over LoRA's.
+        recompute_layers: the user's value, or None.
 
     Returns:
         All numbers resolved.
@@ -135,21 +148,38 @@ def choose_training(
         made.append(Choice(name, value if given is None else given, reason if given is None else "as given"))
         return value if given is None else given
 
-    rank = int(settle("rank", rank, 16, "enough for one task; more ranks gain little at this number of rows"))
-    alpha = settle("alpha", alpha, 2 * rank, "twice the rank")
-    rate = _learning_rate(num_parameters)
+    if has_rank:
+        rank = int(settle("rank", rank, 16, "enough for one task; more ranks gain little at this number of rows"))
+        alpha = settle("alpha", alpha, alpha_of_rank(rank) if alpha_of_rank else 2 * rank, alpha_reason)
+    rate = float(f"{_learning_rate(num_parameters) * rate_factor:.1e}")
     learning_rate = settle("learning_rate", learning_rate, rate, f"for {num_parameters / 1e6:.0f}M parameters")
     batch_size = int(settle("batch_size", batch_size, _batch_size(rows), f"for {rows} rows"))
     epochs = int(settle("epochs", epochs, *_epochs(rows, batch_size)))
     reason = "the longest row" if longest <= context_length else "the model's context"
     max_length = int(settle("max_length", max_length, min(longest, context_length), reason))
     warmup_share = settle("warmup_share", warmup_share, 0.1, "AdamW's second moments settle first")
-    bytes_per_token = _BYTES_PER_LAYER_AND_WIDTH * num_layers * width * bytes_per_value / 2
-    affordable = (available_bytes or _ASSUMED_BYTES) * _MEMORY_SHARE_FOR_ACTIVATIONS / bytes_per_token
+    free_bytes = _ASSUMED_BYTES if available_bytes is None else available_bytes
+    one = activation_bytes(1, num_layers=num_layers, width=width, bytes_per_value=bytes_per_value)
+    affordable = free_bytes * _MEMORY_SHARE_FOR_ACTIVATIONS / one
     tokens = int(max(min(longest, max_length), min(_MICRO_BATCH_TOKENS, affordable)))
     micro_batch_tokens = int(settle("micro_batch_tokens", micro_batch_tokens, tokens, "fits in memory"))
+    least = layers_to_recompute(
+        micro_batch_tokens, num_layers=num_layers, width=width, bytes_per_value=bytes_per_value,
+        free_bytes=int(free_bytes * _LARGEST_SHARE_FOR_ACTIVATIONS),
+    )  # fmt: skip
+    reason = f"of {num_layers}, so that {micro_batch_tokens} tokens fit in memory" if least else "all fits in memory"
+    recompute_layers = int(settle("recompute_layers", recompute_layers, least, reason))
     return TrainingChoices(
-        rank, alpha, learning_rate, epochs, batch_size, max_length, warmup_share, micro_batch_tokens, tuple(made)
+        rank,
+        alpha,
+        learning_rate,
+        epochs,
+        batch_size,
+        max_length,
+        warmup_share,
+        micro_batch_tokens,
+        recompute_layers,
+        tuple(made),
     )
 
 

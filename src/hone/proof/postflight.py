@@ -6,7 +6,7 @@ Shape legend: S supervised tokens of the probe.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from hone.data.pack import pack
 from hone.errors import TrainingError
 from hone.files import write_atomically
 from hone.model.forward import Forward
-from hone.model.lora import adapted_layers, adapter_disabled
+from hone.model.lora import adapter_disabled
 from hone.proof.invariant import Invariant
 from hone.types import TokenSequence
 
@@ -28,18 +28,26 @@ _MIN_STOP_SHARE = 0.9
 
 
 def check_training(
-    model: PreTrainedModel, *, smallest_gradient_norm: float | None, largest_gradient_norm: float | None
+    parts: Mapping[str, tuple[bool, bool]],
+    *,
+    smallest_gradient_norm: float | None,
+    largest_gradient_norm: float | None,
 ) -> Invariant:
-    """Invariant 9: gradients were finite and not zero, and every layer's adapter moved and is finite."""
-    still = [name for name, layer in adapted_layers(model) if not bool(layer.lora_B.detach().abs().max() > 0)]
-    broken = [name for name, layer in adapted_layers(model) if not bool(torch.isfinite(layer.delta()).all())]
+    """Invariant 9: gradients were finite and not zero, and every part that is trained moved and is finite.
+
+    Args:
+        parts: (moved, finite) of each; see :meth:`hone.model.adaptation.Adaptation.parts`.
+        smallest_gradient_norm: over all steps; None where there was no step.
+        largest_gradient_norm: over all steps; None where there was no step.
+    """
+    bad = [name for name, (moved, finite) in parts.items() if not (moved and finite)]
     smallest = smallest_gradient_norm or 0.0
     finite = largest_gradient_norm is not None and math.isfinite(largest_gradient_norm)
-    layers = sum(1 for _ in adapted_layers(model))
     return Invariant(
         9, "gradients were finite and not zero, and the adapter moved in every layer",
-        finite and smallest > 0 and not still and not broken, len(still) + len(broken),
-        f"0 of {layers} layers unmoved or not finite; smallest gradient norm {smallest:.2g} > 0", f"{layers} layers",
+        finite and smallest > 0 and not bad, len(bad),
+        f"0 of {len(parts)} layers unmoved or not finite; smallest gradient norm {smallest:.2g} > 0",
+        f"{len(parts)} layers",
         "raise --learning-rate if nothing moved; lower it or use --dtype float32 if a value is not finite",
     )  # fmt: skip
 

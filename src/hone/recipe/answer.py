@@ -102,13 +102,13 @@ class Conversation:
         history = self._histories.get(arm, [])
         user = Message("user", _checked(text))
         opening = [Message("system", _checked(self.system))] if self.system else []
-        prompt = self._answerer.prompt([*opening, *history, user])
+        prompt = self._answerer.prompt([*opening, *history, user], arm=arm)
         settings = self._settings(len(prompt))
         started = time.perf_counter()
         ids: list[int] = []
         with self._switched(arm):
             tokens = stream(
-                self._answerer.base.model, prompt, stop_ids=self._answerer.renderer.stop_ids, settings=settings
+                self._answerer.base.model, prompt, stop_ids=self._answerer.renderer_of(arm).stop_ids, settings=settings
             )
             yield from text_pieces(_kept(tokens, ids), self._answerer.text)
         stopped = len(ids) < settings.max_new_tokens

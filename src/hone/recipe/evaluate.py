@@ -181,15 +181,17 @@ def _answer(
     def progress(task: str, done: int) -> None:
         recorder.record(Event("progress", {"task": f"{arm}: {task}", "done": done, "total": len(examples)}))
 
+    if answerer.base_renderer is not None and arm == "base":
+        sequences = [answerer.base_renderer.render(example).sequences[-1] for example in examples]
     model = answerer.base.model
     switch: AbstractContextManager[None] = adapter_disabled(model) if arm == "base" else nullcontext()
-    prompts = [answerer.prompt(example.messages[:-1], list(map(dict, example.tools))) for example in examples]
+    prompts = [answerer.prompt(example.messages[:-1], list(map(dict, example.tools)), arm=arm) for example in examples]
     with switch:
         started = time.perf_counter()
         answers: list[Generation] = generate(
             model,
             prompts,
-            stop_ids=answerer.renderer.stop_ids,
+            stop_ids=answerer.renderer_of(arm).stop_ids,
             settings=SamplingSettings(max_new_tokens=limit),
             on_done=lambda done: progress("answers", done),
         )

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from hone.data.render import Renderer, ensure_chat_template, has_reasoning
 from hone.errors import ConfigError, ModelError, VersionError
-from hone.model.adapter_files import load_adapter, read_adapter_notes
+from hone.model.adaptation import Adaptation, load_adaptation
+from hone.model.adapter_files import read_adapter_notes
+from hone.model.added_tokens import add_tokens
 from hone.model.attention import packed_attention_enabled, supports_packing
 from hone.model.catalog import resolve_model
 from hone.model.fast_layers import FastLayers, fast_layers_enabled
 from hone.model.forward import Forward, packed_logprobs, padded_logprobs
 from hone.model.fused_lora import fuse_adapted_layers
 from hone.model.load import LoadedModel, load_base
+from hone.recipe.adapting import load_base_as
 from hone.registry.versions import Version, resolve_version, verify_version
-from hone.types import Example, JsonDict, Message
+from hone.types import ArmName, Example, JsonDict, Message
 
 __all__ = ["Answerer", "load_answerer", "make_renderer", "training_path"]
 
@@ -37,6 +41,8 @@ class Answerer:
         run_folder: the run it came from; None for a plain base.
         version: its version; None for a plain base or a run that is not registered.
         notes: what training wrote beside the adapter; empty for a plain base.
+        adaptation: what was trained; None for a plain base.
+        base_renderer: the base's own, where training added tokens.
     """
 
     name: str
@@ -45,6 +51,12 @@ class Answerer:
     run_folder: Path | None
     version: Version | None
     notes: JsonDict
+    adaptation: Adaptation | None = None
+    base_renderer: Renderer | None = None
+
+    def renderer_of(self, arm: ArmName) -> Renderer:
+        """The renderer of an arm: the base does not read the tokens that training added."""
+        return self.base_renderer if arm == "base" and self.base_renderer is not None else self.renderer
 
     @property
     def reference_path(self) -> bool:
@@ -56,9 +68,11 @@ class Answerer:
         """Whether there is an adapter to switch on and off."""
         return self.run_folder is not None
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[JsonDict] = ()) -> tuple[int, ...]:
-        """Token ids to generate from."""
-        return self.renderer.prompt(messages, tools)
+    def prompt(
+        self, messages: Sequence[Message], tools: Sequence[JsonDict] = (), *, arm: ArmName = "tuned"
+    ) -> tuple[int, ...]:
+        """Token ids for an arm to generate from."""
+        return self.renderer_of(arm).prompt(messages, tools)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated ids, without special tokens."""
@@ -143,7 +157,9 @@ def load_answerer(
     if version is not None:
         verify_version(version)
     notes = read_adapter_notes(folder / "adapter")
-    base = load_base(notes["base_name"], home=home, device=device, dtype=dtype, note=note)
+    base = load_base_as(
+        notes["base_name"], quantize=notes.get("quantize"), home=home, device=device, dtype=dtype, note=note
+    )
     if base.base_hash != notes["base_hash"]:
         raise ModelError(
             f"{notes['base_name']} is not the base that {reference} was trained on: its files have changed",
@@ -152,6 +168,11 @@ def load_answerer(
             remedy="put the old files back, or train again",
         )
     template = notes["template"]
+    base_renderer = None
+    if notes.get("added_tokens"):
+        own = replace(base, tokenizer=copy.deepcopy(base.tokenizer))
+        base_renderer = make_renderer(own, (), max_length=None, note=note, thinking=template["thinking"])
+        add_tokens(base.tokenizer, notes["added_tokens"])
     renderer = make_renderer(base, (), max_length=None, note=note, thinking=template["thinking"])
     if renderer.template_hash != template["template_hash"]:
         raise ModelError(
@@ -165,11 +186,11 @@ def load_answerer(
             why="the adapter would read other tokens than it was trained on",
             remedy="put the old files back, or train again",
         )
-    load_adapter(base.model, folder / "adapter")
+    adaptation = load_adaptation(base.model, folder / "adapter")
     if not notes.get("reference_path"):
         fuse_adapted_layers(base.model)  # as in training, so that the sums are rounded alike
     name = version.reference if version else folder.name
-    return Answerer(name, base, renderer, folder, version, notes)
+    return Answerer(name, base, renderer, folder, version, notes, adaptation, base_renderer)
 
 
 def _find_run(reference: str, home: Path) -> tuple[Version | None, Path | None]:

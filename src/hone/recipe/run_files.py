@@ -14,9 +14,11 @@ from hone.data.formats import example_to_openai
 from hone.engine.loop import LoopResult
 from hone.errors import ConfigError
 from hone.files import sha256_file, write_atomically, write_json
+from hone.model.adaptation import Adaptation
 from hone.model.fast_layers import FastLayers
 from hone.model.load import LoadedModel
 from hone.model.machine import peak_device_memory_bytes, peak_memory_bytes
+from hone.model.quantize import count_parameters
 from hone.planning.choose import TrainingChoices
 from hone.proof.invariant import Invariant
 from hone.recipe.rows import PreparedRows
@@ -60,6 +62,7 @@ def store_inputs(
             "max_length": config.max_length or context_length,
             "warmup_share": choices.warmup_share,
             "micro_batch_tokens": choices.micro_batch_tokens,
+            "recompute_layers": choices.recompute_layers,
             "validation": len(rows.validation),
         }
     )
@@ -90,11 +93,11 @@ def store_proof(folder: RunFolder, proof: Sequence[Invariant]) -> None:
 
 
 def describe_base(base: LoadedModel) -> JsonDict:
-    """The ``base`` object of the result."""
+    """The ``base`` object of the result; to be asked for before anything is attached."""
     return {
         "name": base.name,
         "hash": base.base_hash,
-        "parameters": sum(p.numel() for name, p in base.model.named_parameters() if "lora_" not in name),
+        "parameters": count_parameters(base.model),
         "architecture": type(base.model).__name__,
         "dtype": str(base.dtype).removeprefix("torch."),
         "device": base.device,
@@ -121,13 +124,13 @@ def describe_data(rows: PreparedRows) -> JsonDict:
 
 
 def describe_training(
-    config: TrainConfig, result: LoopResult, base: LoadedModel, *, num_layers: int, fast_layers: FastLayers | None
+    config: TrainConfig, result: LoopResult, base: LoadedModel, adaptation: Adaptation, fast_layers: FastLayers | None
 ) -> JsonDict:
     """The ``training`` object of the result."""
     progress = result.progress
     return {
         "method": config.method,
-        "adaptation": "lora",
+        "adaptation": config.adaptation,
         "steps": progress.step,
         "total_steps": result.total_steps,
         "stopped_early": result.stopped_early,
@@ -146,8 +149,11 @@ def describe_training(
         "batch_size": config.batch_size,
         "max_length": config.max_length,
         "seed": config.seed,
-        "adapted_layers": num_layers,
+        "adapted_layers": adaptation.num_parts,
         "fast_layers": None if fast_layers is None else {**asdict(fast_layers), "left": list(fast_layers.left)},
+        "quantize": config.quantize,
+        "recompute_layers": config.recompute_layers or 0,
+        "trained_values": sum(parameter.numel() for parameter in adaptation.parameters().values()),
     }
 
 

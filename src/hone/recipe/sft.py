@@ -18,17 +18,18 @@ from hone.engine.loop import LoopResult, LoopSettings, micro_batches, train
 from hone.engine.step import mean_loss
 from hone.evaluation.shape import detect_shape
 from hone.files import require_free_space
-from hone.model.adapter_files import save_adapter
+from hone.model.adaptation import ADAPTATIONS, Adaptation
 from hone.model.allocator import keep_freed_memory
 from hone.model.forward import Forward
-from hone.model.load import LoadedModel, load_base
-from hone.model.lora import adapter_parameters, attach_adapter
-from hone.model.machine import available_device_bytes
+from hone.model.load import LoadedModel
+from hone.model.quantize import count_parameters
+from hone.model.recompute import recompute_enabled
 from hone.objective.supervised import supervised_loss
 from hone.planning.choose import TrainingChoices, choose_training
 from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
 from hone.proof.preflight import check_model, check_rows
+from hone.recipe.adapting import NewTokens, attach_method, free_bytes, load_base_as, read_new_tokens
 from hone.recipe.inference import make_renderer, training_path
 from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
 from hone.recipe.run_files import describe_base, describe_data, describe_training, store_inputs, store_proof
@@ -77,6 +78,8 @@ class _Job:
     folder: RunFolder
     recorder: Recorder
     forward: Forward
+    adaptation: Adaptation
+    new_tokens: NewTokens | None
 
     def say(self, name: str, detail: str) -> None:
         self.recorder.record(Event("stage", {"name": name, "detail": detail}))
@@ -115,7 +118,10 @@ def train_sft(
         recorder.record(Event("note", {"text": text}))
 
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.model}"}))
-    base = load_base(config.model, home=home, device=config.device, dtype=config.dtype, note=note)
+    base = load_base_as(
+        config.model, quantize=config.quantize, home=home, device=config.device, dtype=config.dtype, note=note
+    )
+    new_tokens = read_new_tokens(config, base, note)
     renderer = make_renderer(base, loaded.examples, max_length=config.max_length, note=note)
     recorder.record(Event("stage", {"name": "data", "detail": f"rendering {len(loaded.examples)} rows"}))
     rows = prepare_rows(
@@ -129,25 +135,26 @@ def train_sft(
         recorder.record(Event("note", told))
     config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
 
-    names = attach_adapter(base.model, rank=choices.rank, alpha=choices.alpha, seed=config.seed)
+    base_facts = describe_base(base)
+    adaptation = attach_method(config, base, choices, new_tokens, home=home)
     # two checkpoints are kept and a third is written before the oldest goes; then the adapter itself
-    needed_bytes = 4 * checkpoint_bytes(adapter_parameters(base.model))
+    needed_bytes = 4 * checkpoint_bytes(adaptation.parameters())
     require_free_space(folder.path, needed_bytes, "the run's checkpoints and adapter")
     forward, path = training_path(base.model, reference=config.reference_path)
-    job = _Job(config, base, renderer, rows, choices, folder, recorder, forward)
+    job = _Job(config, base, renderer, rows, choices, folder, recorder, forward, adaptation, new_tokens)
     keep_freed_memory()
     with path as fast_layers:
         before = _check_before(job)
         job.say("layers", fast_layers.describe() if fast_layers else "the model's own, on the reference path")
-        job.say("training", f"LoRA on {len(names)} linear layers, {base.dtype} weights, {base.device}")
+        job.say("training", f"{adaptation.summary}, {base.dtype} weights, {base.device}")
         result = _train(job, resume_from=resume_from, should_stop=should_stop)
         after = _save(job, result)
     proof = [*before, after]
     store_proof(folder, proof)
     return SftResult(
-        base=describe_base(base),
+        base=base_facts,
         data=describe_data(rows),
-        training=describe_training(config, result, base, num_layers=len(names), fast_layers=fast_layers),
+        training=describe_training(config, result, base, adaptation, fast_layers),
         manifest=rows.manifest,
         proof=proof,
         template_hash=renderer.template_hash,
@@ -157,13 +164,14 @@ def train_sft(
 
 def _choose(config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSequence]) -> TrainingChoices:
     shape = base.model.config.get_text_config()
+    method = ADAPTATIONS[config.adaptation]
     return choose_training(
-        num_parameters=sum(parameter.numel() for parameter in base.model.parameters()),
+        num_parameters=count_parameters(base.model),
         num_layers=shape.num_hidden_layers,
         width=shape.hidden_size,
         row_lengths=[len(sequence.ids) for sequence in sequences],
         context_length=base.context_length,
-        available_bytes=available_device_bytes(base.device),
+        available_bytes=free_bytes(config, base),
         bytes_per_value=base.model.dtype.itemsize,
         rank=config.rank,
         alpha=config.alpha,
@@ -173,6 +181,11 @@ def _choose(config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSeq
         max_length=config.max_length,
         warmup_share=config.warmup_share,
         micro_batch_tokens=config.micro_batch_tokens,
+        has_rank=method.has_rank,
+        alpha_of_rank=method.alpha_of_rank,
+        alpha_reason=method.alpha_reason,
+        rate_factor=method.rate_factor,
+        recompute_layers=config.recompute_layers,
     )
 
 
@@ -208,26 +221,30 @@ def _train(job: _Job, *, resume_from: Checkpoint | None, should_stop: Callable[[
     )
     held = micro_batches(validation, max_tokens=choices.micro_batch_tokens) if validation else []
     model.eval()  # no dropout: a row's loss depends on the row alone
-    return train(
-        model,
-        sequences,
-        parameters=adapter_parameters(model),
-        forward=job.forward,
-        objective=supervised_loss,
-        settings=settings,
-        evaluate=(lambda: mean_loss(model, held, forward=job.forward, objective=supervised_loss)) if held else None,
-        recorder=job.recorder,
-        checkpoints=job.folder.checkpoints,
-        resume_from=resume_from,
-        should_stop=should_stop,
-    )
+    parameters = job.adaptation.parameters()  # by their names outside of the block
+    with recompute_enabled(model, choices.recompute_layers):
+        return train(
+            model,
+            sequences,
+            parameters=parameters,
+            forward=job.forward,
+            objective=supervised_loss,
+            settings=settings,
+            evaluate=(lambda: mean_loss(model, held, forward=job.forward, objective=supervised_loss)) if held else None,
+            recorder=job.recorder,
+            checkpoints=job.folder.checkpoints,
+            resume_from=resume_from,
+            should_stop=should_stop,
+            rate_factors=job.adaptation.rate_factors(config.learning_rate_ratio),
+            refresh=job.adaptation.refresh,
+        )
 
 
 def _save(job: _Job, result: LoopResult) -> Invariant:
     """Write adapter and probe; what a loader must know stands beside the adapter."""
     base, progress = job.base, result.progress
     moved = check_training(
-        base.model,
+        job.adaptation.parts(),
         smallest_gradient_norm=progress.smallest_gradient_norm,
         largest_gradient_norm=progress.largest_gradient_norm,
     )
@@ -244,10 +261,12 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
         "shape": detect_shape([e.answer for e in train_rows], [last_user_text(e) for e in train_rows]).to_json(),
         "reference_path": job.config.reference_path,
         "system_prompt": _common_system_prompt(train_rows),
+        **({} if job.new_tokens is None else {"added_tokens": job.new_tokens.texts}),
+        **({} if job.config.quantize is None else {"quantize": job.config.quantize}),
     }
     # the probe goes first: it refuses a model that gives no numbers, and then there is no adapter to be taken for one
     write_probe(job.folder.path / PROBE_FILE, base.model, probe_sequences(sequences), forward=job.forward)
-    save_adapter(base.model, job.folder.adapter, base_name=base.name, notes=notes)
+    job.adaptation.save(job.folder.adapter, tokenizer=base.tokenizer, base_name=base.name, notes=notes)
     return moved
 
 
