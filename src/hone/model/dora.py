@@ -9,6 +9,8 @@ Shape legend: R rank, D_in and D_out widths of a layer.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -27,6 +29,8 @@ class DoraLinear(LoraLinear):
         alpha: the update is scaled by alpha / R.
         seed: of A; B starts at zero and the lengths at the base's own, so the layer equals its base at first.
     """
+
+    is_one_product: ClassVar[bool] = False
 
     def __init__(self, base: LinearLayer, *, rank: int, alpha: float, seed: int) -> None:
         super().__init__(base, rank=rank, alpha=alpha, seed=seed)

@@ -64,7 +64,7 @@ class FusedLora:
 
     def _laid_together(self) -> Tensor:
         like = self.members[0].base.weight
-        ranks = sum(member.rank for member in self.members)
+        ranks = sum(member.factors()[1].shape[1] for member in self.members)
         wide_NK = like.new_zeros(sum(self.sizes), self.width + ranks)
         start = 0
         for member, size in zip(self.members, self.sizes, strict=True):
@@ -80,44 +80,42 @@ class FusedLora:
         enabled = [member.enabled for member in self.members]
         if any(enabled) and not all(enabled):
             return tuple(member.plain_forward(x) for member in self.members)
-        parameters = [parameter for member in self.members for parameter in (member.lora_A, member.lora_B)]
-        outputs: tuple[Tensor, ...] = _LoraProducts.apply(x, self, all(enabled), *parameters)  # type: ignore[no-untyped-call]
+        # Made for each forward pass: a fused optimizer changes its parameters without counting up their versions, so
+        # nothing would tell that remembered factors are stale.
+        factors = [member.factors() for member in self.members]
+        scaled = [down * member.scale for member, (down, _) in zip(self.members, factors, strict=True)]
+        outputs: tuple[Tensor, ...] = _LoraProducts.apply(  # type: ignore[no-untyped-call]
+            x, torch.cat(scaled).to(x.dtype), self, all(enabled), *[up for _, up in factors]
+        )
         return outputs
 
-    def factor_A(self, dtype: torch.dtype) -> Tensor:
-        """[R, D]: the A of all members below each other, with their scales in them.
-
-        It and B are made for each forward pass: a fused optimizer changes its parameters without counting up their
-        versions, so nothing would tell that remembered factors are stale.
-        """
-        return torch.cat([member.lora_A * member.scale for member in self.members]).to(dtype)
-
-    def lay_in_B(self) -> None:
+    def lay_in(self, ups: Sequence[Tensor]) -> None:
         """Put the present B of each member beside its own weight; zeros stand beside the others'."""
         row, column = 0, self.width
-        for member, size in zip(self.members, self.sizes, strict=True):
-            self.wide_NK[row : row + size, column : column + member.rank].copy_(member.lora_B.detach())
-            row, column = row + size, column + member.rank
+        for up, size in zip(ups, self.sizes, strict=True):
+            self.wide_NK[row : row + size, column : column + up.shape[1]].copy_(up.detach())
+            row, column = row + size, column + up.shape[1]
 
 
 class _LoraProducts(torch.autograd.Function):
     """y_i = W_i x + b_i + scale_i B_i A_i x for all members i; see the module."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, fused: FusedLora, enabled: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, factor_A_RD: Tensor, fused: FusedLora, enabled: bool, *ups: Tensor
+    ) -> tuple[Tensor, ...]:
         x_TD = x.reshape(-1, fused.width)
         x_TK = x.new_empty(x_TD.shape[0], fused.wide_NK.shape[1])
         x_TK[:, : fused.width] = x_TD
-        factor_A_RD = fused.factor_A(x.dtype)
         if enabled:
-            fused.lay_in_B()
+            fused.lay_in(ups)
             x_TK[:, fused.width :] = x_TD @ factor_A_RD.t()
         else:
             # zeros in the same product, and not a product without them: the base's numbers to the last bit
             x_TK[:, fused.width :] = 0
         y_TN = nn.functional.linear(x_TK, fused.wide_NK, fused.bias_N)
         ctx.fused, ctx.shape, ctx.enabled = fused, x.shape, enabled
-        ctx.scales = [member.scale for member in fused.members]
+        ctx.ranks, ctx.dtype = [up.shape[1] for up in ups], ups[0].dtype
         ctx.save_for_backward(x_TK, factor_A_RD)
         return torch.split(y_TN.view(*x.shape[:-1], -1), fused.sizes, dim=-1)
 
@@ -129,7 +127,7 @@ class _LoraProducts(torch.autograd.Function):
         grad_TN = _joined_columns(grads, fused.sizes)
         if not ctx.enabled:
             grad_base = (grad_TN @ fused.wide_NK[:, : fused.width]).view(ctx.shape)
-            return grad_base, None, None, *[None] * (2 * len(fused.members))
+            return grad_base, None, None, None, *[None] * len(ctx.ranks)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_TK = grad_TN @ fused.wide_NK
@@ -140,13 +138,11 @@ class _LoraProducts(torch.autograd.Function):
         grad_A_RD = grad_low_TR.t() @ x_TD
         grad_B_NR = grad_TN.t() @ low_TR
         found: list[Tensor] = []
-        column = row = 0
-        for member, size, scale in zip(fused.members, fused.sizes, ctx.scales, strict=True):
-            ranks = slice(row, row + member.rank)
-            found.append(grad_A_RD[ranks].to(member.lora_A.dtype) * scale)
-            found.append(grad_B_NR[column : column + size, ranks].to(member.lora_B.dtype))
-            column, row = column + size, row + member.rank
-        return grad_x, None, None, *found
+        row = column = 0
+        for size, rank in zip(fused.sizes, ctx.ranks, strict=True):
+            found.append(grad_B_NR[row : row + size, column : column + rank].to(ctx.dtype))
+            row, column = row + size, column + rank
+        return grad_x, grad_A_RD, None, None, *found
 
 
 def _joined_columns(grads: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
@@ -206,7 +202,7 @@ def _with_one_input(model: PreTrainedModel) -> list[list[LoraLinear]]:
         layer: name.rpartition(".")[0]
         for name, layer in adapted_layers(model)
         # other kinds of update have another product, and 4-bit layers no weights to lay together
-        if layer.fused is None and type(layer) is LoraLinear and isinstance(layer.base, nn.Linear | Conv1D)
+        if layer.fused is None and layer.is_one_product and isinstance(layer.base, nn.Linear | Conv1D)
     }
     if not parents:
         return []

@@ -15,7 +15,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,9 @@ class LoraLinear(nn.Module):
         seed: A is drawn from it; B starts at zero, so the wrapped layer equals its base at first.
     """
 
+    is_one_product: ClassVar[bool] = True
+    """Whether it computes ``W x`` plus one product of two factors, and nothing else."""
+
     def __init__(self, base: LinearLayer, *, rank: int, alpha: float, seed: int) -> None:
         super().__init__()
         in_features, out_features = layer_widths(base)
@@ -98,6 +101,10 @@ class LoraLinear(nn.Module):
             return y
         low_rank = nn.functional.linear(x, self.lora_A.to(x.dtype))
         return y + nn.functional.linear(low_rank, (self.lora_B * self.scale).to(x.dtype))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """([R, D_in], [D_out, R]), float32, differentiable: the two whose product is the update but for ``scale``."""
+        return self.lora_A, self.lora_B
 
     @property
     def scale(self) -> float:

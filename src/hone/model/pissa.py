@@ -61,7 +61,7 @@ class PissaLinear(LoraLinear):
         y: Tensor = self.base(x)
         if not self.enabled:
             return y
-        down, up = self._factors()
+        down, up = self.factors()
         return y + nn.functional.linear(nn.functional.linear(x, down.to(x.dtype)), (up * self.scale).to(x.dtype))
 
     def has_moved(self) -> bool:
@@ -70,15 +70,15 @@ class PissaLinear(LoraLinear):
 
     def stored(self) -> dict[str, Tensor]:
         """The layer as plain LoRA of rank 2 R, at its present strength, by PEFT's names."""
-        down, up = self._factors()
+        down, up = self.factors()
         return {"lora_A.weight": down.detach(), "lora_B.weight": up.detach() * self.strength}
 
     def delta(self) -> Tensor:
         """The update as a float32 matrix [D_out, D_in], at the present strength."""
-        down, up = self._factors()
+        down, up = self.factors()
         return (up @ down) * self.scale
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
+    def factors(self) -> tuple[Tensor, Tensor]:
         """[2 R, D_in] and [D_out, 2 R], whose product is B A - B0 A0."""
         return (
             torch.cat([self.lora_A, self.lora_A - self.start_A]),
