@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hone.data.faults import RefusedSource
 from hone.data.messages import nearest, quoted
 from hone.data.rows import RawRow
 from hone.errors import ConfigError, DataError
@@ -158,9 +159,10 @@ def _row_format(value: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _mixed_formats(lines: Mapping[str, list[int]]) -> DataError:
+def _mixed_formats(lines: Mapping[str, list[int]]) -> RefusedSource:
     by_size = sorted(lines.items(), key=lambda item: -len(item[1]))
-    return DataError(
+    return RefusedSource(
+        "mixed_formats",
         f"mixes formats: {' and '.join(name for name, _ in by_size)}",
         details=[f"{name}: {len(found)} rows, the first on line {found[0]}" for name, found in by_size],
         why="one file is one kind of task; rows read in the wrong form would train on the wrong text",
@@ -168,12 +170,13 @@ def _mixed_formats(lines: Mapping[str, list[int]]) -> DataError:
     )
 
 
-def _unknown_format(rows: list[RawRow]) -> DataError:
+def _unknown_format(rows: list[RawRow]) -> RefusedSource:
     values = [row.value for row in rows[:20] if row.value is not None]
     keys = list(dict.fromkeys(key for value in values for key in value))
     wanted = [key for key in _KNOWN_KEYS if key not in keys]
     hints = [f"{quoted(key)}{hint}" for key in keys if key not in _KNOWN_KEYS and (hint := nearest(key, wanted))]
-    return DataError(
+    return RefusedSource(
+        "unknown_format",
         f"the rows' keys are those of no known format: {', '.join(key[:40] for key in keys[:12])}",
         details=hints[:4] + [f"known: {form}" for form in _describe_formats()],
         remedy=_unwrap(values[0]) if len(rows) == 1 and _unwrap(values[0]) else _map_remedy(keys),
