@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from hone.cli.data_check import check_data
 from hone.cli.options import JsonOption, options_of
 from hone.cli.output import console, harmless, labelled, print_json, result_stream, say, show, text_columns
 from hone.config import TrainConfig, load_config
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # importing the recipe imports torch
 
 __all__ = ["data", "show_data"]
 
-data = typer.Typer(help="Look at training data.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(help="Check, look at and convert training data.", no_args_is_help=True, rich_markup_mode=None)
 
 _OPEN, _CLOSE = "⟦", "⟧"
 _MOST_BAD_ROWS = 20
@@ -29,7 +30,7 @@ _MOST_BAD_ROWS = 20
 
 @data.callback()
 def _group() -> None:
-    """Look at training data."""
+    """Check, look at and convert training data."""
 
 
 @data.command("show", epilog="Example: hone data show examples.jsonl --rows 2")
@@ -71,6 +72,9 @@ def show_data(
         show()
     for line in _summary_lines(shown, columns):
         show(line)
+
+
+data.command("check", epilog="Example: hone data check examples.jsonl --eval held_out.jsonl")(check_data)
 
 
 def _as_json(shown: ShownData, *, with_ids: bool) -> JsonDict:

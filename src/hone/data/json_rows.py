@@ -115,7 +115,7 @@ def _line_row(line: PhysicalLine, row: int) -> RawRow:
 
 def _raw_row(value: Any, row: int, line: int, offset: int, raw: str) -> RawRow:
     if isinstance(value, dict):
-        return RawRow(row, line, value, offset=offset)
+        return RawRow(row, line, value, offset=offset, raw=raw)
     return RawRow(row, line, None, describe_value(value), "not_object", offset, raw)
 
 

@@ -59,7 +59,8 @@ def load_examples(source: str, *, mapping: Mapping[str, str] | None = None, limi
         MissingDependencyError: an optional package is needed for this kind of source.
     """
     columns = FormatMapping.from_pairs(mapping) if mapping is not None else None
-    rows = list(islice(read_rows(source), limit))
+    # the text of a row is not needed beside its value
+    rows = [replace(row, raw=None) for row in islice(read_rows(source), limit)]
     if not rows:
         raise RefusedSource("empty_file", "has no rows", where=source, remedy="give a file with at least one example")
     format_name = _format_of(rows, columns, source)

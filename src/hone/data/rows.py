@@ -52,7 +52,7 @@ class RawRow:
         error: what was wrong, for a person; None where ``value`` is given.
         code: the same as a word for programs, one of :data:`hone.data.ledger.DROP_CODES`.
         offset: bytes of the file before the row (or the line it begins on); None where a source has none.
-        raw: the row as it stands in the file, where it could not be read; else None.
+        raw: the row as it stands in the file; None where a source has no text, or the line is too long to be held.
     """
 
     row: int
