@@ -14,8 +14,10 @@ from hone.cli.options import JsonOption, options_of
 from hone.cli.output import console, harmless, labelled, print_json, result_stream, show, text_columns
 from hone.config import RunConfig, load_config
 from hone.data.faults import FAULTS, Fault
+from hone.errors import ConfigError
 
 if TYPE_CHECKING:
+    from hone.data.audit.repair import Repair
     from hone.data.audit.report import AuditReport
 
 __all__ = ["check_data"]
@@ -34,6 +36,15 @@ def check_data(
         list[str] | None,
         typer.Option(metavar="FILE", help="Warn of rows whose prompt stands in FILE; may be repeated."),
     ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT", help="Write the usable rows to OUT, and beside it the rejected ones and the ledger."
+        ),
+    ] = None,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="With --fix: replace secrets and personal data by placeholders.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with code 2 where there is a warning, too.")] = False,
     as_json: JsonOption = False,
     **given: Any,
@@ -44,7 +55,9 @@ def check_data(
     rejected or the file refused.
     """
     config = load_config(RunConfig, given)
-    from hone.recipe.audit import audit_file
+    if redact and fix is None:
+        raise ConfigError("changes what --fix writes", where="--redact", remedy="give --fix OUT as well")
+    from hone.recipe.audit import audit_file, repair
 
     with result_stream(as_json):
         report = audit_file(
@@ -54,15 +67,28 @@ def check_data(
             benchmarks=benchmark or (),
             allow_few_rows=config.allow_few_rows,
         )
+        written = repair(report, fix, mapping=config.mapping, redact=redact) if fix is not None else None
     if as_json:
-        print_json(report.to_json())
+        print_json({**report.to_json(), "fix": written.to_json() if written else None})
     else:
         columns = text_columns(console(sys.stdout))
-        for line in _lines(report, columns):
+        for line in (*_lines(report, columns), *(_repair_lines(written, columns) if written else ())):
             show(line)
     code = report.exit_code(strict=strict)
     if code:
         raise typer.Exit(code)
+
+
+def _repair_lines(written: Repair, columns: int) -> _Lines:
+    again = f", {written.changed} of them written anew" if written.changed else ""
+    yield labelled("Written", f"{written.data}: {written.written} rows{again}", columns=columns, hang=2)
+    if written.redacted:
+        kinds = ", ".join(f"{name} {count}" for name, count in written.redacted.items())
+        yield labelled("", f"redacted, each value by its own placeholder: {kinds}", columns=columns, hang=2)
+    yield labelled(
+        "", f"{written.quarantine}: {written.quarantined} rejected rows as they stood", columns=columns, hang=2
+    )
+    yield labelled("", f"{written.ledger}: what became of each row", columns=columns, hang=2)
 
 
 def _lines(report: AuditReport, columns: int) -> _Lines:

@@ -36,6 +36,7 @@ __all__ = [
     "quoted",
     "refuse_mistyped",
     "refuse_orphan",
+    "role_named",
 ]
 
 _ROLES: dict[str, Role] = {
@@ -131,6 +132,11 @@ def message_to_openai(message: Message) -> JsonDict:
     return turn
 
 
+def role_named(name: str) -> Role | None:
+    """The role that a word stands for, in any of the words that are read; None for others."""
+    return _ROLES.get(name.strip().lower())
+
+
 def kind(value: object) -> str:
     """What a JSON value is, in words."""
     if value is None:
@@ -202,7 +208,7 @@ def parse_role(turn: Mapping[str, Any], key: str, where: str) -> Role:
         raise RowError("bad_role", f"{where} has no role")
     if not isinstance(name, str):
         raise RowError("bad_role", f"{where}.{key} is {kind(name)}, not text")
-    role = _ROLES.get(name.strip().lower())
+    role = role_named(name)
     if role is None:
         raise RowError("bad_role", f"{where}.{key}: {quoted(name)} is no role{nearest(name, tuple(_ROLES))}")
     return role

@@ -102,7 +102,7 @@ def text_encoding(head: bytes) -> str | None:
         if head.startswith(mark):
             return encoding
     zeros = tuple(byte == 0 for byte in head[:4])
-    without_mark = {
+    without_mark: dict[tuple[bool, ...], str] = {
         (False, True, True, True): "utf-32-le",
         (True, True, True, False): "utf-32-be",
         (False, True, False, True): "utf-16-le",

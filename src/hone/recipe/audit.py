@@ -6,12 +6,14 @@ Nothing heavy is imported here; what needs a model stands in ``audit_model.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from hone.data.audit.audit import audit_source, held_out_prompts
+from hone.data.audit.repair import Repair, repair_file
 from hone.data.audit.report import AuditReport
 from hone.data.faults import FAULTS, RefusedSource
 
-__all__ = ["audit_file", "describe_warnings", "require_usable"]
+__all__ = ["audit_file", "describe_warnings", "repair", "require_usable"]
 
 _MOST_NAMED = 4
 
@@ -39,6 +41,19 @@ def audit_file(
     held_out = [held_out_prompts(evaluation_data, mapping=mapping)] if evaluation_data else []
     held_out += [held_out_prompts(name, code="probe_copy") for name in benchmarks]
     return audit_source(source, mapping=mapping, held_out=held_out, allow_few_rows=allow_few_rows)
+
+
+def repair(report: AuditReport, out: Path, *, mapping: Mapping[str, str] | None = None, redact: bool = False) -> Repair:
+    """Write the repaired copy of an audited file (see :func:`hone.data.audit.repair.repair_file`).
+
+    Raises:
+        RefusedSource: the file cannot be used at all, for another reason than that too few rows are left.
+        ConfigError: ``out`` is the file itself.
+        StorageError: it cannot be written.
+    """
+    if any(fault.severity == "refused" and fault.code != "too_few_rows" for fault in report.faults):
+        require_usable(report)
+    return repair_file(report.source, out, report, mapping=mapping, redact=redact)
 
 
 def require_usable(report: AuditReport) -> None:

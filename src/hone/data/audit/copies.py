@@ -4,8 +4,8 @@ Rows are compared by 64-bit hashes of their texts (case and white space do not c
 many: among a million rows two different ones are taken for equal in 3 of 100 million files.
 
 Near copies are those of ``data/near.py`` (the rule that also keeps held-out rows apart) while the prompts fit into
-:data:`MOST_COMPARED` rows. Beyond that, candidates come from MinHash signatures of word trigrams in 16 bands of 8, which
-find a pair of similarity 0.85 with a probability of 99.4%, and each candidate is verified on its texts.
+:data:`MOST_COMPARED` rows. Beyond that, candidates come from MinHash signatures of word trigrams in 16 bands of 8,
+which find a pair of similarity 0.85 with a probability of 99.4%, and each candidate is verified on its texts.
 
 Source: Broder: On the resemblance and containment of documents (1997); Leskovec, Rajaraman, Ullman: Mining of massive
 datasets, section 3.4, for bands; Lee et al.: Deduplicating training data makes language models better (ACL 2022).

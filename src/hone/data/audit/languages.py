@@ -30,7 +30,7 @@ _WORDS = {
     "nl": "de het een en van is niet dat op te voor met zijn ik hoe wat mijn naar",
     "pl": "w nie na się z jest że jak czy moje mam dla są tego ale przez może być",
     "sv": "och att det som är på för inte med av jag till har hur från ett också",
-    "tr": "ve bir bu için ile nasıl değil çok daha olan benim olarak gibi kadar sonra",
+    "tr": "ve bir bu için ile değil çok daha olan benim olarak gibi kadar sonra",
 }
 _LANGUAGES_OF: dict[str, list[str]] = {
     word: [name for name in _WORDS if word in _WORDS[name].split()]

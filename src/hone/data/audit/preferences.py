@@ -3,7 +3,7 @@
     prompt, chosen, rejected     texts, or lists of turns
     chosen, rejected             conversations that share all but their last turn, as turns or as Anthropic's text
 
-Source: Anthropic's hh-rlhf ("\\n\\nHuman: ... \\n\\nAssistant: ..."); TRL's dataset formats (explicit, implicit prompt).
+Source: Anthropic's hh-rlhf ("\\n\\nHuman: ... \\n\\nAssistant: ..."); TRL's dataset formats.
 """
 
 from __future__ import annotations

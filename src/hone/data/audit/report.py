@@ -13,7 +13,14 @@ __all__ = ["MOST_SHOWN", "AuditReport", "FaultLog"]
 MOST_SHOWN = 1000
 _ORDER: tuple[Severity, ...] = ("refused", "error", "warning", "fixed")
 # Warnings that spoil more than the rows they stand in come before those that may be meant.
-_GRAVEST = ("secret", "conflicting_answers", "probe_copy", "mojibake", "control_token", "personal_data")
+_GRAVEST: tuple[str, ...] = (
+    "secret",
+    "conflicting_answers",
+    "probe_copy",
+    "mojibake",
+    "control_token",
+    "personal_data",
+)
 _GRAVEST += (
     "class_imbalance",
     "refusal",

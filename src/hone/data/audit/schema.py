@@ -8,6 +8,7 @@ their verdict, not this module's (see ``judge.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from hone.data.detection import COLUMN_FORMATS, SYSTEM_COLUMNS, FormatMapping
@@ -28,7 +29,7 @@ from hone.data.messages import (
     refuse_mistyped,
 )
 from hone.data.strict_json import decode_json
-from hone.types import Role
+from hone.types import Role, ToolCall
 
 __all__ = ["RowReading", "read_columns", "read_conversation"]
 
@@ -119,7 +120,8 @@ def _read_turn(reading: RowReading, turn: object, steps: tuple[Step, ...]) -> No
     text_key = "value" if "content" not in turn and "value" in turn else "content"
     reading.attempt(lambda: refuse_mistyped(turn, where), *steps)
     role: Role | None = reading.attempt(lambda: parse_role(turn, role_key, where), *steps, role_key)
-    content, calls = turn.get(text_key), ()
+    content: object = turn.get(text_key)
+    calls: tuple[ToolCall, ...] | None = ()
     if role is not None:
         reading.roles.append(role)
         name = turn[role_key].strip().lower()
@@ -134,8 +136,7 @@ def _read_turn(reading: RowReading, turn: object, steps: tuple[Step, ...]) -> No
                 return
         reading.attempt(lambda: parse_weight(turn, role, where), *steps, "weight")
     for key in ("tool_call_id", "name"):
-        name_key = key
-        reading.attempt(lambda: optional_text(turn, name_key, where), *steps, key)  # noqa: B023
+        reading.attempt(partial(optional_text, turn, key, where), *steps, key)
     reasoning = reading.attempt(lambda: parse_reasoning(turn, where), *steps)
     may_be_absent = role == "assistant" and bool(calls or reasoning)
     text = reading.attempt(
@@ -202,8 +203,7 @@ def _read_tools(reading: RowReading, value: Mapping[str, Any]) -> None:
         reading.add("bad_tools", f"{key} is {kind(tools)}, not a list of functions", key)
         return
     for index, tool in enumerate(tools):
-        place = f"{key}[{index}]"
-        reading.attempt(lambda tool=tool, place=place: parse_tool(tool, place), key, index)
+        reading.attempt(partial(parse_tool, tool, f"{key}[{index}]"), key, index)
 
 
 def _where(steps: tuple[Step, ...]) -> str:

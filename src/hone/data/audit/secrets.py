@@ -164,7 +164,21 @@ KINDS: tuple[PrivateKind, ...] = (
 )  # fmt: skip
 
 # One of these stands in every text that a kind of secret stands in, letters in lower case.
-_SIGNS = ("akia", "asia", "gh", "glpat-", "sk-", "k_live_", "k_test_", "xox", "aiza", "hf_", "sg.", "npm_", "pypi-")
+_SIGNS: tuple[str, ...] = (
+    "akia",
+    "asia",
+    "gh",
+    "glpat-",
+    "sk-",
+    "k_live_",
+    "k_test_",
+    "xox",
+    "aiza",
+    "hf_",
+    "sg.",
+    "npm_",
+    "pypi-",
+)
 _SIGNS += ("-----begin", "eyj", "://", "passw", "pwd", "secret", "key", "token")
 # Three digits with nothing but separators between, or a digit beside a street's name.
 _NUMBERS = re.compile(r"\d[\d ().\-/]{5,}\d|[A-Z]{2}\d{2} ?[A-Z0-9]{4}|\d{8}-?[A-Z]|[13][1-9A-HJ-NP-Za-km-z]{25}")
@@ -227,6 +241,10 @@ class Redactor:
             pieces += [text[end : found.start], self._placeholder(found)]
             end = found.end
         return "".join([*pieces, text[end:]]) if pieces else text
+
+    def counts(self) -> dict[str, int]:
+        """Different values replaced so far, by the name of their kind."""
+        return dict(sorted(self._counts.items()))
 
     def _placeholder(self, found: Found) -> str:
         name = found.kind.name
