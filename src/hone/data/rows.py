@@ -189,9 +189,9 @@ def read_lines(path: Path, *, max_bytes: int | None = MAX_LINE_BYTES) -> Iterato
 
 
 def decoded(data: bytes) -> str:
-    """A line as text, with surrogate escapes for bytes that are not UTF-8, and without its byte order mark."""
+    """A line as text, with surrogate escapes for bytes that are not UTF-8, and without byte order marks at its beginning."""
     # Files joined with cat have a mark at the beginning of each part, so it is taken off wherever a line has one.
-    return data.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
+    return data.decode("utf-8", errors="surrogateescape").lstrip("\ufeff")
 
 
 def _transcoded_lines(stream: BinaryIO, encoding: str, max_bytes: int | None) -> Iterator[tuple[int, int, bytes, bool]]:

@@ -19,7 +19,7 @@ from hone.data.faults import FAULTS, Finding
 from hone.data.formats import PROMPT_COLUMNS, parse_row, read_keys
 from hone.data.json_rows import describe_value
 from hone.data.ledger import RowError, RowStatus
-from hone.data.rows import BYTE_ORDER_MARK
+from hone.data.rows import decoded
 from hone.types import JsonDict, Role
 
 __all__ = ["Judge", "Judged"]
@@ -79,8 +79,7 @@ class Judge:
         value = quick_value(data)
         if type(value) is dict:
             return self.value(value)
-        data = data.removeprefix(BYTE_ORDER_MARK)
-        value, findings = read_value(data.decode("utf-8", errors="surrogateescape"))
+        value, findings = read_value(decoded(data))
         if any(FAULTS[code].severity == "error" for code, _, _ in findings):
             return Judged("dropped", tuple(findings))
         if not isinstance(value, dict):
@@ -90,7 +89,7 @@ class Judge:
 
     def object_of(self, data: bytes) -> JsonDict | None:
         """The object that a line of JSON holds; None where there is none."""
-        value, _ = read_value(data.removeprefix(BYTE_ORDER_MARK).decode("utf-8", errors="surrogateescape"))
+        value, _ = read_value(decoded(data))
         return value if isinstance(value, dict) else None
 
     def value(self, value: JsonDict) -> Judged:

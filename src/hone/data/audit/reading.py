@@ -76,7 +76,7 @@ def _json_lines(path: Path, judge: Judge, note: Callable[[Fault], None]) -> Iter
     number = offset = 0
     with opened(path) as stream:
         for number, offset, data, too_long in byte_lines(stream, encoding=encoding):
-            if data.startswith(BYTE_ORDER_MARK):
+            while data.startswith(BYTE_ORDER_MARK):
                 if encoding is None:
                     note(Fault.of("bom", "a byte order mark", line=number, offset=offset))
                 data = data.removeprefix(BYTE_ORDER_MARK)

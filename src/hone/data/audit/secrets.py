@@ -50,9 +50,10 @@ class Found:
 _EXAMPLE_MAIL = re.compile(
     r"@(?:[\w-]+\.)*(?:example(?:\.\w+)?|test|invalid|localhost|(?:your|my)?(?:domain|company|email|site)\.\w+)$", re.I
 )
+_COUNTING = "0123456789012345678901234567890"
 _SEPARATORS = re.compile(r"[\s().\-/]")
 _PLACEHOLDER_VALUE = re.compile(
-    r"(?i)^(?:[x*.<\[{$%_-]|your|my|example|test|none|null|true|false|change|password|secret)"
+    r"(?i)^(?:xxx|[*.<\[{$%_-]|your|my|example|test|none|null|true|false|change|password|secret)"
 )
 
 
@@ -73,7 +74,7 @@ def _is_card(value: str) -> bool:
 
 def _is_phone(value: str) -> bool:
     digits = _digits(value)
-    if not 9 <= len(digits) <= 15 or len(set(digits)) < 4:
+    if not 9 <= len(digits) <= 15 or len(set(digits)) < 4 or digits in _COUNTING:
         return False
     # 555-0100 to 555-0199 are kept free for fiction
     return re.search(r"55501\d\d$", digits) is None
@@ -131,7 +132,7 @@ KINDS: tuple[PrivateKind, ...] = (
           lambda value: _PLACEHOLDER_VALUE.match(value) is None),
     _kind("secret", "PASSWORD", "a password or key",
           r"(?i)\b(?:password|passwd|pwd|secret|api[_ -]?key|access[_ -]?token|auth[_ -]?token|secret[_ -]?key)"
-          r"""(?:["']?\s{0,3}[=:]\s{0,3}| is )["']?(?P<value>[^\s"',;]{8,128})""", _is_password),
+          r"""(?:["']?\s{0,3}[=:]\s{0,3}| is )["']?(?P<value>[^\s"',;]{7,127}[^\s"',;.:)!?])""", _is_password),
     _kind("personal_data", "EMAIL", "an e-mail address",
           r"(?<![\w.+-])[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,5}[A-Za-z]{2,24}\b", _is_mail),
     _kind("personal_data", "IBAN", "a bank account (IBAN)",
@@ -156,7 +157,7 @@ KINDS: tuple[PrivateKind, ...] = (
     _kind("personal_data", "IP_ADDRESS", "a public IP address", r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]*\d)",
           _is_address),
     _kind("personal_data", "PHONE", "a telephone number",
-          r"(?<![\w.+/-])(?:\+\d{1,3}[ .-]?(?:\(0?\d{1,5}\)[ .-]?)?\d{1,5}(?:[ .-]?\d{2,5}){1,4}"
+          r"(?<![\w.+/-])(?<!\d )(?:\+\d{1,3}[ .-]?(?:\(0?\d{1,5}\)[ .-]?)?\d{1,5}(?:[ .-]?\d{2,5}){1,4}"
           r"|\(0?\d{2,5}\) ?\d{3,4}(?:[ .-]?\d{3,4}){1,2}"
           r"|\d{3}[.-]\d{3}[.-]\d{4}|0\d{2,4}[ /-]\d{3,4}(?:[ -]?\d{2,4}){1,2}|0[1-9]\d{8,9})(?![\d-]|\.\d|[+*/=])",
           _is_phone),
