@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from hone.cli.data_check import check_data
+from hone.cli.data_convert import convert_data
 from hone.cli.options import JsonOption, options_of
 from hone.cli.output import console, harmless, labelled, print_json, result_stream, say, show, text_columns
 from hone.config import TrainConfig, load_config
@@ -75,6 +76,9 @@ def show_data(
 
 
 data.command("check", epilog="Example: hone data check examples.jsonl --eval held_out.jsonl")(check_data)
+
+
+data.command("convert", epilog="Example: hone data convert alpaca.json --out chat.jsonl")(convert_data)
 
 
 def _as_json(shown: ShownData, *, with_ids: bool) -> JsonDict:

@@ -73,7 +73,7 @@ def is_document(path: Path, first: PhysicalLine) -> bool:
         return True
     head = read_head(path, MAX_LINE_BYTES)
     text = decoded(head) if (encoding := text_encoding(head)) is None else head.decode(encoding, errors="ignore")
-    text = text.removeprefix("\ufeff")
+    text = text.lstrip("\ufeff")
     start = skip_whitespace(text, 0)
     try:
         _, end, _ = decode_prefix(text, start)
@@ -146,7 +146,7 @@ class _Document:
     def elements(self) -> Iterator[_Element]:
         """The values of the document: those of its arrays, and those that stand by themselves."""
         position = self._skip(0)
-        if self._text.startswith("\ufeff", position):
+        while self._text.startswith("\ufeff", position):
             position = self._skip(position + 1)
         while position < len(self._text):
             if self._text[position] == "[":

@@ -31,6 +31,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHOWN_BYTES = 64
 _BUFFER_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
+_BLANKS = " \t\n\r\v\f"
 _PLAIN = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
 # The first bytes of text in the encodings that Windows and older tools write; the longer marks go first.
 _MARKS = (
@@ -83,7 +84,7 @@ class PhysicalLine:
     @property
     def is_blank(self) -> bool:
         """Whether nothing but white space stands on it."""
-        return not self.text.strip()
+        return not self.text.strip(_BLANKS)
 
     @property
     def ended(self) -> bool:
@@ -189,7 +190,7 @@ def read_lines(path: Path, *, max_bytes: int | None = MAX_LINE_BYTES) -> Iterato
 
 
 def decoded(data: bytes) -> str:
-    """A line as text, with surrogate escapes for bytes that are not UTF-8, and without byte order marks at its beginning."""
+    """A line as text, with surrogate escapes for bytes that are not UTF-8, without marks at its beginning."""
     # Files joined with cat have a mark at the beginning of each part, so it is taken off wherever a line has one.
     return data.decode("utf-8", errors="surrogateescape").lstrip("\ufeff")
 

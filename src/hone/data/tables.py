@@ -14,8 +14,9 @@ from typing import Any
 from hone.data.faults import RefusedSource
 from hone.data.rows import PhysicalLine, RawRow, read_lines
 from hone.errors import DataError, MissingDependencyError
+from hone.files import atomic_stream
 
-__all__ = ["hub_rows", "looks_like_table", "parquet_rows", "table_rows"]
+__all__ = ["hub_rows", "looks_like_table", "parquet_rows", "table_rows", "write_parquet"]
 
 _DELIMITERS = (",", "\t", ";", "|")
 _TAB_EXTENSIONS = frozenset({".tsv", ".tab"})
@@ -252,3 +253,27 @@ def _optional_module(name: str, what: str, extra: str) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Write rows as Parquet; the file is whole or absent.
+
+    Args:
+        path: the file.
+        rows: objects with the same fields; held in memory, because the columns' types are those of all rows.
+
+    Raises:
+        DataError: a column has values of several types, which Parquet cannot hold.
+        StorageError: the file cannot be written.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    arrow = _optional_module("pyarrow", "Parquet files", "parquet")
+    parquet = _optional_module("pyarrow.parquet", "Parquet files", "parquet")
+    try:
+        table = arrow.Table.from_pylist(list(rows))
+    except arrow.ArrowException as error:
+        raise DataError(
+            f"its rows do not fit into columns: {_first_line(error)}", where=str(path), remedy="write JSON lines"
+        ) from error
+    with atomic_stream(path) as stream:
+        parquet.write_table(table, stream)
