@@ -22,6 +22,7 @@ from hone.data.audit.report import AuditReport
 from hone.data.faults import FAULTS
 from hone.data.loader import load_examples
 from hone.data.rows import text_encoding
+from hone.data.source import source_kind
 from hone.errors import DataError
 from hone.types import Message
 from tests.data.audit.mutations import mutated, valid_files
@@ -85,15 +86,21 @@ def check_against_training(path: Path, report: AuditReport) -> None:
 def check_shuffled(path: Path, rng: random.Random) -> None:
     """The same lines in another order have the same verdicts."""
 
-    def verdicts(content: bytes) -> list[tuple[bytes, str]]:
+    def verdicts(content: bytes) -> list[tuple[bytes, str]] | None:
         path.write_bytes(content)
+        try:
+            if source_kind(path) != "json_lines":
+                return None  # one object over the first lines: another kind of file
+        except DataError:
+            return None
         rows = judged_rows(str(path), Judge(), lambda fault: None)
         return sorted((row.raw or b"", row.judged.status) for row in rows)
 
     lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
     before = verdicts(b"\n".join(lines) + b"\n")
     rng.shuffle(lines)
-    assert verdicts(b"\n".join(lines) + b"\n") == before
+    after = verdicts(b"\n".join(lines) + b"\n")
+    assert before is None or after is None or after == before
 
 
 @pytest.mark.parametrize("part", range(PARTS))

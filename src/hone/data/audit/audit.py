@@ -40,7 +40,7 @@ def audit_source(
         mapping: columns that the user named, as for :func:`hone.data.loader.load_examples`.
         held_out: prompts that no row may repeat.
         content: whether texts are looked through (debris, secrets, refusals); without, only the form is checked.
-        compare: whether rows are compared with one another.
+        compare: whether rows are compared with one another, and what they cover is counted.
         allow_few_rows: whether fewer than 10 usable rows are accepted.
 
     Raises:
@@ -117,10 +117,9 @@ class _Tally:
             self._cut_rows.add(number)
         if judged.unread and judged.status != "dropped":
             self._note_unread(judged.unread, row)
-        if judged.status != "dropped":
+        if judged.status != "dropped" and self._compare:
             self._balance.add(judged, row.place)
-            if self._compare:
-                self.copies.add(judged, row.place)
+            self.copies.add(judged, row.place)
 
     def _note_unread(self, keys: Sequence[str], row: JudgedRow) -> None:
         _, line, offset = row.place
@@ -170,7 +169,9 @@ class _Tally:
     def report(self, source: str) -> AuditReport:
         notes = []
         if self._compare and not self.copies.compared_all:
-            notes.append(f"more than {MOST_COMPARED} rows: equal prompts were looked for, nearly equal ones were not")
+            notes.append(
+                f"more than {MOST_COMPARED} rows or 8 MB of prompts: equal prompts were looked for, nearly equal ones were not"
+            )
         formats = list(self._formats)
         late_cut = sum(row in self._cut_rows for row in self._late)
         return AuditReport(
@@ -184,7 +185,7 @@ class _Tally:
             faults=self.log.shown(),
             totals=dict(self.log.totals),
             unread_keys=tuple(sorted(self._unread)),
-            coverage=self._balance.to_json() if self._statuses["kept"] + self._statuses["cut"] else None,
+            coverage=self._balance.to_json() if self._balance.rows else None,
             notes=tuple(notes),
             late_drops=self._late,
         )

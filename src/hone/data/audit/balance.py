@@ -68,7 +68,7 @@ class Balance:
     """Counts over the usable rows of a file."""
 
     def __init__(self) -> None:
-        self._rows = 0
+        self.rows = 0
         self._refusals = 0
         self._labels: Counter[str] | None = Counter()
         self._prompts = _Lengths()
@@ -79,7 +79,7 @@ class Balance:
 
     def add(self, judged: Judged, place: Place) -> None:
         """Count one usable row."""
-        self._rows += 1
+        self.rows += 1
         answer = judged.answer.strip()
         self._refusals += is_refusal(answer)
         if self._labels is not None:
@@ -100,8 +100,8 @@ class Balance:
         if not self._labels or len(self._labels) < 2:
             return None
         distinct = len(self._labels)
-        few = distinct <= max(_FEW_LABELS, self._rows / _ROWS_PER_LABEL_SHARE)
-        return self._labels if few and self._rows >= _ROWS_PER_LABEL * distinct else None
+        few = distinct <= max(_FEW_LABELS, self.rows / _ROWS_PER_LABEL_SHARE)
+        return self._labels if few and self.rows >= _ROWS_PER_LABEL * distinct else None
 
     def faults(self) -> Iterator[Fault]:
         """Class imbalance, and the answers that are many times as long as the others (at most 100, the longest)."""

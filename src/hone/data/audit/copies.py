@@ -25,7 +25,7 @@ from hone.data.near import near_graph
 __all__ = ["MOST_COMPARED", "CopyFinder", "HeldOut", "Place", "text_hash"]
 
 MOST_COMPARED = 20_000
-_MOST_CHARACTERS = 64 << 20
+_MOST_CHARACTERS = 8 << 20
 _NO_OFFSET = (1 << 64) - 1
 
 Place = tuple[int, int, int | None]

@@ -26,6 +26,7 @@ _MOJIBAKE = re.compile(
 )
 _MOJIBAKE_SIGNS = ("\u00c2", "\u00c3", "\u00e2\u20ac", "\u00f0\u0178", "\ufffd")
 _ESCAPE = re.compile("\x1b\\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROLS = tuple(chr(code) for code in (*range(9), 11, 12, *range(14, 32), 127))
 _HTML = re.compile(
     r"</?(?:p|div|span|br|hr|a|b|i|u|em|strong|ul|ol|li|table|tr|td|th|h[1-6]|img|script|style|body|html|head|font|"
     r"code|pre|blockquote)(?:\s[^<>]{0,200})?/?>|&(?:amp|lt|gt|quot|nbsp|#\d{2,5});",
@@ -61,7 +62,7 @@ def worth_a_look(asked: str, context: str, answer: str) -> bool:
         return True
     if "[INST]" in text or "[/INST]" in text or ("&" in text and _HTML.search(text)):
         return True
-    if not text.isprintable() and _ESCAPE.search(text):
+    if any(control in text for control in _CONTROLS):
         return True
     if is_refusal(answer) or not _WORD.search(answer):
         return True
