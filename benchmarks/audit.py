@@ -3,6 +3,7 @@
     python benchmarks/audit.py                    100 MB, three lengths of rows
     python benchmarks/audit.py --megabytes 1000   1 GB: the memory is that of 100 MB
     python benchmarks/audit.py --profile          where the time goes
+    python benchmarks/audit.py --table FOLDER     the table of docs/data.md: what is found in every data file below FOLDER
 
 Each measurement is a process of its own, so that its peak memory is its own. The rows are chat rows of random words,
 with numbers, quotes, line breaks and letters beyond ASCII, as real ones have; 1 in 500 has a fault.
@@ -29,6 +30,8 @@ COMMON = (
     'über "quoted" naïve 42 1999 press the button for three seconds and wait until it blinks then call us again'
 ).split()
 VOCABULARY = 20_000
+# What is read rightly as it is says little about a data set.
+QUIET = {"table", "json_document", "no_final_newline", "crlf", "bom", "blank_lines"}
 MODES = {
     "form": "bytes, JSON and schema",
     "content": "and every text looked through (secrets, debris, refusals)",
@@ -42,10 +45,14 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--row-bytes", type=int, nargs="*", default=[300, 1000, 4000])
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--table", type=Path, metavar="FOLDER")
     parser.add_argument("--measure", nargs=2, metavar=("MODE", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(*options.measure)))
+        return
+    if options.table:
+        print_table(options.table)
         return
     with tempfile.TemporaryDirectory() as folder:
         for row_bytes in options.row_bytes:
@@ -65,6 +72,17 @@ def main() -> None:
                     flush=True,
                 )
             path.unlink()
+
+
+def print_table(folder: Path) -> None:
+    """One line a file: rows, what becomes of them, and every code with its count."""
+    print("| file | format | rows | kept | found |\n|---|---|---|---|---|")
+    for path in sorted(path for kind in ("jsonl", "json", "csv", "tsv") for path in folder.glob(f"*/*.{kind}")):
+        report = audit_source(str(path))
+        totals = report.to_json()["totals"]
+        found = ", ".join(f"{code} {count:,}" for code, count in totals.items() if code not in QUIET) or "nothing"
+        name = f"{path.parent.name}/{path.name}"
+        print(f"| {name} | {report.format or 'none'} | {report.rows:,} | {report.kept:,} | {found} |", flush=True)
 
 
 def generate(path: Path, size: int, row_bytes: int) -> int:

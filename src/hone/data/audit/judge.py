@@ -6,6 +6,7 @@ by the full checks. Both give the same verdict, which is that of the reader behi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -162,6 +163,8 @@ class Judge:
             reading.add("trailing_turns", left_out)
         asked = "\n".join(message.content for message in example.prompt if message.role == "user")
         context = "\n".join(_role_text(m.role, m.content) for m in example.prompt if m.role != "user")
+        if example.tools:
+            context += f"\ntools\x1f{json.dumps([dict(tool) for tool in example.tools], ensure_ascii=False)}"
         last = example.messages[-1]
         calls = "".join(f"\n{call.name} {dict(call.arguments)}" for call in last.tool_calls)
         return asked, context, last.content + calls, left_out is not None

@@ -129,7 +129,7 @@ def _kind(
 
 
 _STREET = (
-    r"\d{1,5}[A-Za-z]?,? (?:[NSEW]\.? )?(?:[A-Z][a-z]+ ){1,3}(?:Street|Avenue|Road|Lane|Drive|Boulevard|Court|"
+    r"\d{1,5}[A-Za-z]?,? (?:[NSEW]\.? )?(?:[A-Z][a-z]+ ){1,3}(?:Street|Avenue|Road|Lane|Drive|Boulevard|"
     r"Crescent|Terrace|Highway|Close|St\.|Ave\.|Rd\.|Ln\.|Dr\.|Blvd\.)(?=[\s,.;)]|$)"
     r"|[A-ZÄÖÜ][a-zäöüß]+(?:straße|strasse|allee|gasse) \d{1,4}[a-z]?\b"
 )
