@@ -3,7 +3,7 @@
     python benchmarks/audit.py                    100 MB, three lengths of rows
     python benchmarks/audit.py --megabytes 1000   1 GB: the memory is that of 100 MB
     python benchmarks/audit.py --profile          where the time goes
-    python benchmarks/audit.py --table FOLDER     the table of docs/data.md: what is found in every data file below FOLDER
+    python benchmarks/audit.py --table FOLDER     the table of docs/data.md: what is found in the files below FOLDER
 
 Each measurement is a process of its own, so that its peak memory is its own. The rows are chat rows of random words,
 with numbers, quotes, line breaks and letters beyond ASCII, as real ones have; 1 in 500 has a fault.
@@ -25,10 +25,50 @@ from pathlib import Path
 
 from hone.data.audit.audit import audit_source
 
-COMMON = (
-    "the order lamp is not on my account was charged twice please send a new invoice for delivery to Munich why does "
-    'über "quoted" naïve 42 1999 press the button for three seconds and wait until it blinks then call us again'
-).split()
+COMMON = [
+    "the",
+    "order",
+    "lamp",
+    "is",
+    "not",
+    "on",
+    "my",
+    "account",
+    "was",
+    "charged",
+    "twice",
+    "please",
+    "send",
+    "a",
+    "new",
+    "invoice",
+    "for",
+    "delivery",
+    "to",
+    "Munich",
+    "why",
+    "does",
+    "über",
+    '"quoted"',
+    "naïve",
+    "42",
+    "1999",
+    "press",
+    "the",
+    "button",
+    "for",
+    "three",
+    "seconds",
+    "and",
+    "wait",
+    "until",
+    "it",
+    "blinks",
+    "then",
+    "call",
+    "us",
+    "again",
+]
 VOCABULARY = 20_000
 # What is read rightly as it is says little about a data set.
 QUIET = {"table", "json_document", "no_final_newline", "crlf", "bom", "blank_lines"}

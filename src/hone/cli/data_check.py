@@ -11,10 +11,11 @@ import typer
 from rich.text import Text
 
 from hone.cli.options import JsonOption, options_of
-from hone.cli.output import console, harmless, labelled, print_json, result_stream, show, text_columns
+from hone.cli.output import console, harmless, labelled, print_json, result_stream, say, show, text_columns
 from hone.config import RunConfig, load_config
 from hone.data.faults import FAULTS, Fault
 from hone.errors import ConfigError
+from hone.home import hone_home
 
 if TYPE_CHECKING:
     from hone.data.audit.repair import Repair
@@ -23,18 +24,24 @@ if TYPE_CHECKING:
 __all__ = ["check_data"]
 
 _PLACES_A_CODE = 3
+# Of fewer rows a share says nothing.
+_ROWS_TO_SPEAK_OF = 20
 _HEADINGS = {"refused": "Refused", "error": "Error", "warning": "Warning", "fixed": "Fixed"}
 _STYLES = {"refused": "bold red", "error": "bold red", "warning": "bold yellow", "fixed": "bold"}
 
 _Lines = Iterator[str | Text]
 
 
-@options_of(RunConfig, arguments=("data",), only=("data", "eval", "map", "allow_few_rows"))
+@options_of(RunConfig, arguments=("data",), only=("data", "eval", "map", "max_length", "allow_few_rows"))
 def check_data(
     *,
     benchmark: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE", help="Warn of rows whose prompt stands in FILE; may be repeated."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="A base to look with as well: its template, and how likely answers are."),
     ] = None,
     fix: Annotated[
         Path | None,
@@ -67,6 +74,12 @@ def check_data(
             benchmarks=benchmark or (),
             allow_few_rows=config.allow_few_rows,
         )
+        if model is not None:
+            from hone.recipe.audit_model import add_model_faults
+
+            report = add_model_faults(
+                report, model=model, home=hone_home(), mapping=config.mapping, max_length=config.max_length, note=say
+            )
         written = repair(report, fix, mapping=config.mapping, redact=redact) if fix is not None else None
     if as_json:
         print_json({**report.to_json(), "fix": written.to_json() if written else None})
@@ -154,7 +167,7 @@ def _coverage_lines(coverage: dict[str, Any], columns: int) -> _Lines:
     languages = ", ".join(f"{name} {share:.0%}" for name, share in coverage["languages"].items() if share >= 0.01)
     yield labelled("", f"languages: {languages}", columns=columns)
     opening, share = next(iter(coverage["openings"].items()))
-    if share >= 0.2:
+    if share >= 0.2 and coverage["sampled"] >= _ROWS_TO_SPEAK_OF:
         yield labelled("", f"{share:.0%} of the prompts begin with {opening!r}", columns=columns)
     if coverage["refusals"]:
         yield labelled("", f"{coverage['refusals']} answers refuse", columns=columns)

@@ -10,7 +10,7 @@ Maker = Callable[[random.Random], str]
 
 
 def corpus(seed: int, count: int) -> Iterator[tuple[str, str, str]]:
-    """(kind, text, value): ``count`` sentences of each kind with a valid value of it; kind empty and value empty where none."""
+    """(kind, text, value): ``count`` sentences of each kind with a valid value; both are empty where there is none."""
     rng = random.Random(seed)
     for kind, make in {**SECRETS, **PERSONAL}.items():
         for _ in range(count):
@@ -144,7 +144,7 @@ PERSONAL: dict[str, Maker] = {
 LOOKALIKES: tuple[Maker, ...] = (
     lambda rng: _chars(rng, _DIGITS, 12),  # an order
     lambda rng: f"{rng.randint(1990, 2030)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}",
-    lambda rng: f"{rng.randint(1, 12)}/{rng.randint(1, 28)}/{rng.randint(1990, 2030)} {rng.randint(0, 23)}:{rng.randint(10, 59)}",
+    lambda rng: f"{rng.randint(1, 12)}/{rng.randint(1, 28)}/{rng.randint(1990, 2030)} 11:{rng.randint(10, 59)}",
     lambda rng: f"{rng.random() * 1000:.12f}",
     lambda rng: f"{rng.randint(1, 999)},{rng.randint(0, 999):03d},{rng.randint(0, 999):03d}.00",
     lambda rng: f"{rng.randint(100, 999)} + {rng.randint(100, 999)} = {rng.randint(1000, 2000)}",
@@ -152,13 +152,13 @@ LOOKALIKES: tuple[Maker, ...] = (
     lambda rng: "192.168." + f"{rng.randint(0, 255)}.{rng.randint(1, 254)}",
     lambda rng: f"978-{rng.randint(0, 9)}-{rng.randint(10, 99)}-{rng.randint(100000, 999999)}-{rng.randint(0, 9)}",
     lambda rng: _chars(rng, "0123456789abcdef", 40),  # a commit
-    lambda rng: f"{_chars(rng, '0123456789abcdef', 8)}-{_chars(rng, '0123456789abcdef', 4)}-4{_chars(rng, 'abcdef012', 3)}",
+    lambda rng: f"{_chars(rng, '0123456789abcdef', 8)}-{_chars(rng, '0123456789abcdef', 4)}-4abc",
     lambda rng: f"[{rng.randint(10, 99)}, {rng.randint(10, 99)}, {rng.randint(10, 99)}, {rng.randint(10, 99)}]",
     lambda rng: f"a user@example.{rng.choice(('com', 'org'))} account",
     lambda rng: f"@{_chars(rng, string.ascii_lowercase, 8)}",
     lambda rng: f"password: {rng.choice(('********', 'your_password', '<password>', 'correct'))}",
     lambda rng: f"the key is {rng.choice(('important', 'kindness', 'persistence'))} and the secret is patience",
-    lambda rng: f"https://{_chars(rng, string.ascii_lowercase, 6)}.com/a/{rng.randint(1000000, 9999999)}?x={rng.randint(1, 99)}",
+    lambda rng: f"https://{_chars(rng, string.ascii_lowercase, 6)}.com/a/{rng.randint(1000000, 9999999)}?x=12",
     lambda rng: f"{rng.randint(1, 300)} people live on that street",
 )  # fmt: skip
 _PLAIN = (

@@ -45,6 +45,11 @@ def sides(chosen: object = "a lamp", rejected: object = "no idea", **more: Any) 
     return json.dumps({"prompt": "what is it?", "chosen": chosen, "rejected": rejected, **more}).encode()
 
 
+def transcripts(*prompts: str) -> bytes:
+    chosen, rejected = (f"\n\nHuman: {prompt}\n\nAssistant: {prompt}!" for prompt in prompts)
+    return json.dumps({"chosen": chosen, "rejected": rejected}).encode()
+
+
 # A row that is judged by itself: (code, row, pointer, a part of the message). It stands on line 2, behind a good row.
 ROWS: list[tuple[str, bytes, str, str]] = [
     ("not_json", b"{oops}", "", "at character 2"),
@@ -79,7 +84,7 @@ ROWS: list[tuple[str, bytes, str, str]] = [
     ("no_prompt", chat(assistant()), "", "nothing stands before"),
     ("empty_assistant", chat(user(), assistant("  ")), "/messages/1/content", "empty"),
     ("trailing_turns", chat(user(), assistant(), user()), "", "1 turn"),
-    ("late_system", chat(user(), {"role": "system", "content": "be brief"}, assistant()), "/messages/1", "not the first"),
+    ("late_system", chat(user(), {"role": "system", "content": "x"}, assistant()), "/messages/1", "not the first"),
     ("role_twice", chat(user(), user("and this?"), assistant()), "/messages/1", "second user turn"),
     ("orphan_tool_result", chat(user(), {"role": "tool", "content": "3"}, assistant()), "", "no turn of the assistant"),
     ("bad_tool_call", chat(user(), assistant(None, tool_calls=[call("{oops")])), "/messages/1/tool_calls", "not JSON"),
@@ -97,8 +102,7 @@ ROWS: list[tuple[str, bytes, str, str]] = [
     ("secret", pair(completion="use AKIAIOSFODNN7EXAMPLE"), "/completion", "an AWS access key: AKIA***"),
     ("personal_data", pair(prompt="I am jane.roe@mail.org"), "/prompt", "an e-mail address: j***@m***"),
     ("equal_sides", sides("a lamp", "a lamp"), "/rejected", "same"),
-    ("prompts_differ", b'{"chosen": "\\n\\nHuman: a\\n\\nAssistant: x", "rejected": "\\n\\nHuman: b\\n\\nAssistant: y"}',
-     "/rejected", "different prompts"),
+    ("prompts_differ", transcripts("a", "b"), "/rejected", "different prompts"),
     ("duplicate", GOOD.strip(), "", "the same as line 1"),
     ("conflicting_answers", pair(completion="a chair"), "", "another answer than line 1"),
 ]  # fmt: skip

@@ -33,7 +33,7 @@ MOST_SECONDS = 20
 
 
 def independent_reading(line: bytes) -> list[tuple[str, str]] | None:
-    """(role, text) of the turns of one line, by a reader that shares no code with hone's; None where it has no opinion."""
+    """(role, text) of a line's turns, by a reader that shares no code with hone's; None where it has no opinion."""
     row: Any = json.loads(line.decode("utf-8-sig"))
     roles = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
     turns = row.get("messages") if "messages" in row else row.get("conversations")

@@ -18,7 +18,8 @@ FAULTY = (
     b"{oops}\r\n"
     b'{"messages": [{"role": "human", "content": "c"}, {"role": "gpt", "content": "d"}], "x": 1.50}\n'
     b'{"messages": [{"role": "user", "content": "\xff"}]}\n'
-    b'{"messages": [{"role": "user", "content": "e"}, {"role": "assistant", "content": "\xc3\xa9"}, {"role": "user", "content": "g"}]}'
+    b'{"messages": [{"role": "user", "content": "e"}, {"role": "assistant", "content": "\xc3\xa9"}, '
+    b'{"role": "user", "content": "g"}]}'
 )
 
 

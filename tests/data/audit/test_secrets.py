@@ -118,7 +118,7 @@ def test_redacted_texts_have_nothing_left_to_find() -> None:
         assert redactor.redact(redacted) == redacted
 
 
-# Of every shared set: the texts with a finding, at most this share of its rows, each looked at by a person (docs/data.md).
+# The column, and the findings there may be at most, as a share of the rows; each was looked at (docs/data.md).
 SHARED = {
     "banking77/test.csv": ("text", 0.0),
     "gsm8k_train_1500/train-first1500.jsonl": ("question", 0.0),

@@ -170,7 +170,8 @@ class _Tally:
         notes = []
         if self._compare and not self.copies.compared_all:
             notes.append(
-                f"more than {MOST_COMPARED} rows or 8 MB of prompts: equal prompts were looked for, nearly equal ones were not"
+                f"more than {MOST_COMPARED} rows or 8 MB of prompts: "
+                "equal prompts were looked for, nearly equal ones were not"
             )
         formats = list(self._formats)
         late_cut = sum(row in self._cut_rows for row in self._late)

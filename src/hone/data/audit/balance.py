@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from hone.data.audit.copies import Place, text_hash
 from hone.data.audit.judge import Judged
 from hone.data.audit.languages import language_of
+from hone.data.audit.secrets import hidden
 from hone.data.audit.texts import is_refusal
 from hone.data.faults import Fault
 from hone.types import JsonDict
@@ -131,7 +132,7 @@ class Balance:
             "prompt_characters": self._prompts.to_json(),
             "answer_characters": self._answers.to_json(),
             "refusals": self._refusals,
-            "labels": dict(labels.most_common()) if labels else None,
+            "labels": {hidden(label): count for label, count in labels.most_common()} if labels else None,
             "sampled": len(self._sample),
             "languages": _shares(languages, 5),
             "openings": _shares(openings, 5),
@@ -156,4 +157,4 @@ def _keep(heap: list[tuple[int, object, object]] | list, item: tuple, most: int)
 def _shares(counts: Counter[str], most: int) -> dict[str, float]:
     total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-    return {name: round(count / total, 4) for name, count in ordered[:most]}
+    return {hidden(name): round(count / total, 4) for name, count in ordered[:most]}

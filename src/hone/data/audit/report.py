@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from hone.data.audit.secrets import hidden
 from hone.data.faults import FAULTS, Fault, Severity
 from hone.types import JsonDict
 
-__all__ = ["MOST_SHOWN", "AuditReport", "FaultLog"]
+__all__ = ["MOST_SHOWN", "AuditReport", "FaultLog", "with_faults"]
 
 MOST_SHOWN = 1000
 _ORDER: tuple[Severity, ...] = ("refused", "error", "warning", "fixed")
@@ -50,7 +51,7 @@ class FaultLog:
         self.totals[fault.code] += 1
         kept = self._kept[fault.severity]
         if len(kept) < MOST_SHOWN and (first or not FAULTS[fault.code].once):
-            kept.append(fault)
+            kept.append(replace(fault, message=hidden(fault.message)))
 
     def count(self, code: str, more: int) -> None:
         """Count further places of a fault that is listed once."""
@@ -138,3 +139,32 @@ class AuditReport:
             "first": [{"code": code, "count": count, "remedy": remedy} for code, count, remedy in self.first_steps()],
             "learned": self.learned,
         }
+
+
+def with_faults(
+    report: AuditReport, faults: list[Fault], *, cut_rows: set[int], learned: JsonDict | None = None
+) -> AuditReport:
+    """A report with what a model found in its usable rows.
+
+    Args:
+        report: of a source that was not refused.
+        faults: further ones, of rows that were kept or cut; those with severity error drop their row.
+        cut_rows: rows of which a part is left out because of the maximum length.
+        learned: what the model told besides.
+    """
+    totals = Counter(report.totals)
+    totals.update(fault.code for fault in faults)
+    drops = {fault.row: (fault.code, fault.message) for fault in faults if fault.severity == "error"}
+    # a row that already lost turns behind its last answer stays cut
+    newly_cut = len(cut_rows - {fault.row for fault in report.faults if fault.code == "trailing_turns"})
+    every = sorted([*report.faults, *faults], key=lambda fault: (_ORDER.index(fault.severity), fault.line, fault.row))
+    return replace(
+        report,
+        kept=report.kept - len(drops) - newly_cut,
+        cut=report.cut + newly_cut,
+        dropped=report.dropped + len(drops),
+        faults=sorted(every[:MOST_SHOWN], key=lambda fault: (fault.line, fault.row)),
+        totals=dict(totals),
+        late_drops={**drops, **report.late_drops},
+        learned=learned,
+    )

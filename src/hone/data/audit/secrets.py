@@ -15,7 +15,17 @@ from dataclasses import dataclass
 
 from hone.data.audit import checksums
 
-__all__ = ["KINDS", "Found", "PrivateKind", "Redactor", "find_private", "mask", "secret_findings", "secret_signs"]
+__all__ = [
+    "KINDS",
+    "Found",
+    "PrivateKind",
+    "Redactor",
+    "find_private",
+    "hidden",
+    "mask",
+    "secret_findings",
+    "secret_signs",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +148,8 @@ KINDS: tuple[PrivateKind, ...] = (
     _kind("secret", "PRIVATE_KEY", "a private key", r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----"
           r"(?:[\s\S]{0,8000}?-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----)?", signs="-----begin"),
     _kind("secret", "AWS_KEY", "an AWS access key", r"(?:AKIA|ASIA)[0-9A-Z]{16}\b", _looks_random, signs="akia asia"),
-    _kind("secret", "GITHUB_TOKEN", "a GitHub token", r"(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,})", signs="ghp_ gho_ ghs_ ghu_ ghr_ github_pat_"),
+    _kind("secret", "GITHUB_TOKEN", "a GitHub token", r"(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,})",
+          signs="ghp_ gho_ ghs_ ghu_ ghr_ github_pat_"),
     _kind("secret", "GITLAB_TOKEN", "a GitLab token", r"glpat-[\w-]{20,}", signs="glpat-"),
     _kind("secret", "ANTHROPIC_KEY", "an Anthropic key", r"sk-ant-[\w-]{20,}", signs="sk-ant-"),
     _kind("secret", "OPENAI_KEY", "an OpenAI key",
@@ -156,9 +167,11 @@ KINDS: tuple[PrivateKind, ...] = (
           lambda value: _PLACEHOLDER_VALUE.match(value) is None, signs="://"),
     _kind("secret", "PASSWORD", "a password or key",
           r"(?i)(?:password|passwd|pwd|secret|api[_ -]?key|access[_ -]?token|auth[_ -]?token|secret[_ -]?key)"
-          r"""(?:["']?\s{0,3}[=:]\s{0,3}| is )["']?(?P<value>[^\s"',;]{7,127}[^\s"',;.:)!?])""", _is_password, signs="passw pwd secret api token"),
+          r"""(?:["']?\s{0,3}[=:]\s{0,3}| is )["']?(?P<value>[^\s"',;]{7,127}[^\s"',;.:)!?])""", _is_password,
+          signs="passw pwd secret api token"),
     _kind("personal_data", "EMAIL", "an e-mail address",
-          r"[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,5}[A-Za-z]{2,24}\b", _is_mail, signs="@", before=r"[\w.+-]\Z"),
+          r"[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,5}[A-Za-z]{2,24}\b", _is_mail,
+          signs="@", before=r"[\w.+-]\Z"),
     _kind("personal_data", "IBAN", "a bank account (IBAN)",
           r"[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b",
           lambda value: checksums.iban(value.replace(" ", ""))),
@@ -257,6 +270,13 @@ def mask(value: str) -> str:
         return f"{name[:1]}***@{domain[:1]}***"
     shown = 2 if len(value) < 16 else 4
     return f"{value[:shown]}***"
+
+
+def hidden(text: str) -> str:
+    """A text as it may be printed: with every secret and personal value in it masked."""
+    for found in reversed(find_private(text)):
+        text = text[: found.start] + mask(found.value) + text[found.end :]
+    return text
 
 
 def secret_findings(text: str) -> Iterator[tuple[str, str]]:
