@@ -17,9 +17,9 @@ def test_other_prompts_are_different_rows_never_its_own() -> None:
 
 
 def test_a_pair_is_mismatched_where_its_prompt_does_not_help() -> None:
-    own = [10.0, 12.0, 50.0, 11.0]
-    others = [[40.0, 44.0], [30.0, 50.0], [48.0, 51.0], [41.0, 39.0]]
-    # gains: 32, 28, -0.5, 29; a quarter of the median of 28.5 is about 7
+    own = [10.0, 12.0, 50.0, 11.0, 10.0, 10.0]
+    others = [[40.0, 44.0], [30.0, 50.0], [48.0, 51.0], [41.0, 39.0], [40.0, 40.0], [38.0, 38.0]]
+    # gains: 32, 28, -0.5, 29, 30, 28; a quarter of the median of 28.5 is about 7
     assert mismatched_pairs(own, others) == [(2, -0.5)]
     # one other prompt that is better by chance does not make a pair mismatched
     assert mismatched_pairs(own, [[9.0, 75.0], *others[1:]]) == [(2, -0.5)]
