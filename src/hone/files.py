@@ -24,7 +24,6 @@ from hone.errors import StorageError
 
 __all__ = [
     "atomic_folder",
-    "atomic_stream",
     "exclusive_lock",
     "remove_abandoned",
     "remove_folder",
@@ -80,36 +79,6 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         StorageError: the file cannot be written.
     """
     write_atomically(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
-
-
-@contextmanager
-def atomic_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Write a file piece by piece; it takes its name when the block ends without an error, else it is not there.
-
-    Args:
-        path: the file; missing parent folders are made.
-
-    Yields:
-        The open temporary file beside it.
-
-    Raises:
-        StorageError: an ``OSError`` came up, in the block or after it; every other error of the block passes through.
-    """
-    target = Path(path)
-    temporary = _temporary_sibling(target, _TEMPORARY_SUFFIX)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hone.data.faults import RefusedSource
+from hone.data.row_files import atomic_stream
 from hone.data.rows import PhysicalLine, RawRow, read_lines
 from hone.errors import DataError, MissingDependencyError
-from hone.files import atomic_stream
 
 __all__ = ["hub_rows", "looks_like_table", "parquet_rows", "table_rows", "write_parquet"]
 

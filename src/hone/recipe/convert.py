@@ -12,11 +12,11 @@ from hone.data.convert import TARGETS, convert_example, convert_preference
 from hone.data.detection import PREFERENCE, FormatMapping, detect_format, row_format
 from hone.data.formats import parse_row
 from hone.data.ledger import RowError
+from hone.data.row_files import atomic_stream
 from hone.data.rows import RawRow
 from hone.data.source import read_rows
 from hone.data.tables import write_parquet
 from hone.errors import ConfigError, DataError
-from hone.files import atomic_stream
 from hone.types import JsonDict
 
 __all__ = ["Conversion", "convert_file"]

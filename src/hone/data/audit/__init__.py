@@ -2,4 +2,8 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from hone.data.audit.audit import audit_source, held_out_prompts
+from hone.data.audit.repair import repair_file
+from hone.data.audit.report import AuditReport
+
+__all__ = ["AuditReport", "audit_source", "held_out_prompts", "repair_file"]

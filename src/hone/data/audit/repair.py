@@ -21,8 +21,8 @@ from hone.data.detection import FormatMapping
 from hone.data.faults import FAULTS
 from hone.data.ledger import LedgerEntry
 from hone.data.messages import PLAIN_ROLES, role_named
+from hone.data.row_files import atomic_stream
 from hone.errors import ConfigError
-from hone.files import atomic_stream
 from hone.types import JsonDict
 
 __all__ = ["Repair", "ledger_entry", "repair_file", "repair_paths"]

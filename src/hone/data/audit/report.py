@@ -14,23 +14,9 @@ __all__ = ["MOST_SHOWN", "AuditReport", "FaultLog", "with_faults"]
 MOST_SHOWN = 1000
 _ORDER: tuple[Severity, ...] = ("refused", "error", "warning", "fixed")
 # Warnings that spoil more than the rows they stand in come before those that may be meant.
-_GRAVEST: tuple[str, ...] = (
-    "secret",
-    "conflicting_answers",
-    "probe_copy",
-    "mojibake",
-    "control_token",
-    "personal_data",
-)
-_GRAVEST += (
-    "class_imbalance",
-    "refusal",
-    "duplicate",
-    "near_duplicate",
-    "ansi",
-    "html",
-    "mismatched_pair",
-    "label_error",
+_GRAVEST = (
+    *("secret", "conflicting_answers", "probe_copy", "mojibake", "control_token", "personal_data"),
+    *("class_imbalance", "refusal", "duplicate", "near_duplicate", "ansi", "html", "mismatched_pair", "label_error"),
 )
 
 

@@ -31,7 +31,7 @@ from hone.data.messages import (
 from hone.data.strict_json import decode_json
 from hone.types import Role, ToolCall
 
-__all__ = ["RowReading", "read_columns", "read_conversation"]
+__all__ = ["RowReading", "read_columns", "read_conversation", "read_turns"]
 
 Step = str | int
 
