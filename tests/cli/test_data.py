@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,25 @@ def test_a_row_that_cannot_be_shown_says_why(row: int, message: str, mixed: Path
     ended = hone("data", "show", mixed, "--model", tiny_base, "--row", row)
     assert ended.code == 2
     assert message in ended.err
+
+
+def test_a_page_holds_the_rows_and_no_markup_of_theirs(tmp_path: Path, tiny_base: Path, hone: Hone) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "what is <b>it</b>?", "completion": "a <script>lamp"}\n', encoding="utf-8")
+    page = tmp_path / "page.html"
+    ended = hone("data", "show", file, "--model", tiny_base, "--html", page)
+    assert ended.code == 0, ended.err
+    text = page.read_text(encoding="utf-8")
+    assert "<mark>a &lt;script&gt;lamp&lt;|im_end|&gt;</mark>" in text
+    assert "what is &lt;b&gt;it&lt;/b&gt;?" in text
+    assert "<script" not in text
+
+
+def test_where_a_row_is_cut_is_shown(tmp_path: Path, tiny_base: Path, hone: Hone) -> None:
+    turns = [{"role": ("user", "assistant")[n % 2], "content": "so it is " * (1 if n < 2 else 60)} for n in range(4)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"messages": turns}) + "\n", encoding="utf-8")
+    ended = hone("data", "show", file, "--model", tiny_base, "--max-length", 100)
+    assert ended.code == 0, ended.err
+    assert "-- cut here: " in ended.out
+    assert "tokens are left out behind this: longer than the maximum length" in ended.out

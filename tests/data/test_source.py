@@ -77,7 +77,7 @@ def test_invalid_utf8_and_nul_cost_one_row_each(tmp_path: Path) -> None:
 def test_a_cut_off_last_line_is_told_as_such(tmp_path: Path) -> None:
     cut_off, ended = (_read(tmp_path, "a.jsonl", json.dumps(ROW) + "\n" + '{"prompt": "p' + end) for end in ("", "\n"))
     assert "cut short" in str(cut_off[1].error)
-    assert ended[1].code == "not_json"
+    assert ended[1].code == "truncated"
     assert "cut short" not in str(ended[1].error)
 
 
@@ -147,9 +147,10 @@ def test_a_broken_document_is_refused_with_its_line(tmp_path: Path, text: str, l
 
 
 def test_a_bad_first_line_does_not_hide_the_others(tmp_path: Path) -> None:
-    for first in ("{oops}", '{"prompt": "p", ', "[1, 2", "nonsense"):
+    broken = {"{oops}": "not_json", '{"prompt": "p", ': "truncated", "[1, 2": "truncated", "nonsense": "not_json"}
+    for first, code in broken.items():
         rows = _read(tmp_path, "a.jsonl", f"{first}\n{json.dumps(ROW)}\n{json.dumps(ROW)}\n")
-        assert [row.code for row in rows] == ["not_json", None, None], first
+        assert [row.code for row in rows] == [code, None, None], first
 
 
 def test_a_list_a_line_is_no_document(tmp_path: Path) -> None:
@@ -174,9 +175,7 @@ def _zipped(folder: Path, member: str) -> bytes:
         (gzip.compress(b"{}"), "gzip", "unpack"),
         ("zip:rows.jsonl", "zip file", "unpack"),
         ("zip:xl/workbook.xml", "Excel", "CSV"),
-        ('{"a": 1}'.encode("utf-16"), "UTF-16", "iconv"),
-        ('{"a": 1}'.encode("utf-16-le"), "UTF-16", "UTF-8"),
-        ('{"a": 1}'.encode("utf-32"), "UTF-32", "iconv"),
+        (b"\x01\x00\x02\x00" * 50, "binary", "UTF-8"),
         (b'{"a": 1}\r{"a": 2}\r', "carriage return", "tr"),
         (b"SQLite format 3\x00", "SQLite", "export"),
     ],
@@ -188,6 +187,25 @@ def test_foreign_files_are_refused_with_what_to_do(
     with pytest.raises(DataError, match=what) as caught:
         read_rows(_write(tmp_path, "rows.jsonl", data))
     assert remedy in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_other_unicode_encodings_are_read(tmp_path: Path, encoding: str) -> None:
+    text = json.dumps({"a": "größer 🙂\u2028"}, ensure_ascii=False) + "\n" + json.dumps({"a": "b" * 100}) + "\n"
+    rows = _read(tmp_path, "a.jsonl", text.encode(encoding))
+    assert [row.value for row in rows] == [json.loads(line) for line in text.split("\n")[:2]]
+    mark = len("".encode(encoding))
+    assert [row.offset for row in rows] == [
+        0,
+        len(text.split("\n")[0].encode(encoding)) + len("\n".encode(encoding)) - mark,
+    ]
+    document = _read(tmp_path, "a.json", json.dumps([{"a": "ä"}, {"a": "c"}]).encode(encoding))
+    assert [row.value for row in document] == [{"a": "ä"}, {"a": "c"}]
+
+
+def test_half_a_character_of_utf16_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no valid UTF-16"):
+        _read(tmp_path, "a.jsonl", '{"a": 1}\n'.encode("utf-16") + b"\x00")
 
 
 def test_prose_is_neither_json_nor_a_table(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def with_tiny(words: list[str]) -> list[str]:
         return words
     job = words[0]
     added: list[str] = []
-    if job in ("run", "train", "data"):
+    if job in ("run", "train") or words[:2] == ["data", "show"]:
         added += unless_given("--model", TINY)
     if job in ("run", "train"):
         added += [*unless_given("--max-steps", "2"), *unless_given("--device", "cpu")]

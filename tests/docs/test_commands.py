@@ -127,7 +127,7 @@ def _commands(block: Block) -> list[str]:
 
 # Keys that are data: names of arms, metrics, labels, codes, files, packages.
 DATA_KEYS = {"metrics", "arms", "codes", "files", "libraries", "answers", "scores", "stopped", "stop_share", "counts"}
-DATA_KEYS |= {"keywords"}
+DATA_KEYS |= {"keywords", "totals", "labels", "languages", "openings", "redacted", "lost"}
 
 
 def keys_of(value: Any, within: str = "") -> Iterator[str]:
@@ -155,6 +155,8 @@ def test_keys_are_found() -> None:
         ("hone generate support Hello --json", "docs/chat.md"),
         ("hone models list --json", "docs/models.md"),
         ("hone data show mixed.jsonl --json", "docs/data.md"),
+        ("hone data check support.jsonl --fix fixed.jsonl --json", "docs/data.md"),
+        ("hone data convert support.jsonl --out chat.jsonl --json", "docs/data.md"),
         ("hone doctor --json", "docs/doctor.md"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from hone import errors
 from hone.config import schema
 from hone.data.detection import FORMATS
-from hone.data.ledger import DROP_CODES
+from hone.data.faults import FAULTS
 from hone.data.near import NEAR_THRESHOLD
 from hone.evaluation.scorers import METRICS, SHAPE_METRICS
 from hone.planning.choose import choose_held_out_rows, choose_training, choose_validation_rows
@@ -52,9 +52,10 @@ def test_anchors_are_made_as_on_the_page() -> None:
 
 
 def test_every_ledger_code_stands_with_its_meaning() -> None:
-    told = {cells[0]: cells[1] for cells in table_rows(page_text("docs/data.md")) if len(cells) == 2}
-    assert {code: told.get(f"`{code}`") for code in DROP_CODES} == DROP_CODES
-    assert {"`template`", "`held_out_copy`"} <= set(told)
+    told = {cells[0]: cells[1:] for cells in table_rows(page_text("docs/data.md")) if len(cells) == 3}
+    assert {code: told.get(f"`{code}`") for code in FAULTS} == {
+        code: [kind.severity, kind.means] for code, kind in FAULTS.items()
+    }
 
 
 def test_every_format_and_the_threshold_are_told() -> None:

@@ -24,6 +24,8 @@ LONGER_FUNCTIONS: dict[str, str] = {
 # Modules that write files by themselves, not through hone.files (temporary name, fsync, rename), with the reason.
 OWN_WRITES: dict[str, str] = {
     "hone.files": "is where whole-or-absent writes are made",
+    "hone.data.audit.spill": "scratch numbers in a temporary folder, which nobody else reads",
+    "hone.data.row_files": "rows are written one by one; it does for them what hone.files does for whole contents",
     "hone.registry.recorder": "appends lines to metrics.jsonl and log.txt, which readers follow while a run goes on",
 }
 

@@ -485,7 +485,9 @@ def test_few_rows_are_used_or_refused_and_never_half_done(
     run_options: RunOptions, hone_home: Path, tmp_path: Path, evaluated_here: None, count: int
 ) -> None:
     data = write_jsonl(tmp_path / "few.jsonl", [row(number) for number in range(count)])
-    config = run_options(data=str(data), max_steps=1)
+    with pytest.raises(DataError, match="at least 10 are needed"):
+        done(run_options(data=str(data), max_steps=1), hone_home)
+    config = run_options(data=str(data), max_steps=1, allow_few_rows=True)
     if count == 1:
         with pytest.raises(DataError):
             done(config, hone_home)
@@ -515,3 +517,19 @@ def test_a_run_on_the_reference_path_is_evaluated_on_it_and_learns_the_same(
     assert bits[0] == pytest.approx(bits[1], abs=1e-3)
     notes = json.loads((tmp_path / "padded" / "adapter" / "hone.json").read_text(encoding="utf-8"))
     assert notes["reference_path"] is True
+
+
+# --- the audit ---
+
+
+def test_a_run_begins_with_the_audit_and_keeps_its_report(
+    run_options: RunOptions, hone_home: Path, tmp_path: Path, evaluated_here: None
+) -> None:
+    rows = [*(row(number) for number in range(16)), {"prompt": "write to jane@mail.org", "completion": "..."}]
+    data = write_jsonl(tmp_path / "rows.jsonl", [*rows, {"prompt": "x", "completion": ""}])
+    listener = Listener()
+    result = run(run_options(data=str(data), max_steps=1), home=hone_home, recorder=listener)
+    audit = json.loads((Path(result["run_dir"]) / "audit.json").read_text(encoding="utf-8"))
+    assert (audit["rows"], audit["kept"], audit["dropped"]) == (18, 17, 1)
+    assert audit["totals"] == {"empty_assistant": 1, "near_empty_answer": 1, "personal_data": 1}
+    assert any("near_empty_answer 1, personal_data 1" in event.data["text"] for event in listener.of("note"))

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from hone.cli.data_check import check_data
+from hone.cli.data_convert import convert_data
+from hone.cli.data_page import PageRow, data_page
 from hone.cli.options import JsonOption, options_of
 from hone.cli.output import console, harmless, labelled, print_json, result_stream, say, show, text_columns
 from hone.config import TrainConfig, load_config
+from hone.files import write_atomically
 from hone.home import hone_home
 from hone.types import JsonDict
 
@@ -21,7 +25,7 @@ if TYPE_CHECKING:  # importing the recipe imports torch
 
 __all__ = ["data", "show_data"]
 
-data = typer.Typer(help="Look at training data.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(help="Check, look at and convert training data.", no_args_is_help=True, rich_markup_mode=None)
 
 _OPEN, _CLOSE = "⟦", "⟧"
 _MOST_BAD_ROWS = 20
@@ -29,7 +33,7 @@ _MOST_BAD_ROWS = 20
 
 @data.callback()
 def _group() -> None:
-    """Look at training data."""
+    """Check, look at and convert training data."""
 
 
 @data.command("show", epilog="Example: hone data show examples.jsonl --rows 2")
@@ -39,6 +43,9 @@ def show_data(
     rows: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the first rows to show.")] = 3,
     row: Annotated[int | None, typer.Option(min=1, metavar="K", help="Show the K-th row of the file instead.")] = None,
     ids: Annotated[bool, typer.Option("--ids", help="Show token ids as well.")] = False,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the rows as a page to FILE instead.")
+    ] = None,
     as_json: JsonOption = False,
     **given: Any,
 ) -> None:
@@ -65,12 +72,24 @@ def show_data(
         print_json(_as_json(shown, with_ids=ids))
         return
     columns = text_columns(console(sys.stdout))
+    if page is not None:
+        rows_of_page = [_page_row(one, config.data, with_ids=ids) for one in shown.rows]
+        summary = [" ".join(str(line).split()) for line in _summary_lines(shown, columns)]
+        write_atomically(page, data_page(Path(config.data).name, rows_of_page, summary[1:]))
+        show(labelled("Page", f"{page}: {len(shown.rows)} rows", columns=columns))
+        return
     for one in shown.rows:
         for line in _row_lines(one, config.data, with_ids=ids):
             show(line)
         show()
     for line in _summary_lines(shown, columns):
         show(line)
+
+
+data.command("check", epilog="Example: hone data check examples.jsonl --eval held_out.jsonl")(check_data)
+
+
+data.command("convert", epilog="Example: hone data convert alpaca.json --out chat.jsonl")(convert_data)
 
 
 def _as_json(shown: ShownData, *, with_ids: bool) -> JsonDict:
@@ -108,6 +127,7 @@ def _row_as_json(one: ShownRow, *, with_ids: bool) -> JsonDict:
         "line": one.line,
         "tokens": one.tokens,
         "supervised_tokens": one.supervised_tokens,
+        "cut": one.cut,
         "segments": [{"text": text, "supervised": supervised} for text, supervised in one.segments],
     }
     if with_ids:
@@ -117,14 +137,25 @@ def _row_as_json(one: ShownRow, *, with_ids: bool) -> JsonDict:
     return value
 
 
-def _row_lines(one: ShownRow, source: str, *, with_ids: bool) -> Iterator[str | Text]:
+def _page_row(one: ShownRow, source: str, *, with_ids: bool) -> PageRow:
+    ids = [_marked_ids(sequence.ids, sequence.supervised) for sequence in one.sequences] if with_ids else []
+    return PageRow(_row_title(one, source), one.segments, one.cut, ids)
+
+
+def _row_title(one: ShownRow, source: str) -> str:
     counts = f"{one.tokens} tokens, {one.supervised_tokens} supervised"
-    yield Text(f"row {one.row} ({harmless(Path(source).name)}:{one.line}), {counts}", style="bold")
+    return f"row {one.row} ({harmless(Path(source).name)}:{one.line}), {counts}"
+
+
+def _row_lines(one: ShownRow, source: str, *, with_ids: bool) -> Iterator[str | Text]:
+    yield Text(_row_title(one, source), style="bold")
     text = Text()
     for piece, supervised in one.segments:
         marked = f"{_OPEN}{harmless(piece)}{_CLOSE}" if supervised else harmless(piece)
         text.append(marked, style="green" if supervised else "")
     yield text
+    if one.cut:
+        yield Text(f"-- {harmless(one.cut)} --", style="red")
     if with_ids:
         for sequence in one.sequences:
             yield _marked_ids(sequence.ids, sequence.supervised)

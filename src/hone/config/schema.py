@@ -143,6 +143,7 @@ class TrainConfig(BaseModel):
     model: _Text = Field(DEFAULT_MODEL, description="The base: a hub id, a folder, or a .gguf file.")
     output: Path | None = Field(None, description="Folder for the run; a new one in the home folder unless given.")
     mapping: _Mapping | None = Field(None, alias="map", description=_MAPPING_HELP)
+    allow_few_rows: bool = Field(False, description="Go on with fewer than 10 usable rows.")
     method: Literal["sft"] = Field("sft", description="How to train: sft is supervised fine-tuning.")
     adaptation: AdaptationName = Field(
         "lora",

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hone.data.faults import RefusedSource
 from hone.data.messages import nearest, quoted
 from hone.data.rows import RawRow
 from hone.errors import ConfigError, DataError
@@ -25,10 +26,13 @@ __all__ = [
     "COLUMN_FORMATS",
     "CONVERSATION_KEYS",
     "FORMATS",
+    "PREFERENCE",
     "SYSTEM_COLUMNS",
     "ColumnFormat",
     "FormatMapping",
     "detect_format",
+    "mixed_formats",
+    "row_format",
 ]
 
 SYSTEM_COLUMNS = ("system", "system_prompt")
@@ -96,7 +100,7 @@ COLUMN_FORMATS = {
     "text-label": ColumnFormat("text", (), ("label",)),
 }
 CONVERSATION_KEYS = {"openai-chat": "messages", "sharegpt": "conversations"}
-_PREFERENCE = "preference"
+PREFERENCE = "preference"
 FORMATS = (*CONVERSATION_KEYS, *COLUMN_FORMATS, "mapped")
 _KNOWN_KEYS = tuple(
     dict.fromkeys(
@@ -124,7 +128,7 @@ def detect_format(rows: Iterable[RawRow]) -> str:
     lines: dict[str, list[int]] = {}
     unknown: list[RawRow] = []
     for row in rows:
-        name = None if row.value is None else _row_format(row.value)
+        name = None if row.value is None else row_format(row.value)
         if name is not None:
             lines.setdefault(name, []).append(row.line)
         elif row.value is not None:
@@ -132,9 +136,9 @@ def detect_format(rows: Iterable[RawRow]) -> str:
     if not lines:
         raise _unknown_format(unknown)
     if len(lines) > 1:
-        raise _mixed_formats(lines)
+        raise mixed_formats({name: (len(found), found[0]) for name, found in lines.items()})
     name = next(iter(lines))
-    if name == _PREFERENCE:
+    if name == PREFERENCE:
         raise DataError(
             "its rows are preferences (chosen, rejected)",
             why="supervised training needs one answer a row",
@@ -143,12 +147,13 @@ def detect_format(rows: Iterable[RawRow]) -> str:
     return name
 
 
-def _row_format(value: Mapping[str, Any]) -> str | None:
+def row_format(value: Mapping[str, Any]) -> str | None:
+    """The format that a row's keys are those of: one of :data:`FORMATS`, ``PREFERENCE``, or None."""
     for name, key in CONVERSATION_KEYS.items():
         if key in value:
             return name
     if "chosen" in value and "rejected" in value:
-        return _PREFERENCE
+        return PREFERENCE
     for name, columns in COLUMN_FORMATS.items():
         if columns.prompt not in value or not any(key in value for key in columns.completions):
             continue
@@ -158,22 +163,29 @@ def _row_format(value: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _mixed_formats(lines: Mapping[str, list[int]]) -> DataError:
-    by_size = sorted(lines.items(), key=lambda item: -len(item[1]))
-    return DataError(
+def mixed_formats(found: Mapping[str, tuple[int, int]]) -> RefusedSource:
+    """The error for a file of several formats.
+
+    Args:
+        found: for each format its number of rows, and the line of the first.
+    """
+    by_size = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))
+    return RefusedSource(
+        "mixed_formats",
         f"mixes formats: {' and '.join(name for name, _ in by_size)}",
-        details=[f"{name}: {len(found)} rows, the first on line {found[0]}" for name, found in by_size],
+        details=[f"{name}: {rows} rows, the first on line {line}" for name, (rows, line) in by_size],
         why="one file is one kind of task; rows read in the wrong form would train on the wrong text",
         remedy="put each format into a file of its own, or rewrite the smaller part",
     )
 
 
-def _unknown_format(rows: list[RawRow]) -> DataError:
+def _unknown_format(rows: list[RawRow]) -> RefusedSource:
     values = [row.value for row in rows[:20] if row.value is not None]
     keys = list(dict.fromkeys(key for value in values for key in value))
     wanted = [key for key in _KNOWN_KEYS if key not in keys]
     hints = [f"{quoted(key)}{hint}" for key in keys if key not in _KNOWN_KEYS and (hint := nearest(key, wanted))]
-    return DataError(
+    return RefusedSource(
+        "unknown_format",
         f"the rows' keys are those of no known format: {', '.join(key[:40] for key in keys[:12])}",
         details=hints[:4] + [f"known: {form}" for form in _describe_formats()],
         remedy=_unwrap(values[0]) if len(rows) == 1 and _unwrap(values[0]) else _map_remedy(keys),

@@ -22,10 +22,19 @@ from hone.data.ledger import RowError
 from hone.data.messages import kind, message_to_openai, nearest, parse_messages, parse_tools, quoted
 from hone.types import Example, JsonDict, Message
 
-__all__ = ["FORMATS", "FormatMapping", "detect_format", "example_to_openai", "parse_row", "read_keys", "to_example"]
+__all__ = [
+    "FORMATS",
+    "PROMPT_COLUMNS",
+    "FormatMapping",
+    "detect_format",
+    "example_to_openai",
+    "parse_row",
+    "read_keys",
+    "to_example",
+]
 
 # Columns that belong to what a model is asked; leaving one out in silence would make another task of the row.
-_PROMPT_COLUMNS = (
+PROMPT_COLUMNS = (
     *("prompt", "instruction", "input", "question", "context", "passage", "document", "documents"),
     *("history", "choices", "options"),
 )
@@ -120,7 +129,7 @@ def _column_messages(value: Mapping[str, Any], format_name: str) -> tuple[Messag
     missing = [key for key in (columns.prompt, completion) if key not in value]
     if missing:
         raise _unknown_keys(value, missing)
-    unread = [key for key in _PROMPT_COLUMNS if value.get(key) and key not in (columns.prompt, *columns.additions)]
+    unread = [key for key in PROMPT_COLUMNS if value.get(key) and key not in (columns.prompt, *columns.additions)]
     if unread:
         raise RowError(
             "unread_context",

@@ -1,7 +1,6 @@
 """The row ledger: what became of every input row, and why. Counts add up; nothing vanishes.
 
-A row is *kept* whole, *cut* (part of it is left out) or *dropped*. The codes below are those of this layer; later
-layers may drop rows under codes of their own.
+A row is *kept* whole, *cut* (part of it is left out) or *dropped*, under a code of the catalogue in ``faults.py``.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from hone.data.faults import FAULTS
 from hone.files import write_atomically
 from hone.types import JsonDict
 
@@ -19,34 +19,7 @@ __all__ = ["DROP_CODES", "Ledger", "LedgerEntry", "RowError", "RowStatus"]
 
 RowStatus = Literal["kept", "cut", "dropped"]
 
-DROP_CODES = {
-    "all_weights_zero": "every assistant turn has weight 0, so nothing would be learned",
-    "bad_columns": "a table row with more or fewer cells than the header",
-    "bad_content": "a text that is no text: a number, null, or a part that is not text",
-    "bad_csv": "a record whose quotes are not those of CSV",
-    "bad_role": "a turn without a role, or with one that nobody knows",
-    "bad_tool_call": "a call without a name, or whose arguments are no JSON object",
-    "bad_tools": "tools that are no list of function schemas",
-    "bad_turn": "a turn that is no object",
-    "bad_weight": "a weight other than 0 and 1, or on a turn that is not the assistant's",
-    "duplicate_keys": "a JSON object that has one key twice",
-    "empty_assistant": "an assistant turn with no text, no call and no reasoning",
-    "empty_messages": "messages that are no list, or an empty one",
-    "empty_prompt": "a prompt column with no text",
-    "invalid_utf8": "bytes that are not UTF-8",
-    "line_too_long": "a line of more than 16 MiB",
-    "lone_surrogate": "half of a UTF-16 pair, which is no character",
-    "no_assistant": "no turn of the assistant",
-    "no_prompt": "nothing stands before the assistant's only turn",
-    "not_finite": "NaN, Infinity, or a number too large to be one",
-    "not_json": "text that is not JSON",
-    "not_object": "JSON that is no object",
-    "nul_byte": "a NUL byte",
-    "orphan_tool_result": "a tool's result that answers no call",
-    "too_deep": "JSON nested more than 64 levels deep",
-    "unknown_keys": "keys that are not those of the file's format",
-    "unread_context": "a column that belongs to the prompt, but that the format does not read",
-}
+DROP_CODES = {code: FAULTS[code].means for code in sorted(FAULTS) if FAULTS[code].severity == "error"}
 
 
 class RowError(Exception):

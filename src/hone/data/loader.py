@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from hone.data.faults import RefusedSource
 from hone.data.formats import FORMATS, FormatMapping, detect_format, parse_row, read_keys
 from hone.data.ledger import Ledger, RowError
 from hone.data.messages import nearest, quoted
@@ -58,9 +59,10 @@ def load_examples(source: str, *, mapping: Mapping[str, str] | None = None, limi
         MissingDependencyError: an optional package is needed for this kind of source.
     """
     columns = FormatMapping.from_pairs(mapping) if mapping is not None else None
-    rows = list(islice(read_rows(source), limit))
+    # the text of a row is not needed beside its value
+    rows = [replace(row, raw=None) for row in islice(read_rows(source), limit)]
     if not rows:
-        raise DataError("has no rows", where=source, remedy="give a file with at least one example")
+        raise RefusedSource("empty_file", "has no rows", where=source, remedy="give a file with at least one example")
     format_name = _format_of(rows, columns, source)
     ledger = Ledger(source)
     examples = [example for row in rows if (example := _account(row, format_name, columns, ledger)) is not None]
@@ -114,9 +116,10 @@ def _account(row: RawRow, format_name: str, columns: FormatMapping | None, ledge
     return replace(example, row=row.row, line=row.line, source=ledger.source)
 
 
-def _no_usable_row(ledger: Ledger) -> DataError:
+def _no_usable_row(ledger: Ledger) -> RefusedSource:
     codes = ", ".join(f"{code} {count}" for code, count in ledger.summary()["codes"].items())
-    return DataError(
+    return RefusedSource(
+        "no_usable_row",
         f"none of its {ledger.rows} rows can be used ({codes})",
         where=ledger.source,
         details=[f"{ledger.source}:{entry.line}: {entry.reason}" for entry in ledger.dropped_entries()],

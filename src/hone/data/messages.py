@@ -17,7 +17,27 @@ from hone.data.ledger import RowError
 from hone.data.strict_json import decode_json
 from hone.types import JsonDict, Message, Role, ToolCall
 
-__all__ = ["kind", "message_to_openai", "nearest", "parse_messages", "parse_tools", "quoted"]
+__all__ = [
+    "CALLING_ROLE",
+    "PLAIN_ROLES",
+    "calls_in_text",
+    "kind",
+    "message_to_openai",
+    "nearest",
+    "optional_text",
+    "parse_calls",
+    "parse_content",
+    "parse_messages",
+    "parse_reasoning",
+    "parse_role",
+    "parse_tool",
+    "parse_tools",
+    "parse_weight",
+    "quoted",
+    "refuse_mistyped",
+    "refuse_orphan",
+    "role_named",
+]
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -36,7 +56,8 @@ _ROLES: dict[str, Role] = {
     "tool_response": "tool",
     "observation": "tool",
 }
-_CALLING_ROLE = "function_call"
+CALLING_ROLE = "function_call"
+PLAIN_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _TURN_KEYS = ("role", "content", "from", "value", "weight", "tool_calls", "tool_call_id", "name", *_REASONING_KEYS)
 _LIKELY_MEANT = 0.75
@@ -67,7 +88,7 @@ def parse_messages(turns: object, where: str = "messages", *, supervise: bool = 
     messages: list[Message] = []
     for index, turn in enumerate(turns):
         message = _parse_turn(turn, f"{where}[{index}]", supervise=supervise)
-        _refuse_orphan(message, messages, f"{where}[{index}]")
+        refuse_orphan(message, messages, f"{where}[{index}]")
         messages.append(message)
     return tuple(messages)
 
@@ -89,7 +110,7 @@ def parse_tools(tools: object, where: str = "tools") -> tuple[Mapping[str, Any],
         return ()
     if not isinstance(tools, list):
         raise RowError("bad_tools", f"{where} is {kind(tools)}, not a list of functions")
-    return tuple(_parse_tool(tool, f"{where}[{index}]") for index, tool in enumerate(tools))
+    return tuple(parse_tool(tool, f"{where}[{index}]") for index, tool in enumerate(tools))
 
 
 def message_to_openai(message: Message) -> JsonDict:
@@ -109,6 +130,11 @@ def message_to_openai(message: Message) -> JsonDict:
     if message.role == "assistant" and not message.supervised:
         turn["weight"] = 0
     return turn
+
+
+def role_named(name: str) -> Role | None:
+    """The role that a word stands for, in any of the words that are read; None for others."""
+    return _ROLES.get(name.strip().lower())
 
 
 def kind(value: object) -> str:
@@ -143,29 +169,30 @@ def _parse_turn(turn: object, where: str, *, supervise: bool) -> Message:
         raise RowError("bad_turn", f"{where} is {kind(turn)}, not an object with role and content")
     role_key = "from" if "role" not in turn and "from" in turn else "role"
     text_key = "value" if "content" not in turn and "value" in turn else "content"
-    _refuse_mistyped(turn, where)
-    role = _parse_role(turn, role_key, where)
-    calls = _parse_calls(turn, role, where)
+    refuse_mistyped(turn, where)
+    role = parse_role(turn, role_key, where)
+    calls = parse_calls(turn, role, where)
     content = turn.get(text_key)
-    if turn[role_key].strip().lower() == _CALLING_ROLE:
-        calls, content = _calls_in_text(content, f"{where}.{text_key}"), None
-    reasoning = _parse_reasoning(turn, where)
+    if turn[role_key].strip().lower() == CALLING_ROLE:
+        calls, content = calls_in_text(content, f"{where}.{text_key}"), None
+    reasoning = parse_reasoning(turn, where)
     may_be_absent = role == "assistant" and bool(calls or reasoning)
-    text = _parse_content(content, f"{where}.{text_key}", text_key in turn, may_be_absent)
+    text = parse_content(content, f"{where}.{text_key}", text_key in turn, may_be_absent)
     if role == "assistant" and not text.strip() and not may_be_absent:
         raise RowError("empty_assistant", f"{where}: the assistant's turn is empty")
     return Message(
         role=role,
         content=text,
-        supervised=_parse_weight(turn, role, where) and supervise and role == "assistant",
+        supervised=parse_weight(turn, role, where) and supervise and role == "assistant",
         reasoning=reasoning,
         tool_calls=calls,
-        tool_call_id=_optional_text(turn, "tool_call_id", where),
-        name=_optional_text(turn, "name", where),
+        tool_call_id=optional_text(turn, "tool_call_id", where),
+        name=optional_text(turn, "name", where),
     )
 
 
-def _refuse_mistyped(turn: Mapping[str, Any], where: str) -> None:
+def refuse_mistyped(turn: Mapping[str, Any], where: str) -> None:
+    """Raise a RowError if a key of a turn looks like a mistyped one; ``where`` names the turn, as in all checks."""
     for key in turn:
         if key in _TURN_KEYS:
             continue
@@ -174,19 +201,21 @@ def _refuse_mistyped(turn: Mapping[str, Any], where: str) -> None:
             raise RowError("unknown_keys", f"{where} has the key {quoted(key)}; did you mean {quoted(close[0])}?")
 
 
-def _parse_role(turn: Mapping[str, Any], key: str, where: str) -> Role:
+def parse_role(turn: Mapping[str, Any], key: str, where: str) -> Role:
+    """The role under ``key``. Raises RowError."""
     name = turn.get(key)
     if name is None:
         raise RowError("bad_role", f"{where} has no role")
     if not isinstance(name, str):
         raise RowError("bad_role", f"{where}.{key} is {kind(name)}, not text")
-    role = _ROLES.get(name.strip().lower())
+    role = role_named(name)
     if role is None:
         raise RowError("bad_role", f"{where}.{key}: {quoted(name)} is no role{nearest(name, tuple(_ROLES))}")
     return role
 
 
-def _parse_content(content: object, where: str, present: bool, may_be_absent: bool) -> str:
+def parse_content(content: object, where: str, present: bool, may_be_absent: bool) -> str:
+    """The text of a content, parts joined. Raises RowError."""
     if content is None:
         if may_be_absent:
             return ""
@@ -207,15 +236,17 @@ def _parse_part(part: object, where: str) -> str:
     raise RowError("bad_content", f"{where} is {what}; hone trains on text parts alone")
 
 
-def _parse_reasoning(turn: Mapping[str, Any], where: str) -> str | None:
+def parse_reasoning(turn: Mapping[str, Any], where: str) -> str | None:
+    """The assistant's thinking, if there is any. Raises RowError."""
     for key in _REASONING_KEYS:
-        reasoning = _optional_text(turn, key, where)
+        reasoning = optional_text(turn, key, where)
         if reasoning:
             return reasoning
     return None
 
 
-def _parse_weight(turn: Mapping[str, Any], role: Role, where: str) -> bool:
+def parse_weight(turn: Mapping[str, Any], role: Role, where: str) -> bool:
+    """Whether a turn carries loss, as far as its weight says. Raises RowError."""
     weight = turn.get("weight")
     if weight is None:
         return True
@@ -226,14 +257,16 @@ def _parse_weight(turn: Mapping[str, Any], role: Role, where: str) -> bool:
     return bool(weight)
 
 
-def _optional_text(turn: Mapping[str, Any], key: str, where: str) -> str | None:
+def optional_text(turn: Mapping[str, Any], key: str, where: str) -> str | None:
+    """A text that may be left out. Raises RowError."""
     value = turn.get(key)
     if value is not None and not isinstance(value, str):
         raise RowError("bad_content", f"{where}.{key} is {kind(value)}, not text")
     return value
 
 
-def _parse_calls(turn: Mapping[str, Any], role: Role, where: str) -> tuple[ToolCall, ...]:
+def parse_calls(turn: Mapping[str, Any], role: Role, where: str) -> tuple[ToolCall, ...]:
+    """The calls of a turn. Raises RowError."""
     calls = turn.get("tool_calls")
     single = turn.get("function_call")  # OpenAI's older form, one call a turn
     if calls is None and single is not None:
@@ -247,8 +280,8 @@ def _parse_calls(turn: Mapping[str, Any], role: Role, where: str) -> tuple[ToolC
     return tuple(_parse_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls))
 
 
-def _calls_in_text(content: object, where: str) -> tuple[ToolCall, ...]:
-    """The calls of a ShareGPT turn, whose text is the call as JSON, or a list of them."""
+def calls_in_text(content: object, where: str) -> tuple[ToolCall, ...]:
+    """The calls of a ShareGPT turn, whose text is the call as JSON, or a list of them. Raises RowError."""
     value = _decode(content, where, "bad_tool_call") if isinstance(content, str) else content
     calls = value if isinstance(value, list) else [value]
     if not calls:
@@ -273,7 +306,8 @@ def _parse_call(call: object, where: str) -> ToolCall:
     return ToolCall(function["name"], arguments, identifier)
 
 
-def _refuse_orphan(message: Message, before: Sequence[Message], where: str) -> None:
+def refuse_orphan(message: Message, before: Sequence[Message], where: str) -> None:
+    """Raise a RowError if a tool's result follows no call that it could answer."""
     if message.role != "tool":
         return
     known = {call.id for earlier in before for call in earlier.tool_calls if call.id is not None}
@@ -288,7 +322,8 @@ def _refuse_orphan(message: Message, before: Sequence[Message], where: str) -> N
         )
 
 
-def _parse_tool(tool: object, where: str) -> Mapping[str, Any]:
+def parse_tool(tool: object, where: str) -> Mapping[str, Any]:
+    """One function's schema in OpenAI's form. Raises RowError."""
     if not isinstance(tool, dict):
         raise RowError("bad_tools", f"{where} is {kind(tool)}, not a function's schema")
     function = tool.get("function", tool)

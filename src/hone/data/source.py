@@ -16,14 +16,16 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+from hone.data.faults import RefusedSource
 from hone.data.json_rows import is_document, is_json_text, json_document_rows, json_line_rows
-from hone.data.rows import RawRow, read_lines
+from hone.data.rows import RawRow, read_lines, text_encoding
 from hone.data.tables import hub_rows, looks_like_table, parquet_rows, table_rows
 from hone.errors import DataError
 from hone.files import sha256_file
 
-__all__ = ["RawRow", "is_hub_id", "read_rows", "source_hash"]
+__all__ = ["RawRow", "is_hub_id", "read_rows", "source_hash", "source_kind"]
 
 _TABLE_EXTENSIONS = frozenset({".csv", ".tsv", ".tab"})
 _JSON_EXTENSIONS = frozenset({".jsonl", ".ndjson", ".json"})
@@ -32,6 +34,7 @@ _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<sp
 _HEAD_BYTES = 1 << 16
 _PARQUET = b"PAR1"
 _UNPACK = "unpack it first, and give the file inside"
+_PACKED = frozenset({"a gzip file", "a bzip2 file", "an xz file", "a zstd file"})
 # First bytes of files that look like data and are not: what they are, and what to do.
 _FOREIGN = (
     (b"\x1f\x8b", "a gzip file", _UNPACK),
@@ -39,10 +42,6 @@ _FOREIGN = (
     (b"\xfd7zXZ", "an xz file", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK),
     (b"\xd0\xcf\x11\xe0", "an Excel file (.xls)", "export the sheet as CSV (UTF-8), and give that"),
-    (b"\x00\x00\xfe\xff", "UTF-32 text", "save it as UTF-8: iconv -f UTF-32 -t UTF-8 FILE > NEW"),
-    (b"\xff\xfe\x00\x00", "UTF-32 text", "save it as UTF-8: iconv -f UTF-32 -t UTF-8 FILE > NEW"),
-    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW"),
-    (b"\xfe\xff", "UTF-16 text", "save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW"),
     (b"ARROW1", "an Arrow file", "write it as Parquet or JSON lines"),
     (b"SQLite format 3", "an SQLite database", "export the table as CSV or JSON lines"),
     (b"%PDF", "a PDF", "hone needs examples as JSON lines, CSV or Parquet"),
@@ -69,9 +68,25 @@ def read_rows(path_or_hub_id: str) -> Iterator[RawRow]:
     _require_file(path)
     head = _head(path)
     if head.startswith(_PARQUET):
+        _refuse_misnamed_parquet(path)
         return parquet_rows(path)
     _refuse_foreign(path, head)
     return _text_rows(path, head)
+
+
+def source_kind(path: Path) -> Literal["json_lines", "json_document", "table", "parquet"]:
+    """What kind of file ``path`` is, as :func:`read_rows` reads it.
+
+    Raises:
+        DataError: as for :func:`read_rows`.
+    """
+    _require_file(path)
+    head = _head(path)
+    if head.startswith(_PARQUET):
+        _refuse_misnamed_parquet(path)
+        return "parquet"
+    _refuse_foreign(path, head)
+    return _text_kind(path, head)
 
 
 def source_hash(path: str) -> str:
@@ -132,26 +147,46 @@ def _head(path: Path) -> bytes:
     return head
 
 
+def _refuse_misnamed_parquet(path: Path) -> None:
+    if path.suffix.lower() in _TABLE_EXTENSIONS | _JSON_EXTENSIONS:
+        raise RefusedSource(
+            "wrong_name",
+            "is a Parquet file, whatever its name says",
+            where=str(path),
+            remedy=f"name it {path.stem}.parquet",
+        )
+
+
 def _refuse_foreign(path: Path, head: bytes) -> None:
     for magic, what, remedy in _FOREIGN:
         if head.startswith(magic):
-            raise DataError(f"is {what}, whatever its name says", where=str(path), remedy=remedy)
+            code = "packed_file" if what in _PACKED else "foreign_file"
+            raise RefusedSource(code, f"is {what}, whatever its name says", where=str(path), remedy=remedy)
     if head.startswith(b"PK\x03\x04"):
         excel = b"xl/" in head or b"[Content_Types].xml" in head
-        raise DataError(
+        raise RefusedSource(
+            "foreign_file" if excel else "packed_file",
             f"is {'an Excel file (.xlsx)' if excel else 'a zip file'}, whatever its name says",
             where=str(path),
             remedy="export the sheet as CSV (UTF-8), and give that" if excel else _UNPACK,
         )
     if path.suffix.lower() == ".parquet":
-        raise DataError(
-            "is no Parquet file, though named so", where=str(path), remedy="give it the name of its true kind"
+        raise RefusedSource(
+            "wrong_name",
+            "is no Parquet file, though named so",
+            where=str(path),
+            remedy="give it the name of its true kind",
         )
+    if text_encoding(head) is not None:
+        return
     if head[:200].count(0) > len(head[:200]) // 4:
-        raise DataError("is UTF-16 or binary, not UTF-8 text", where=str(path), remedy="save it as UTF-8")
+        raise RefusedSource(
+            "foreign_file", "is binary, not UTF-8 text", where=str(path), remedy="save it as UTF-8 text"
+        )
     # A lone CR can stand inside a quoted cell; as the only line end of a file it would make one row of all.
     if b"\n" not in head and re.search(rb"\r[^\r\n]", head):
-        raise DataError(
+        raise RefusedSource(
+            "lone_cr",
             "its lines end with a lone carriage return (old Mac text)",
             where=str(path),
             remedy="convert the line ends: tr '\\r' '\\n' < FILE > NEW",
@@ -159,21 +194,37 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
 
 
 def _text_rows(path: Path, head: bytes) -> Iterator[RawRow]:
+    kind = _text_kind(path, head)
+    if kind == "table":
+        return table_rows(path, _sample(head))
+    return json_document_rows(path) if kind == "json_document" else json_line_rows(path)
+
+
+def _text_kind(path: Path, head: bytes) -> Literal["json_lines", "json_document", "table"]:
     first = next((line for line in read_lines(path) if not line.is_blank), None)
     if first is None:
-        raise DataError("is empty", where=str(path), remedy="give a file with at least one example")
+        raise RefusedSource("empty_file", "is empty", where=str(path), remedy="give a file with at least one example")
     extension = path.suffix.lower()
-    sample = head.decode("utf-8-sig", errors="replace")
     begins_as_json = first.text.lstrip()[0] in "[{"
     if extension in _TABLE_EXTENSIONS and not (begins_as_json and is_json_text(first.text)):
-        return table_rows(path, sample)
+        return "table"
     if begins_as_json or extension in _JSON_EXTENSIONS:
-        return json_document_rows(path) if is_document(path, first) else json_line_rows(path)
-    if looks_like_table(sample):
-        return table_rows(path, sample)
-    raise DataError(
+        return "json_document" if is_document(path, first) else "json_lines"
+    if looks_like_table(_sample(head)):
+        return "table"
+    raise RefusedSource(
+        "not_rows",
         "is neither JSON nor a table",
         where=f"{path}:{first.number}",
+        line=first.number,
         why="each row must be an object with named fields",
         remedy="give JSON lines, a JSON array, CSV or TSV with a header, or Parquet",
     )
+
+
+def _sample(head: bytes) -> str:
+    """The beginning of a text, for telling its columns."""
+    encoding = text_encoding(head)
+    if encoding is not None:
+        return head.decode(encoding, errors="ignore").removeprefix("\ufeff")
+    return head.decode("utf-8-sig", errors="replace")

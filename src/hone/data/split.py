@@ -17,7 +17,7 @@ from hone.data.near import comparison_texts, near_graph, normalised
 from hone.errors import DataError
 from hone.types import Example
 
-__all__ = ["Split", "near_copies", "prompt_key", "split_examples"]
+__all__ = ["Split", "are_labels", "near_copies", "prompt_key", "split_examples"]
 
 _LABELS_AT_MOST = 20
 _ROWS_PER_LABEL_SHARE = 5
@@ -84,7 +84,7 @@ def split_examples(examples: Sequence[Example], *, held_out: float | int, seed: 
             remedy="add rows with other prompts, or give held-out rows in a file of their own",
         )
     groups = sorted((_group(members, keys, labels) for members in grouped), key=lambda group: group.key)
-    stratified = _are_labels(labels)
+    stratified = are_labels(labels)
     chosen = _stratified(groups, wanted) if stratified else []
     if not chosen:
         chosen = _closest(groups, wanted)
@@ -161,7 +161,8 @@ def _group(members: Sequence[int], keys: Sequence[str], labels: Sequence[str]) -
     return _Group(tuple(members), min(keys[index] for index in members), label)
 
 
-def _are_labels(labels: Sequence[str]) -> bool:
+def are_labels(labels: Sequence[str]) -> bool:
+    """Whether answers are few labels: at most 20, or a fifth of the rows, and at least three rows each on average."""
     distinct = len(set(labels))
     few = distinct <= max(_LABELS_AT_MOST, len(labels) / _ROWS_PER_LABEL_SHARE)
     return distinct > 1 and few and len(labels) >= _ROWS_PER_LABEL * distinct

@@ -16,12 +16,15 @@ from typing import Any
 
 from hone.data.ledger import RowError
 
-__all__ = ["MAX_NESTING", "decode_json", "decode_prefix", "skip_whitespace"]
+__all__ = ["MAX_NESTING", "UNREADABLE", "breaks_off", "decode_json", "decode_prefix", "skip_whitespace"]
 
 MAX_NESTING = 64
+# Faults after which it is unknown where the value ends.
+UNREADABLE = frozenset({"json_comment", "not_json", "python_repr", "trailing_comma", "truncated"})
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # What Python's "surrogateescape" makes of bytes that are not UTF-8.
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
+_CUT_ESCAPE = re.compile(r"-|\.|[eE][-+]?|\\?(?:u[0-9a-fA-F]{0,3})?")
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -80,7 +83,7 @@ def decode_prefix(text: str, start: int) -> tuple[Any, int, RowError | None]:
         value, end = decoder.raw_decode(text, start)
     except json.JSONDecodeError as error:
         undecodable = _undecodable(text, start, len(text))
-        raise undecodable or RowError("not_json", _explain(error, start)) from error
+        raise undecodable or _explain(error, start) from error
     except RecursionError as error:
         raise RowError("too_deep", f"nested more than {MAX_NESTING} levels deep") from error
     except ValueError as error:  # an integer of more digits than Python converts
@@ -88,6 +91,14 @@ def decode_prefix(text: str, start: int) -> tuple[Any, int, RowError | None]:
     fault = _undecodable(text, start, end) or _lone_surrogate(text, start, end, value)
     fault = fault or _nesting(text, start, end, value) or (faults[0] if faults else None)
     return value, end, fault
+
+
+def breaks_off(error: json.JSONDecodeError) -> bool:
+    """Whether the text ends before its value does, so that more text might mend it."""
+    # an escape or a literal that is not all there is reported where it begins
+    left = error.doc[error.pos :].rstrip(" \t\n\r")
+    cut_word = any(word.startswith(left) for word in ("true", "false", "null")) or _CUT_ESCAPE.fullmatch(left)
+    return error.msg.startswith("Unterminated string") or bool(cut_word)
 
 
 def _unique(pairs: list[tuple[str, Any]], faults: list[RowError]) -> dict[str, Any]:
@@ -150,15 +161,18 @@ def _children(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _explain(error: json.JSONDecodeError, start: int) -> str:
+def _explain(error: json.JSONDecodeError, start: int) -> RowError:
     text = error.doc[start : start + 4096]
-    behind = error.doc[: error.pos].rstrip()[-1:]
+    behind = error.doc[start : error.pos].rstrip()[-1:]
     at = error.doc[error.pos : error.pos + 2]
     reason = f"not JSON: {error.msg[0].lower()}{error.msg[1:]}, at character {error.pos - start + 1}"
     if re.match(r"[\[{]\s*'", text):
-        return f"{reason}; single quotes are Python's way of printing, not JSON: write rows with json.dumps"
+        reason += "; single quotes are Python's way of printing, not JSON: write rows with json.dumps"
+        return RowError("python_repr", reason)
     if at[:1] in ("}", "]") and behind == ",":
-        return f"{reason}; JSON has no comma before a closing bracket"
+        return RowError("trailing_comma", f"{reason}; JSON has no comma before a closing bracket")
     if at.startswith(("//", "/*", "#")):
-        return f"{reason}; JSON has no comments"
-    return reason
+        return RowError("json_comment", f"{reason}; JSON has no comments")
+    if text[:1] in ("{", "[") and breaks_off(error):
+        return RowError("truncated", f"{reason}; the row breaks off there")
+    return RowError("not_json", reason)

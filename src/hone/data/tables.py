@@ -6,14 +6,17 @@ import csv
 import importlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hone.data.rows import RawRow, read_lines
+from hone.data.faults import RefusedSource
+from hone.data.row_files import atomic_stream
+from hone.data.rows import PhysicalLine, RawRow, read_lines
 from hone.errors import DataError, MissingDependencyError
 
-__all__ = ["hub_rows", "looks_like_table", "parquet_rows", "table_rows"]
+__all__ = ["hub_rows", "looks_like_table", "parquet_rows", "table_rows", "write_parquet"]
 
 _DELIMITERS = (",", "\t", ";", "|")
 _TAB_EXTENSIONS = frozenset({".tsv", ".tab"})
@@ -46,10 +49,10 @@ def table_rows(path: Path, sample: str) -> Iterator[RawRow]:
     delimiter = _delimiter(sample, path.suffix.lower())
     quoting = csv.QUOTE_NONE if delimiter == "\t" and not _quotes_are_closed(path, delimiter) else csv.QUOTE_MINIMAL
     records = _records(path, delimiter, quoting)
-    header_line, header = next(records, (1, []))
+    header_line, _, header, _ = next(records, (1, 0, [], ""))
     names = _column_names(path, header_line, header)
-    for row, (line, cells) in enumerate(records, start=1):
-        yield _table_row(names, cells, row, line)
+    for row, (line, offset, cells, raw) in enumerate(records, start=1):
+        yield replace(_table_row(names, cells, row, line), offset=offset, raw=raw)
 
 
 def parquet_rows(path: Path) -> Iterator[RawRow]:
@@ -72,8 +75,12 @@ def parquet_rows(path: Path) -> Iterator[RawRow]:
                     row += 1
                     yield RawRow(row, row, _without_nested_nulls(value))
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"is damaged Parquet: {_first_line(error)}", where=f"{path}:{row + 1}", remedy="write or download it anew"
+        raise RefusedSource(
+            "damaged_parquet",
+            f"is damaged Parquet: {_first_line(error)}",
+            where=f"{path}:{row + 1}",
+            line=row + 1,
+            remedy="write or download it anew",
         ) from error
 
 
@@ -120,30 +127,42 @@ def _table_row(names: Sequence[str], cells: Sequence[str] | csv.Error, row: int,
     return RawRow(row, line, {name: cell for name, cell in zip(names, cells, strict=True) if name})
 
 
-def _records(path: Path, delimiter: str, quoting: int) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """(first line, cells) of each record that is not blank; the error in place of cells where there was one."""
+_Record = tuple[int, int, list[str] | csv.Error, str]
+"""First line, offset, cells (the error in their place where there was one) and text of a record."""
+
+
+def _records(path: Path, delimiter: str, quoting: int) -> Iterator[_Record]:
+    """The records that are not blank."""
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL_CHARACTERS))
-    lines = (line.text for line in read_lines(path, max_bytes=None))
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
+    taken: list[PhysicalLine] = []
+    reader = csv.reader(_noted(path, taken), delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
     while True:
-        first_line = reader.line_num + 1
+        taken.clear()
         try:
-            cells = next(reader)
+            cells: list[str] | csv.Error = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             if "unexpected end of data" in str(error):
-                raise _unclosed_quote(path, first_line) from error
-            yield first_line, error
-            continue
-        if len(cells) > 1 or (cells and cells[0].strip()):
-            yield first_line, cells
+                raise _unclosed_quote(path, taken[0].number) from error
+            cells = error
+        if isinstance(cells, csv.Error) or len(cells) > 1 or (cells and cells[0].strip()):
+            yield taken[0].number, taken[0].offset, cells, "".join(line.text for line in taken)
 
 
-def _unclosed_quote(path: Path, line: int) -> DataError:
-    return DataError(
+def _noted(path: Path, taken: list[PhysicalLine]) -> Iterator[str]:
+    """The lines of a file, each noted when it is taken: the reader does not tell where a record lies."""
+    for line in read_lines(path, max_bytes=None):
+        taken.append(line)
+        yield line.text
+
+
+def _unclosed_quote(path: Path, line: int) -> RefusedSource:
+    return RefusedSource(
+        "unclosed_quote",
         "a quote is opened in the record that begins here, and never closed",
         where=f"{path}:{line}",
+        line=line,
         why="everything behind it would be read as one cell",
         remedy='close the quote; a quote inside a quoted cell is written twice ("")',
     )
@@ -151,26 +170,36 @@ def _unclosed_quote(path: Path, line: int) -> DataError:
 
 def _quotes_are_closed(path: Path, delimiter: str) -> bool:
     try:
-        return not any(isinstance(cells, csv.Error) for _, cells in _records(path, delimiter, csv.QUOTE_MINIMAL))
+        return not any(isinstance(cells, csv.Error) for _, _, cells, _ in _records(path, delimiter, csv.QUOTE_MINIMAL))
     except DataError:
         return False
 
 
 def _column_names(path: Path, line: int, header: list[str] | csv.Error) -> list[str]:
     if isinstance(header, csv.Error):
-        raise DataError(f"the header is not CSV: {header}", where=f"{path}:{line}", remedy="mend the first line")
+        raise RefusedSource(
+            "bad_header",
+            f"the header is not CSV: {header}",
+            where=f"{path}:{line}",
+            line=line,
+            remedy="mend the first line",
+        )
     names = [name.strip() for name in header]
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        raise DataError(
+        raise RefusedSource(
+            "bad_header",
             f"the header names a column twice: {', '.join(twice)}",
             where=f"{path}:{line}",
+            line=line,
             remedy="give each column a name of its own",
         )
     if not any(names) or any(_UNDECODABLE.search(name) for name in names):
-        raise DataError(
+        raise RefusedSource(
+            "bad_header",
             "the header names no columns in UTF-8",
             where=f"{path}:{line}",
+            line=line,
             remedy="name the columns on the first line, and save the file as UTF-8",
         )
     return names
@@ -224,3 +253,27 @@ def _optional_module(name: str, what: str, extra: str) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Write rows as Parquet; the file is whole or absent.
+
+    Args:
+        path: the file.
+        rows: objects with the same fields; held in memory, because the columns' types are those of all rows.
+
+    Raises:
+        DataError: a column has values of several types, which Parquet cannot hold.
+        StorageError: the file cannot be written.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    arrow = _optional_module("pyarrow", "Parquet files", "parquet")
+    parquet = _optional_module("pyarrow.parquet", "Parquet files", "parquet")
+    try:
+        table = arrow.Table.from_pylist(list(rows))
+    except arrow.ArrowException as error:
+        raise DataError(
+            f"its rows do not fit into columns: {_first_line(error)}", where=str(path), remedy="write JSON lines"
+        ) from error
+    with atomic_stream(path) as stream:
+        parquet.write_table(table, stream)

@@ -13,13 +13,16 @@ from pathlib import Path
 
 from hone.config.load import load_config
 from hone.config.schema import RunConfig, TrainConfig
+from hone.data.audit.report import AuditReport
 from hone.data.loader import load_examples
 from hone.engine.checkpoint import Checkpoint, load_newest_checkpoint
 from hone.engine.events import Event, Recorder, Tee
 from hone.errors import ConfigError, HoneError, InterruptedRunError, StorageError, TrainingError
 from hone.evaluation.scorers import metric_named
+from hone.files import write_json
 from hone.model.catalog import resolve_model
 from hone.proof.invariant import Invariant
+from hone.recipe.audit import audit_file, describe_warnings, require_usable
 from hone.recipe.reporting import write_run_report
 from hone.recipe.run_files import describe_documents, held_out_file, store_proof
 from hone.recipe.sft import SftResult, train_sft
@@ -71,7 +74,9 @@ def run(
     documents = describe_documents(config.documents)
     loaded = load_examples(config.data, mapping=config.mapping)
     held_out_data = load_examples(config.evaluation_data, mapping=config.mapping) if config.evaluation_data else None
+    audit = _audited(config, evaluation_data=config.evaluation_data)
     with _working(config, home, recorder, kind="run", name=name, resume=resume) as work:
+        _store_audit(work, audit)
         trained = train_sft(
             config, loaded, folder=work.folder, home=home, recorder=work.recorder, held_out_data=held_out_data,
             held_out=config.held_out, resume_from=work.checkpoint, should_stop=should_stop,
@@ -109,7 +114,9 @@ def train(
     """
     resolve_model(config.model, home=home)
     loaded = load_examples(config.data, mapping=config.mapping)
+    audit = _audited(config)
     with _working(config, home, recorder, kind="train", name=version_name_for(config.data), resume=resume) as work:
+        _store_audit(work, audit)
         trained = train_sft(
             config, loaded, folder=work.folder, home=home, recorder=work.recorder,
             resume_from=work.checkpoint, should_stop=should_stop,
@@ -117,6 +124,29 @@ def train(
         result = _result(work.folder, trained, trained.proof)
         work.folder.finish(result)
     return result
+
+
+def _audited(config: TrainConfig, *, evaluation_data: str | None = None) -> AuditReport:
+    """The audit of the training rows; stops where the file as a whole cannot be used.
+
+    Raises:
+        RefusedSource: it is refused.
+    """
+    report = audit_file(
+        config.data,
+        mapping=config.mapping,
+        evaluation_data=evaluation_data,
+        allow_few_rows=config.allow_few_rows,
+    )
+    require_usable(report)
+    return report
+
+
+def _store_audit(work: _Work, report: AuditReport) -> None:
+    write_json(work.folder.path / "audit.json", report.to_json())
+    warnings = describe_warnings(report)
+    if warnings:
+        work.recorder.record(Event("note", {"text": warnings}))
 
 
 def open_interrupted_run(path: str | Path, *, home: Path) -> tuple[RunFolder, TrainConfig]:

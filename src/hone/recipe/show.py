@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hone.data.ledger import Ledger
+from hone.data.ledger import Ledger, LedgerEntry
 from hone.data.loader import load_examples
 from hone.errors import ConfigError
 from hone.model.load import load_base
@@ -26,12 +26,14 @@ class ShownRow:
         line: line on which it begins.
         segments: the rendered text in pieces, each with whether it is supervised.
         sequences: its token ids and mask; several where the template rewrites earlier turns.
+        cut: what is left out behind its end and why, as a sentence; empty where nothing is.
     """
 
     row: int
     line: int
     segments: list[tuple[str, bool]]
     sequences: tuple[TokenSequence, ...]
+    cut: str = ""
 
     @property
     def tokens(self) -> int:
@@ -104,9 +106,13 @@ def show_rows(
     wanted = examples[:count] if row is None else [one for one in examples if one.row == row]
     if row is not None and not wanted:
         raise _no_such_row(row, loaded.ledger)
+    cuts = {entry.row: _cut_sentence(entry) for entry in loaded.ledger.entries() if entry.status == "cut"}
     every = [sequence for parts in sequences.values() for sequence in parts]
     return ShownData(
-        rows=[ShownRow(one.row, one.line, renderer.segments(one), sequences[one.row]) for one in wanted],
+        rows=[
+            ShownRow(one.row, one.line, renderer.segments(one), sequences[one.row], cuts.get(one.row, ""))
+            for one in wanted
+        ],
         ledger=loaded.ledger,
         format=loaded.format,
         model=base.name,
@@ -116,6 +122,11 @@ def show_rows(
         template=renderer.describe(),
         unused_keys=loaded.unused_keys,
     )
+
+
+def _cut_sentence(entry: LedgerEntry) -> str:
+    tokens = f"{entry.cut_tokens} tokens are left out behind this: " if entry.cut_tokens else ""
+    return f"cut here: {tokens}{entry.reason}"
 
 
 def _no_such_row(row: int, ledger: Ledger) -> ConfigError:

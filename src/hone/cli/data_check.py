@@ -1,0 +1,173 @@
+"""``hone data check``: every fault of a file, with its place and what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from hone.cli.options import JsonOption, options_of
+from hone.cli.output import console, harmless, labelled, print_json, result_stream, say, show, text_columns
+from hone.config import RunConfig, load_config
+from hone.data.faults import FAULTS, Fault
+from hone.errors import ConfigError
+from hone.home import hone_home
+
+if TYPE_CHECKING:
+    from hone.data.audit.repair import Repair
+    from hone.data.audit.report import AuditReport
+
+__all__ = ["check_data"]
+
+_PLACES_A_CODE = 3
+# Of fewer rows a share says nothing.
+_ROWS_TO_SPEAK_OF = 20
+_HEADINGS = {"refused": "Refused", "error": "Error", "warning": "Warning", "fixed": "Fixed"}
+_STYLES = {"refused": "bold red", "error": "bold red", "warning": "bold yellow", "fixed": "bold"}
+
+_Lines = Iterator[str | Text]
+
+
+@options_of(RunConfig, arguments=("data",), only=("data", "eval", "map", "max_length", "allow_few_rows"))
+def check_data(
+    *,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Warn of rows whose prompt stands in FILE; may be repeated."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="A base to look with as well: its template, and how likely answers are."),
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT", help="Write the usable rows to OUT, and beside it the rejected ones and the ledger."
+        ),
+    ] = None,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="With --fix: replace secrets and personal data by placeholders.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End with code 2 where there is a warning, too.")] = False,
+    as_json: JsonOption = False,
+    **given: Any,
+) -> None:
+    """Find every fault of a file before a model learns it.
+
+    Each fault has a code, its line, byte and place in the row, and what to do. Ends with code 2 where a row is
+    rejected or the file refused.
+    """
+    config = load_config(RunConfig, given)
+    if redact and fix is None:
+        raise ConfigError("changes what --fix writes", where="--redact", remedy="give --fix OUT as well")
+    from hone.recipe.audit import audit_file, repair
+
+    with result_stream(as_json):
+        report = audit_file(
+            config.data,
+            mapping=config.mapping,
+            evaluation_data=config.evaluation_data,
+            benchmarks=benchmark or (),
+            allow_few_rows=config.allow_few_rows,
+        )
+        if model is not None:
+            from hone.recipe.audit_model import add_model_faults
+
+            report = add_model_faults(
+                report, model=model, home=hone_home(), mapping=config.mapping, max_length=config.max_length, note=say
+            )
+        written = repair(report, fix, mapping=config.mapping, redact=redact) if fix is not None else None
+    if as_json:
+        print_json({**report.to_json(), "fix": written.to_json() if written else None})
+    else:
+        columns = text_columns(console(sys.stdout))
+        for line in (*_lines(report, columns), *(_repair_lines(written, columns) if written else ())):
+            show(line)
+    code = report.exit_code(strict=strict)
+    if code:
+        raise typer.Exit(code)
+
+
+def _repair_lines(written: Repair, columns: int) -> _Lines:
+    again = f", {written.changed} of them written anew" if written.changed else ""
+    yield labelled("Written", f"{written.data}: {written.written} rows{again}", columns=columns, hang=2)
+    if written.redacted:
+        kinds = ", ".join(f"{name} {count}" for name, count in written.redacted.items())
+        yield labelled("", f"redacted, each value by its own placeholder: {kinds}", columns=columns, hang=2)
+    yield labelled(
+        "", f"{written.quarantine}: {written.quarantined} rejected rows as they stood", columns=columns, hang=2
+    )
+    yield labelled("", f"{written.ledger}: what became of each row", columns=columns, hang=2)
+
+
+def _lines(report: AuditReport, columns: int) -> _Lines:
+    by_code: dict[str, list[Fault]] = {code: [] for code in report.to_json()["totals"]}
+    for fault in report.faults:
+        by_code[fault.code].append(fault)
+    for code, faults in by_code.items():
+        yield from _code_lines(code, faults, report, columns)
+    if by_code:
+        yield ""
+    yield from _summary_lines(report, columns)
+
+
+def _code_lines(code: str, faults: list[Fault], report: AuditReport, columns: int) -> _Lines:
+    kind, total = FAULTS[code], report.totals[code]
+    times = "" if kind.severity == "refused" else f", {total} time{'s' if total > 1 else ''}"
+    style = _STYLES[kind.severity]
+    yield labelled(_HEADINGS[kind.severity], f"{code}{times}: {kind.means}", columns=columns, hang=2, style=style)
+    if kind.severity == "fixed":
+        return
+    name = Path(report.source).name
+    for fault in faults[:_PLACES_A_CODE]:
+        place = f"{name}:{fault.line}" if fault.line else name
+        place += f" {fault.pointer}" if fault.pointer else ""
+        yield labelled("", f"{harmless(place)}: {fault.message}", columns=columns, hang=2)
+    if total > _PLACES_A_CODE and not kind.once:
+        yield labelled("", f"... and {total - _PLACES_A_CODE} more (--json lists them)", columns=columns)
+
+
+def _summary_lines(report: AuditReport, columns: int) -> _Lines:
+    counts = f"{report.kept} kept, {report.cut} cut, {report.dropped} dropped"
+    yield labelled("Rows", f"{report.rows} read: {counts}", columns=columns)
+    if report.format:
+        unread = f"; nothing is read from {', '.join(report.unread_keys)}" if report.unread_keys else ""
+        yield labelled("Format", f"{report.format}{unread}", columns=columns)
+    if report.coverage:
+        yield from _coverage_lines(report.coverage, columns)
+    for note in report.notes:
+        yield labelled("Note", note, columns=columns)
+    steps = report.first_steps()
+    for number, (code, count, remedy) in enumerate(steps, start=1):
+        times = f" ({count} times)" if count > 1 else ""
+        yield labelled("Do first" if number == 1 else "", f"{number}. {code}{times}: {remedy}", columns=columns, hang=3)
+    if not steps:
+        yield labelled("Verdict", "nothing to mend", columns=columns)
+    elif report.refused:
+        yield labelled("Verdict", "the file cannot be used as it is", columns=columns, style="bold red")
+    elif report.dropped:
+        yield labelled("Verdict", f"usable without {report.dropped} of its rows", columns=columns)
+    else:
+        yield labelled("Verdict", "every row is usable; look at the warnings", columns=columns)
+
+
+def _coverage_lines(coverage: dict[str, Any], columns: int) -> _Lines:
+    prompts, answers = coverage["prompt_characters"], coverage["answer_characters"]
+    lengths = f"half the prompts have at most {prompts['median']} characters, half the answers {answers['median']}"
+    yield labelled("Covers", f"{lengths} (longest {prompts['most']} and {answers['most']})", columns=columns)
+    labels = coverage["labels"]
+    if labels:
+        shown = ", ".join(f"{label} {count}" for label, count in list(labels.items())[:10])
+        more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
+        yield labelled("", f"answers are {len(labels)} labels: {shown}{more}", columns=columns)
+    languages = ", ".join(f"{name} {share:.0%}" for name, share in coverage["languages"].items() if share >= 0.01)
+    yield labelled("", f"languages: {languages}", columns=columns)
+    opening, share = next(iter(coverage["openings"].items()))
+    if share >= 0.2 and coverage["sampled"] >= _ROWS_TO_SPEAK_OF:
+        yield labelled("", f"{share:.0%} of the prompts begin with {opening!r}", columns=columns)
+    if coverage["refusals"]:
+        yield labelled("", f"{coverage['refusals']} answers refuse", columns=columns)

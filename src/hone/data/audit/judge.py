@@ -1,0 +1,230 @@
+"""The verdict on one row: a pure function of its bytes, so that no order of the rows changes any verdict.
+
+Rows that are plain in every respect (nearly all of most files) are told by a few comparisons; every other row is read
+by the full checks. Both give the same verdict, which is that of the reader behind training (tests/data/audit).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hone.data.audit.preferences import read_preference
+from hone.data.audit.schema import RowReading, read_columns, read_conversation
+from hone.data.audit.texts import text_findings, worth_a_look
+from hone.data.audit.values import quick_value, read_value
+from hone.data.detection import COLUMN_FORMATS, CONVERSATION_KEYS, PREFERENCE, FormatMapping, row_format
+from hone.data.faults import FAULTS, Finding
+from hone.data.formats import PROMPT_COLUMNS, parse_row, read_keys
+from hone.data.json_rows import describe_value
+from hone.data.ledger import RowError, RowStatus
+from hone.data.rows import decoded
+from hone.types import JsonDict, Role
+
+__all__ = ["Judge", "Judged"]
+
+_MOST_PLANS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is known of one row by itself.
+
+    Args:
+        status: kept, cut or dropped.
+        findings: its faults, in the order they were met.
+        format: the format of its keys; None where it has none, or could not be read.
+        asked: the texts of the user's turns.
+        context: all other texts before the answer, with their roles.
+        answer: the text of the last assistant turn.
+        unread: keys that nothing is read from.
+    """
+
+    status: RowStatus
+    findings: tuple[Finding, ...] = ()
+    format: str | None = None
+    asked: str = ""
+    context: str = ""
+    answer: str = ""
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How rows with the same keys are read."""
+
+    format: str | None
+    turns: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    unread: tuple[str, ...] = ()
+
+
+class Judge:
+    """Judges rows of one file.
+
+    Args:
+        mapping: the columns that the user named, or None.
+        content: whether texts are looked through for debris, secrets and the like; without, only the form is checked.
+    """
+
+    def __init__(self, mapping: FormatMapping | None = None, *, content: bool = True) -> None:
+        self._mapping = mapping
+        self._content = content
+        self._plans: dict[tuple[str, ...], _Plan] = {}
+
+    def line(self, data: bytes) -> Judged:
+        """Judge one line of JSON, with or without its end."""
+        value = quick_value(data)
+        if type(value) is dict:
+            return self.value(value)
+        value, findings = read_value(decoded(data))
+        if any(FAULTS[code].severity == "error" for code, _, _ in findings):
+            return Judged("dropped", tuple(findings))
+        if not isinstance(value, dict):
+            return Judged("dropped", (("not_object", "", describe_value(value)),))
+        judged = self.value(value)
+        return _with_findings(judged, findings)
+
+    def object_of(self, data: bytes) -> JsonDict | None:
+        """The object that a line of JSON holds; None where there is none."""
+        value, _ = read_value(decoded(data))
+        return value if isinstance(value, dict) else None
+
+    def value(self, value: JsonDict) -> Judged:
+        """Judge one row that is an object."""
+        keys = tuple(value)
+        plan = self._plans.get(keys)
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[keys] = self._planned(value)
+        texts = _plain_chat(value[plan.turns]) if plan.turns else _plain_pair(value, plan)
+        if texts is not None:
+            asked, context, answer = texts
+            if not self._content or not worth_a_look(asked, context, answer):
+                return Judged("kept", (), plan.format, asked, context, answer, plan.unread)
+        return self._looked_at(value, plan)
+
+    def _planned(self, value: Mapping[str, Any]) -> _Plan:
+        """A quick way for rows of these keys, where there is one."""
+        name = "mapped" if self._mapping else row_format(value)
+        if name is None or name == PREFERENCE:
+            return _Plan(name)
+        known = read_keys(name, self._mapping)
+        unread = tuple(sorted(key for key in value if key not in known))
+        if name in CONVERSATION_KEYS:
+            plain = name == "openai-chat" and not (known - {"messages"}) & value.keys()
+            return _Plan(name, "messages" if plain else None, unread=unread)
+        if self._mapping is not None:
+            columns = {self._mapping.prompt, self._mapping.completion}
+            if columns <= value.keys() and not (known - columns) & value.keys():
+                return _Plan(name, None, self._mapping.prompt, self._mapping.completion, unread)
+            return _Plan(name, unread=unread)
+        form = COLUMN_FORMATS[name]
+        completion = next(key for key in form.completions if key in value)
+        others = (known | set(PROMPT_COLUMNS)) - {form.prompt, completion}
+        if others & value.keys():
+            return _Plan(name, unread=unread)
+        return _Plan(name, None, form.prompt, completion, unread)
+
+    def _looked_at(self, value: JsonDict, plan: _Plan) -> Judged:
+        reading = RowReading()
+        asked = context = answer = ""
+        cut = False
+        if plan.format is None:
+            keys = ", ".join(list(value)[:8]) or "none"
+            reading.add("unknown_keys", f"its keys are those of no known format: {keys}")
+        elif plan.format == PREFERENCE:
+            asked, answer = read_preference(reading, value)
+        else:
+            asked, context, answer, cut = self._read_example(reading, value, plan.format)
+        if self._content:
+            reading.findings += text_findings(reading.texts)
+        dropped = any(FAULTS[code].severity == "error" for code, _, _ in reading.findings)
+        status: RowStatus = "dropped" if dropped else "cut" if cut else "kept"
+        return Judged(status, tuple(reading.findings), plan.format, asked, context, answer, plan.unread)
+
+    def _read_example(self, reading: RowReading, value: JsonDict, format_name: str) -> tuple[str, str, str, bool]:
+        """Collect the row's faults, and read it as training does, whose verdict is the one that counts."""
+        if format_name in CONVERSATION_KEYS:
+            read_conversation(reading, value, CONVERSATION_KEYS[format_name])
+        else:
+            read_columns(reading, value, format_name, self._mapping)
+        try:
+            example, left_out = parse_row(value, format_name, self._mapping)
+        except RowError as error:
+            if not any(FAULTS[code].severity == "error" for code, _, _ in reading.findings):
+                reading.add(error.code, error.reason)
+            return "", "", "", False
+        if left_out is not None:
+            reading.add("trailing_turns", left_out)
+        asked = "\n".join(message.content for message in example.prompt if message.role == "user")
+        context = "\n".join(_role_text(m.role, m.content) for m in example.prompt if m.role != "user")
+        if example.tools:
+            context += f"\ntools\x1f{json.dumps([dict(tool) for tool in example.tools], ensure_ascii=False)}"
+        last = example.messages[-1]
+        calls = "".join(f"\n{call.name} {dict(call.arguments)}" for call in last.tool_calls)
+        return asked, context, last.content + calls, left_out is not None
+
+
+def _plain_chat(turns: Any) -> tuple[str, str, str] | None:
+    """(asked, context, answer) of turns that are plain: user and assistant in turn, perhaps a system turn first."""
+    if type(turns) is not list or not turns:
+        return None
+    asked, context = [], []
+    expected = "user"
+    answer = ""
+    for index, turn in enumerate(turns):
+        if type(turn) is not dict or len(turn) != 2:
+            return None
+        role, content = turn.get("role"), turn.get("content")
+        if type(content) is not str:
+            return None
+        if role == "user" and expected == "user":
+            asked.append(content)
+            expected = "assistant"
+        elif role == "assistant" and expected == "assistant":
+            if not content or content.isspace():
+                return None
+            if index < len(turns) - 1:
+                context.append(f"assistant\x1f{content}")
+            answer = content
+            expected = "user"
+        elif role == "system" and index == 0:
+            context.append(f"system\x1f{content}")
+        else:
+            return None
+    if expected == "assistant" or not asked:
+        return None
+    return "\n".join(asked) if len(asked) > 1 else asked[0], "\n".join(context), answer
+
+
+def _plain_pair(value: JsonDict, plan: _Plan) -> tuple[str, str, str] | None:
+    """(asked, context, answer) of a row of two columns of text."""
+    if plan.prompt is None or plan.completion is None:
+        return None
+    asked, answer = value[plan.prompt], value[plan.completion]
+    if type(asked) is not str or type(answer) is not str:
+        return None
+    if not asked or asked.isspace() or not answer or answer.isspace():
+        return None
+    return asked, "", answer
+
+
+def _role_text(role: Role, text: str) -> str:
+    return f"{role}\x1f{text}"
+
+
+def _with_findings(judged: Judged, findings: list[Finding]) -> Judged:
+    return Judged(
+        judged.status,
+        (*findings, *judged.findings),
+        judged.format,
+        judged.asked,
+        judged.context,
+        judged.answer,
+        judged.unread,
+    )

@@ -1,0 +1,149 @@
+"""``hone data check`` and ``hone data convert``: what a person reads, what a program reads, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Hone, write_rows
+
+BAD = (
+    '{"prompt": "what is it?", "completion": "a lamp"}\n'
+    '{"prompt": "write to jane.roe@mail.org", "completion": "done"}\n'
+    "{oops}\n"
+    '{"prompt": "and this?", "completion": ""}\n'
+)
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """Two usable rows, one of them with an address, and two that are not."""
+    path = tmp_path / "bad.jsonl"
+    path.write_text(BAD, encoding="utf-8")
+    return path
+
+
+def test_what_a_person_reads(bad: Path, hone: Hone) -> None:
+    ended = hone("data", "check", bad, "--allow-few-rows")
+    assert ended.code == 2
+    text = " ".join(ended.out.split())
+    for part in (
+        "Error empty_assistant, 1 time",
+        "bad.jsonl:4 /completion: completion is empty",
+        "bad.jsonl:3: not JSON",
+        "personal_data, 1 time",
+        "an e-mail address: j***@m***",
+        "Rows 4 read: 2 kept, 0 cut, 2 dropped",
+        "Verdict usable without 2 of its rows",
+    ):
+        assert part in text, part
+    assert "jane.roe" not in ended.out
+    assert "\x1b" not in ended.out
+
+
+def test_what_a_program_reads(bad: Path, hone: Hone) -> None:
+    ended = hone("data", "check", bad, "--allow-few-rows", "--json")
+    assert ended.code == 2
+    report = ended.json
+    assert [report[name] for name in ("schema", "rows", "kept", "cut", "dropped", "refused")] == [1, 4, 2, 0, 2, False]
+    assert report["totals"] == {"empty_assistant": 1, "not_json": 1, "personal_data": 1}
+    assert list(report["faults"][0]) == [
+        *("code", "severity", "row", "line", "offset", "pointer", "message", "remedy"),
+    ]
+    places = [(fault["code"], fault["line"], fault["offset"], fault["pointer"]) for fault in report["faults"]]
+    lengths = [len(line) + 1 for line in BAD.splitlines()]
+    assert places == [
+        ("personal_data", 2, lengths[0], "/prompt"),
+        ("not_json", 3, sum(lengths[:2]), ""),
+        ("empty_assistant", 4, sum(lengths[:3]), "/completion"),
+    ]
+    assert "jane.roe" not in ended.out
+
+
+def test_exit_codes(tmp_path: Path, bad: Path, hone: Hone) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 12)
+    assert hone("data", "check", rows).code == 0
+    with rows.open("a", encoding="utf-8") as stream:
+        stream.write('{"prompt": "mail jane@mail.org", "completion": "sent"}\n')
+    assert hone("data", "check", rows).code == 0
+    assert hone("data", "check", rows, "--strict").code == 2
+    few = hone("data", "check", write_rows(tmp_path / "few.jsonl", 9))
+    assert few.code == 2
+    assert "--allow-few-rows" in few.out
+    missing = hone("data", "check", tmp_path / "none.jsonl")
+    assert (missing.code, missing.out) == (2, "")
+    assert "no such file" in missing.err
+
+
+def test_eval_and_benchmark_files_are_compared(tmp_path: Path, hone: Hone) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 12)
+    other = write_rows(tmp_path / "other.jsonl", 2)
+    held_out = hone("data", "check", rows, "--eval", other, "--json")
+    assert (held_out.code, held_out.json["totals"], held_out.json["dropped"]) == (2, {"held_out_copy": 2}, 2)
+    benchmark = hone("data", "check", rows, "--benchmark", other, "--json")
+    assert (benchmark.code, benchmark.json["totals"], benchmark.json["dropped"]) == (0, {"probe_copy": 2}, 0)
+
+
+def test_fix_writes_three_files_and_says_so(bad: Path, hone: Hone) -> None:
+    original = bad.read_bytes()
+    out = bad.with_name("fixed.jsonl")
+    ended = hone("data", "check", bad, "--allow-few-rows", "--fix", out, "--redact")
+    assert ended.code == 2
+    assert "2 rows, 1 of them written anew" in " ".join(ended.out.split())
+    assert [json.loads(line)["prompt"] for line in out.read_text(encoding="utf-8").splitlines()] == [
+        "what is it?",
+        "write to [EMAIL_1]",
+    ]
+    assert bad.read_bytes() == original
+    assert hone("data", "check", out, "--allow-few-rows", "--strict").code == 0
+    assert hone("data", "check", bad, "--redact").code == 2
+
+
+def test_nothing_heavy_is_loaded_without_a_model(bad: Path) -> None:
+    program = (
+        "import sys\nfrom hone.cli.app import main\n"
+        f"try:\n    main(['data', 'check', {str(bad)!r}, '--allow-few-rows'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'transformers', 'pandas', 'scipy'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_a_model_adds_what_its_template_refuses(tmp_path: Path, tiny_base: Path, hone: Hone) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 12)
+    with rows.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"prompt": "so " * 400, "completion": "yes"}) + "\n")
+    ended = hone("data", "check", rows, "--model", tiny_base, "--max-length", 200, "--json")
+    assert ended.code == 2, ended.err
+    assert (ended.json["rows"], ended.json["kept"], ended.json["dropped"]) == (13, 12, 1)
+    assert [fault["line"] for fault in ended.json["faults"] if fault["code"] == "template"] == [13]
+    assert ended.json["learned"]["scored"] == 12
+
+
+def test_convert_there_and_back(tmp_path: Path, hone: Hone) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 3)
+    chat, back = tmp_path / "chat.jsonl", tmp_path / "back.jsonl"
+    assert hone("data", "convert", rows, "--out", chat).code == 0
+    assert list(json.loads(chat.read_text(encoding="utf-8").splitlines()[0])) == ["messages"]
+    assert hone("data", "convert", chat, "--to", "prompt-completion", "--out", back).code == 0
+    assert back.read_bytes() == rows.read_bytes()
+
+
+def test_convert_writes_nothing_where_something_would_be_lost(tmp_path: Path, hone: Hone) -> None:
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
+    path, out = tmp_path / "chat.jsonl", tmp_path / "alpaca.jsonl"
+    path.write_text(
+        json.dumps({"messages": turns}) + "\n" + json.dumps({"messages": turns[:2]}) + "\n", encoding="utf-8"
+    )
+    ended = hone("data", "convert", path, "--to", "alpaca", "--out", out)
+    assert ended.code == 2
+    assert "chat.jsonl:1: a conversation of several turns" in ended.err
+    assert not out.exists()
+    ended = hone("data", "convert", path, "--to", "alpaca", "--out", out, "--allow-loss")
+    assert ended.code == 0
+    assert json.loads(out.read_text(encoding="utf-8")) == {"instruction": "x", "input": "", "output": "x"}
+    assert hone("data", "convert", path, "--to", "yaml", "--out", out).code == 2
