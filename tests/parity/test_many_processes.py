@@ -154,7 +154,10 @@ def test_tied_embeddings_are_one_tensor_that_moves(done: Done) -> None:
 def test_a_stop_in_one_process_stops_all_after_the_same_step_with_one_checkpoint(name: str, done: Done) -> None:
     case = CASES[name]
     for rank in range(case.world_size):
-        assert done.result(name, rank)["error"] == ["InterruptedRunError", "stopped after step 4 of 9; the state is saved"]
+        assert done.result(name, rank)["error"] == [
+            "InterruptedRunError",
+            "stopped after step 4 of 9; the state is saved",
+        ]
     steps = [data["step"] for kind, data in done.result(name)["events"] if kind == "step"]
     assert steps == [1, 2, 3, 4]
 
