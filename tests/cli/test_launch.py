@@ -102,16 +102,21 @@ def test_the_message_of_the_process_that_failed_is_shown(
     assert launch([], processes=2) == 3
 
 
-def test_a_process_that_was_killed_is_named_and_the_others_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_was_killed_is_named_and_the_others_are_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(launcher, "_GRACE_SECONDS", 0.2)
     monkeypatch.setattr(launcher, "_LAST_GRACE_SECONDS", 0.2)
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    ready = tmp_path / "ready"
+    deaf = "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    deaf += f"pathlib.Path({str(ready)!r}).touch(); time.sleep(600)"
+    waits = f"import pathlib, time\nwhile not pathlib.Path({str(ready)!r}).exists(): time.sleep(0.01)\n{LOST}"
     killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     monkeypatch.setattr(launcher, "_start", _processes_that(LOST, killed))
     with pytest.raises(TrainingError, match="process 1 of 2 was ended by SIGKILL") as caught:
         launch([], processes=2)
     assert "memory" in str(caught.value.why)
-    monkeypatch.setattr(launcher, "_start", _processes_that(deaf, LOST))
+    monkeypatch.setattr(launcher, "_start", _processes_that(deaf, waits))
     with pytest.raises(TrainingError, match="process 0 of 2 was ended by SIGKILL"):
         launch([], processes=2)
 
@@ -148,7 +153,7 @@ def _in_processes(arguments: list[object], *, stop_at: str | None = None) -> End
             if stop_at in line:
                 process.send_signal(signal.SIGINT)
                 break
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     return Ended(process.returncode, out, "".join(seen) + err)
 
 

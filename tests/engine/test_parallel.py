@@ -38,12 +38,13 @@ def test_no_process_has_more_than_the_least_loaded_and_one_row(lengths: list[int
     assert max(loads) - min(loads) <= max(costs, default=0)
 
 
-def test_tokens_and_squared_lengths_are_balanced() -> None:
+def test_tokens_and_costs_are_balanced() -> None:
     draw = random.Random(0)
     lengths = [round(draw.lognormvariate(5, 1)) + 1 for _ in range(256)]
-    for power in (1, 2):
-        loads = [sum(lengths[index] ** power for index in indices) for indices in distribute(lengths, 8)]
-        assert max(loads) < 1.05**power * sum(loads) / 8
+    costs = [length * (12_288 + length) for length in lengths]
+    for figures, bound in ((lengths, 1.03), (costs, 1.005)):
+        loads = [sum(figures[index] for index in indices) for indices in distribute(lengths, 8)]
+        assert max(loads) < bound * sum(figures) / 8
 
 
 def test_the_longest_row_alone_costs_as_much_as_many_short_ones() -> None:

@@ -29,7 +29,7 @@ from tests.conftest import REPOSITORY
 from tests.parity.processes import CASES, MOST, Case, run_case
 from tests.tiny import tiny_model
 
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 600
 ONE_STOPPED = Case(1, stop_after=4)
 
 
@@ -55,6 +55,9 @@ def _free_ports(count: int) -> Iterator[str]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
             yield str(one.getsockname()[1])
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +104,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def _assert_alike(found: list[Any], expected: list[Any]) -> None:
-    """The same events: counts equal, figures to 1e-5."""
+    """The same events: counts equal, figures to 1e-5 (gradient norms, of 20 and more, to 1e-6 of themselves)."""
     assert [kind for kind, _ in found] == [kind for kind, _ in expected]
     for (kind, data), (_, wanted) in zip(found, expected, strict=True):
         exact = {key: value for key, value in wanted.items() if not isinstance(value, float)}
         assert {key: data[key] for key in exact} == exact, kind
         close = {key: value for key, value in wanted.items() if isinstance(value, float)}
-        assert {key: data[key] for key in close} == pytest.approx(close, abs=1e-5), (kind, data["step"])
+        assert {key: data[key] for key in close} == pytest.approx(close, abs=1e-5, rel=1e-6), (kind, data["step"])
 
 
 def _assert_weights_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -143,7 +146,7 @@ def test_all_processes_hold_the_same_weights_to_the_bit_and_one_speaks(name: str
 def test_tied_embeddings_are_one_tensor_that_moves(done: Done) -> None:
     found = done.weights("all sharded over two, tied")
     assert "lm_head.weight" not in found
-    before = tiny_model("qwen2").get_input_embeddings().weight
+    before = tiny_model("qwen2").get_input_embeddings().weight.detach()
     moved = (found["model.embed_tokens.weight"] - before).abs()
     # nine steps of a rate that is 1e-4 at most move no value further than that; those of rare tokens move as well
     assert 5e-5 < float(moved.max()) < 9e-4

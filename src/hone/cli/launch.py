@@ -175,8 +175,8 @@ def _wait(started: Sequence[subprocess.Popen[bytes]]) -> None:
     """Until all have ended; once one has failed, the others are given some time and then ended."""
     deadline: float | None = None
     asked = False
-    while any(process.poll() is None for process in started):
-        if deadline is None and any(process.returncode for process in started):
+    while None in (codes := [process.poll() for process in started]):
+        if deadline is None and any(codes):
             deadline = time.monotonic() + _GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             for process in started:
