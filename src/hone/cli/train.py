@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hone.cli.launch import (
+    LOST_PROCESS_CODE,
+    check_devices,
+    command_line,
+    follow_launcher,
+    launch,
+    was_launched,
+)
 from hone.cli.options import ConfigFileOption, JsonOption, options_of
 from hone.cli.output import print_json, result_stream
 from hone.cli.progress import reported
@@ -19,7 +28,13 @@ from hone.errors import ConfigError
 from hone.home import hone_home
 from hone.types import JsonDict
 
+if TYPE_CHECKING:
+    from hone.registry.runs import RunFolder
+
 __all__ = ["do_job", "train"]
+
+# Options that say on what a run computes and not what: a resumed run may have others than it was begun with.
+_OF_THE_MACHINE = ("devices", "shard")
 
 
 @options_of(TrainConfig, arguments=("data",))
@@ -66,28 +81,63 @@ def do_job(
         _refuse_further_options(given, config_file)
         from hone.recipe.run import open_interrupted_run
 
-        folder, config = open_interrupted_run(resume, home=hone_home())
-    from hone.recipe import run as recipe
+        on_devices = {name: given[name] for name in _OF_THE_MACHINE if given.get(name) is not None}
+        folder, config = open_interrupted_run(resume, home=hone_home(), given=on_devices)
+    from hone.engine.parallel import LostProcessError, started_in_group
 
-    with result_stream(as_json), reported() as recorder, stops_after_step() as should_stop:
-        told = Tee(should_stop, recorder)
-        if isinstance(config, RunConfig):
-            result = recipe.run(config, home=hone_home(), recorder=told, should_stop=should_stop, resume=folder)
-        else:
-            result = recipe.train(config, home=hone_home(), recorder=told, should_stop=should_stop, resume=folder)
-    if as_json:
-        print_json(result)
-    elif "evaluation" in result:
-        print_run(result)
+    if config.devices > 1 and not started_in_group():
+        check_devices(config.devices, config.device)
+        command = "run" if isinstance(config, RunConfig) else "train"
+        words = command_line(command, given, config_file=config_file, resume=resume, as_json=as_json)
+        code = launch(words, processes=config.devices)
     else:
-        print_training(result)
-    code = _exit_code(result)
+        try:
+            code = _exit_code(_do_here(config, folder, as_json=as_json))
+        except LostProcessError as error:
+            if not was_launched():
+                raise
+            raise typer.Exit(LOST_PROCESS_CODE) from error  # the launcher tells which process is the cause
     if code:
         raise typer.Exit(code)
 
 
+def _do_here(config: TrainConfig, folder: RunFolder | None, *, as_json: bool) -> JsonDict:
+    """Do the job in this process, alone or as one of several; print in the first one alone."""
+    from hone.engine.parallel import process_group
+    from hone.recipe import run as recipe
+
+    if was_launched():
+        follow_launcher()
+    with (
+        stops_after_step() as should_stop,
+        process_group(config.device) as parallel,
+        result_stream(as_json),
+        reported() if parallel.is_first else nullcontext(Tee()) as recorder,
+    ):
+        told, home = Tee(should_stop, recorder), hone_home()
+        if isinstance(config, RunConfig):
+            result = recipe.run(
+                config, home=home, recorder=told, should_stop=should_stop, resume=folder, parallel=parallel
+            )
+        else:
+            result = recipe.train(
+                config, home=home, recorder=told, should_stop=should_stop, resume=folder, parallel=parallel
+            )
+    if parallel.is_first:
+        if as_json:
+            print_json(result)
+        elif "evaluation" in result:
+            print_run(result)
+        else:
+            print_training(result)
+    return result
+
+
 def _refuse_further_options(given: Mapping[str, Any], config_file: Path | None) -> None:
-    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and name != "data"]
+    allowed = ("data", *_OF_THE_MACHINE)
+    names = [
+        f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and name not in allowed
+    ]
     names += ["DATA"] if given.get("data") is not None else []
     names += ["--config"] if config_file else []
     if names:

@@ -112,6 +112,11 @@ def _report_together(
     return config
 
 
+def _on_or_off(value: object) -> object:
+    # YAML reads a bare `on` or `off` as a truth value
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 _MODEL_CONFIG = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 _Count = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=1)]
 _Count0 = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0)]
@@ -194,6 +199,10 @@ class TrainConfig(BaseModel):
     )
     device: _Device | None = Field(None, description=_DEVICE_HELP)
     dtype: _Dtype | None = Field(None, description=_DTYPE_HELP)
+    devices: _Count = Field(1, description="Devices of this machine to train on together: GPUs, or processes on cpu.")
+    shard: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
+        "auto", description="Split the base over the devices; auto does where it does not fit on each."
+    )
     micro_batch_tokens: _Count | None = Field(
         None,
         description="Tokens computed at once; the batch is accumulated from such parts, which changes memory and "

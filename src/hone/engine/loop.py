@@ -1,7 +1,8 @@
 """The one training loop: every method is an objective over packed batches.
 
 The loop knows no data format, no model name and no file but its checkpoints. It emits events, asks ``evaluate`` for
-the validation loss, keeps the best weights, and stops early, when told to, or at the end.
+the validation loss, keeps the best weights, and stops early, when told to, or at the end. Several processes run it
+together: each computes its part of every step, all decide alike, and the first one alone speaks and saves.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from hone.data.pack import PackedBatch, pack, plan_micro_batches, plan_steps
 from hone.engine.checkpoint import Checkpoint, Progress, save_checkpoint
 from hone.engine.events import Event, Recorder
 from hone.engine.optimizer import load_optimizer_state, make_optimizer, optimizer_state
+from hone.engine.parallel import ALONE, Parallel
 from hone.engine.schedule import linear_warmup_decay
 from hone.engine.step import Objective, StepResult, train_step
 from hone.errors import InterruptedRunError
@@ -112,23 +114,25 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     rate_factors: Mapping[str, float] | None = None,
     refresh: Callable[[], None] = lambda: None,
+    parallel: Parallel = ALONE,
 ) -> LoopResult:
     """Train ``parameters`` of ``model`` on ``sequences``.
 
     Args:
         model: in the mode and dtype it is to be trained in.
         sequences: rendered rows; each has supervised tokens.
-        parameters: the trainable tensors by name.
+        parameters: the trainable tensors by name; where they are sharded, the shards.
         forward: log-probabilities of the supervised tokens of a batch.
         objective: the method.
         settings: the numbers.
         evaluate: gives the validation loss; None where there are no validation rows.
-        recorder: receives step, validation and checkpoint events.
-        checkpoints: folder for checkpoints.
-        resume_from: the checkpoint to go on from.
-        should_stop: asked after each step; True saves a checkpoint and stops.
+        recorder: receives step, validation and checkpoint events, in the first process.
+        checkpoints: folder for checkpoints, which the first process writes.
+        resume_from: the checkpoint to go on from; the first process's counts, whatever number of them wrote it.
+        should_stop: asked after each step; True in any process saves a checkpoint and stops all.
         rate_factors: factors on the learning rate by parameter name; 1 where none is given.
         refresh: called after each change of the parameters, for what the model derives from them.
+        parallel: the processes of the run.
 
     Returns:
         The result; ``parameters`` hold the best weights.
@@ -136,11 +140,12 @@ def train(
     Raises:
         TrainingError: loss or gradient became non-finite.
         InterruptedRunError: ``should_stop`` said so; a checkpoint was saved.
+        LostProcessError: the first process could not save; raised in the others.
     """
-    state = _LoopState(parameters, settings, recorder, checkpoints, rate_factors)
-    if resume_from is not None:
-        state.restore(resume_from)
-        refresh()
+    recorder = parallel.recorder(recorder)
+    state = _LoopState(parameters, settings, recorder, checkpoints, rate_factors, parallel)
+    state.restore(resume_from)
+    refresh()
     total = settings.total_steps(len(sequences))
     order = plan_steps(
         len(sequences), batch_size=settings.batch_size, epochs=settings.epochs, seed=settings.seed,
@@ -151,20 +156,21 @@ def train(
             break
         started = time.perf_counter()
         rate = settings.learning_rate_at(step, total)
+        rows = parallel.share([sequences[index] for index in indices])
         result = train_step(
-            model, micro_batches([sequences[index] for index in indices], max_tokens=settings.micro_batch_tokens),
-            forward=forward, objective=objective, parameters=list(parameters.values()), optimizer=state.optimizer,
-            learning_rate=rate, max_gradient_norm=settings.max_gradient_norm,
+            model, micro_batches(rows, max_tokens=settings.micro_batch_tokens), forward=forward, objective=objective,
+            parameters=list(parameters.values()), optimizer=state.optimizer, learning_rate=rate,
+            max_gradient_norm=settings.max_gradient_norm, parallel=parallel,
         )  # fmt: skip
         refresh()
         seconds = time.perf_counter() - started
         state.count(step, result, seconds)
         recorder.record(_step_event(state.progress, total, epoch, rate, result, seconds))
         if evaluate is not None and (step % settings.evaluate_every_steps == 0 or step == total):
-            state.validate(evaluate())
+            state.validate(parallel.from_first(evaluate()))
         if step % (settings.save_every_steps or settings.evaluate_every_steps) == 0 or step == total:
             state.save()
-        if step < total and should_stop():
+        if step < total and any(parallel.everyones(should_stop())):
             state.save_unscheduled()
             raise InterruptedRunError(f"stopped after step {step} of {total}; the state is saved")
     finished = state.finish(total)
@@ -200,9 +206,11 @@ class _LoopState:
         recorder: Recorder,
         checkpoints: Path,
         rate_factors: Mapping[str, float] | None,
+        parallel: Parallel,
     ) -> None:
         self.parameters = parameters
         self.settings = settings
+        self.parallel = parallel
         self.recorder = recorder
         self.checkpoints = checkpoints
         self.optimizer = make_optimizer(parameters, weight_decay=settings.weight_decay, rate_factors=rate_factors)
@@ -248,17 +256,24 @@ class _LoopState:
     def save_unscheduled(self) -> None:
         """Save without an event, which an uninterrupted run would not have."""
         if self.saved_step < self.progress.step:
-            state = optimizer_state(self.optimizer, self.parameters)
-            checkpoint = Checkpoint(self.parameters, self.best, state, self.progress)
-            save_checkpoint(self.checkpoints, checkpoint, keep=self.settings.keep_checkpoints)
+            full, state = self.parallel.full, optimizer_state(self.optimizer, self.parameters)
+            checkpoint = Checkpoint(full(self.parameters), full(self.best), full(state), self.progress)
+            keep = self.settings.keep_checkpoints
+            self.parallel.first_does(lambda: save_checkpoint(self.checkpoints, checkpoint, keep=keep))
             self.saved_step = self.progress.step
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        _copy_into(self.parameters, checkpoint.adapter)
-        load_optimizer_state(self.optimizer, self.parameters, checkpoint.optimizer)
-        self.best = {name: tensor.to(self.parameters[name].device) for name, tensor in checkpoint.best.items()}
-        self.progress = checkpoint.progress
-        self.saved_step = checkpoint.progress.step
+    def restore(self, checkpoint: Checkpoint | None) -> None:
+        """Go on from the first process's checkpoint, where it has one."""
+        progress = self.parallel.from_first(checkpoint and asdict(checkpoint.progress))
+        if progress is None:
+            return
+        found = checkpoint or Checkpoint({}, {}, {}, Progress())  # the first process sends its own
+        spread = self.parallel.spread
+        _copy_into(self.parameters, spread(found.adapter, self.parameters))
+        load_optimizer_state(self.optimizer, self.parameters, spread(found.optimizer, self.parameters))
+        self.best = spread(found.best, self.parameters)
+        self.progress = Progress(**progress)
+        self.saved_step = self.progress.step
 
     def finish(self, total_steps: int) -> LoopResult:
         if self.best:

@@ -68,8 +68,16 @@ def _probe_logprobs(model: PreTrainedModel, sequences: Sequence[TokenSequence], 
     return found_S
 
 
-def write_probe(path: Path, model: PreTrainedModel, sequences: Sequence[TokenSequence], *, forward: Forward) -> None:
+def write_probe(
+    path: Path | None, model: PreTrainedModel, sequences: Sequence[TokenSequence], *, forward: Forward
+) -> None:
     """Store token ids and the log-probabilities of the supervised tokens, as the model in memory gives them.
+
+    Args:
+        path: the file; None computes along and writes nothing, as all but the first of several processes do.
+        model: with its adapter.
+        sequences: the rows to store.
+        forward: the path of training.
 
     Raises:
         TrainingError: some are not finite; nothing is written.
@@ -78,6 +86,8 @@ def write_probe(path: Path, model: PreTrainedModel, sequences: Sequence[TokenSeq
     tuned_S = _probe_logprobs(model, sequences, forward)
     with adapter_disabled(model):
         base_S = _probe_logprobs(model, sequences, forward)
+    if path is None:
+        return
     tensors = {
         "ids": torch.tensor([token for sequence in sequences for token in sequence.ids]),
         "lengths": torch.tensor([len(sequence.ids) for sequence in sequences]),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from hone.config.schema import TrainConfig
@@ -15,7 +16,6 @@ from hone.model.adaptation import ADAPTATIONS, Adaptation, AttachOptions, attach
 from hone.model.added_tokens import add_tokens, attach_tokens, pieces_of_tokens
 from hone.model.device import check_device, check_dtype
 from hone.model.load import LoadedModel, load_base
-from hone.model.machine import available_device_bytes
 from hone.model.quantize import QuantizedType, count_parameters, quantize_linear_layers
 from hone.planning.choose import TrainingChoices
 
@@ -40,7 +40,13 @@ class NewTokens:
 
 
 def load_base_as(
-    name: str, *, quantize: QuantizedType | None, home: Path, device: str | None, dtype: str | None, note: Note
+    name: str,
+    *,
+    quantize: QuantizedType | None,
+    home: Path,
+    device: str | None,
+    dtype: str | torch.dtype | None,
+    note: Note,
 ) -> LoadedModel:
     """Load a base, with its linear layers in 4 bits where that is asked for.
 
@@ -102,14 +108,18 @@ def attach_method(
     return adaptation
 
 
-def free_bytes(config: TrainConfig, base: LoadedModel) -> int | None:
+def free_bytes(config: TrainConfig, base: LoadedModel, available: int | None) -> int | None:
     """Memory for activations: what is free, or what the user's budget leaves; None where the system does not tell.
+
+    Args:
+        config: the options.
+        base: as loaded.
+        available: bytes that this process can still get; None where the system does not tell.
 
     Raises:
         ConfigError: the budget is less than weights and optimizer take.
     """
     state = ADAPTATIONS[config.adaptation].state_bytes_per_weight * count_parameters(base.model)
-    available = available_device_bytes(base.device)
     left = None if available is None else max(0, available - state)
     if config.memory_budget is None:
         return left

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from hone.data.audit.report import AuditReport
 from hone.data.loader import load_examples
 from hone.engine.checkpoint import Checkpoint, load_newest_checkpoint
 from hone.engine.events import Event, Recorder, Tee
+from hone.engine.parallel import ALONE, Parallel
 from hone.errors import ConfigError, HoneError, InterruptedRunError, StorageError, TrainingError
 from hone.evaluation.scorers import metric_named
 from hone.files import write_json
@@ -54,6 +55,7 @@ def run(
     recorder: Recorder,
     should_stop: Callable[[], bool] = lambda: False,
     resume: RunFolder | None = None,
+    parallel: Parallel = ALONE,
 ) -> JsonDict:
     """Do the whole job and give the machine-readable result (docs/result.md).
 
@@ -63,6 +65,7 @@ def run(
         recorder: receives events.
         should_stop: asked after each training step.
         resume: the interrupted run to go on with; None begins a new one.
+        parallel: the processes that train together; the first one alone does the rest, and has the result.
 
     Raises:
         HoneError: as its parts do; the run's folder keeps its state and, where there is one, its checkpoint.
@@ -75,12 +78,14 @@ def run(
     loaded = load_examples(config.data, mapping=config.mapping)
     held_out_data = load_examples(config.evaluation_data, mapping=config.mapping) if config.evaluation_data else None
     audit = _audited(config, evaluation_data=config.evaluation_data)
-    with _working(config, home, recorder, kind="run", name=name, resume=resume) as work:
+    with _working(config, home, recorder, kind="run", name=name, resume=resume, parallel=parallel) as work:
         _store_audit(work, audit)
         trained = train_sft(
             config, loaded, folder=work.folder, home=home, recorder=work.recorder, held_out_data=held_out_data,
-            held_out=config.held_out, resume_from=work.checkpoint, should_stop=should_stop,
+            held_out=config.held_out, resume_from=work.checkpoint, should_stop=should_stop, parallel=parallel,
         )  # fmt: skip
+        if not parallel.is_first:
+            return {}
         work.recorder.record(Event("stage", {"name": "evaluation", "detail": "reloading in a fresh process"}))
         answered = _evaluate_in_fresh_process(config, work.folder, home)
         proof = [*trained.proof, *(Invariant(**invariant) for invariant in answered["proof"])]
@@ -107,6 +112,7 @@ def train(
     recorder: Recorder,
     should_stop: Callable[[], bool] = lambda: False,
     resume: RunFolder | None = None,
+    parallel: Parallel = ALONE,
 ) -> JsonDict:
     """Train alone: no held-out rows, no comparison, no version; the adapter stands in the run's folder.
 
@@ -115,12 +121,15 @@ def train(
     resolve_model(config.model, home=home)
     loaded = load_examples(config.data, mapping=config.mapping)
     audit = _audited(config)
-    with _working(config, home, recorder, kind="train", name=version_name_for(config.data), resume=resume) as work:
+    name = version_name_for(config.data)
+    with _working(config, home, recorder, kind="train", name=name, resume=resume, parallel=parallel) as work:
         _store_audit(work, audit)
         trained = train_sft(
             config, loaded, folder=work.folder, home=home, recorder=work.recorder,
-            resume_from=work.checkpoint, should_stop=should_stop,
+            resume_from=work.checkpoint, should_stop=should_stop, parallel=parallel,
         )  # fmt: skip
+        if not parallel.is_first:
+            return {}
         result = _result(work.folder, trained, trained.proof)
         work.folder.finish(result)
     return result
@@ -149,8 +158,15 @@ def _store_audit(work: _Work, report: AuditReport) -> None:
         work.recorder.record(Event("note", {"text": warnings}))
 
 
-def open_interrupted_run(path: str | Path, *, home: Path) -> tuple[RunFolder, TrainConfig]:
+def open_interrupted_run(
+    path: str | Path, *, home: Path, given: Mapping[str, object] | None = None
+) -> tuple[RunFolder, TrainConfig]:
     """The run in ``path`` and the options it was begun with, as ``--resume`` needs them.
+
+    Args:
+        path: the run's folder.
+        home: hone's home folder.
+        given: options that go before those it was begun with.
 
     Raises:
         VersionError: there is no run.
@@ -164,14 +180,28 @@ def open_interrupted_run(path: str | Path, *, home: Path) -> tuple[RunFolder, Tr
             "this run ended before it had begun to train", where=str(path), remedy="begin it anew with the same command"
         )
     config_class = RunConfig if folder.kind == "run" else TrainConfig
-    return folder, load_config(config_class, {}, file=folder.config)
+    return folder, load_config(config_class, given or {}, file=folder.config)
 
 
 @contextmanager
 def _working(
-    config: TrainConfig, home: Path, recorder: Recorder, *, kind: str, name: str, resume: RunFolder | None
+    config: TrainConfig,
+    home: Path,
+    recorder: Recorder,
+    *,
+    kind: str,
+    name: str,
+    resume: RunFolder | None,
+    parallel: Parallel,
 ) -> Iterator[_Work]:
-    """A locked run folder in the right state whatever happens inside: done, failed, or interrupted and resumable."""
+    """A locked run folder in the right state whatever happens inside: done, failed, or interrupted and resumable.
+
+    Of several processes the first one makes and keeps it; the others learn its name.
+    """
+    if not parallel.is_first:
+        path, *told_of = parallel.from_first(None)
+        yield _Work(RunFolder(Path(path), *told_of), recorder, None)
+        return
     if resume is not None:
         folder = resume
     elif config.output is not None:
@@ -189,6 +219,7 @@ def _working(
                 then = f"training goes on after step {step}" if checkpoint else "training begins anew"
                 text = f"{path.name.removeprefix('damaged-')} is damaged and was set aside as {path.name}; {then}"
                 told.record(Event("note", {"text": f"checkpoint {text}"}))
+            parallel.from_first([str(folder.path), folder.id, folder.kind, folder.name, folder.created_at])
             try:
                 yield _Work(folder, told, checkpoint)
             except (InterruptedRunError, KeyboardInterrupt) as error:

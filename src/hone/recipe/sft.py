@@ -6,7 +6,8 @@ Read it top to bottom: :func:`train_sft` is the whole job. What each part does s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hone.config.schema import TrainConfig
@@ -15,11 +16,14 @@ from hone.data.render import Renderer
 from hone.engine.checkpoint import Checkpoint, checkpoint_bytes
 from hone.engine.events import Event, Recorder
 from hone.engine.loop import LoopResult, LoopSettings, micro_batches, train
+from hone.engine.parallel import ALONE, Parallel
+from hone.engine.sharding import shard_model
 from hone.engine.step import mean_loss
 from hone.evaluation.shape import detect_shape
 from hone.files import require_free_space
 from hone.model.adaptation import ADAPTATIONS, Adaptation
 from hone.model.allocator import keep_freed_memory
+from hone.model.fast_layers import fast_layers_paused
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
 from hone.model.quantize import count_parameters
@@ -31,6 +35,7 @@ from hone.proof.postflight import check_training, probe_sequences, write_probe
 from hone.proof.preflight import check_model, check_rows
 from hone.recipe.adapting import NewTokens, attach_method, free_bytes, load_base_as, read_new_tokens
 from hone.recipe.inference import make_renderer, training_path
+from hone.recipe.placement import memory_for_training, place_base, require_same_work
 from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
 from hone.recipe.run_files import describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.registry.runs import RunFolder
@@ -80,6 +85,7 @@ class _Job:
     forward: Forward
     adaptation: Adaptation
     new_tokens: NewTokens | None
+    parallel: Parallel
 
     def say(self, name: str, detail: str) -> None:
         self.recorder.record(Event("stage", {"name": name, "detail": detail}))
@@ -96,6 +102,7 @@ def train_sft(
     held_out: float | int | None = 0,
     resume_from: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    parallel: Parallel = ALONE,
 ) -> SftResult:
     """Fine-tune an adapter on ``loaded`` and save it in ``folder``.
 
@@ -109,6 +116,7 @@ def train_sft(
         held_out: rows to set aside for the comparison instead; 0 for none, None to choose.
         resume_from: the checkpoint to go on from; None begins anew.
         should_stop: asked after each step.
+        parallel: the processes that train together. Each reads everything; the first one alone writes.
 
     Raises:
         HoneError: as its parts do; nothing half-written is left.
@@ -118,8 +126,9 @@ def train_sft(
         recorder.record(Event("note", {"text": text}))
 
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.model}"}))
+    place = place_base(config, parallel, home=home)
     base = load_base_as(
-        config.model, quantize=config.quantize, home=home, device=config.device, dtype=config.dtype, note=note
+        config.model, quantize=config.quantize, home=home, device=place.device, dtype=place.dtype, note=note
     )
     new_tokens = read_new_tokens(config, base, note)
     renderer = make_renderer(base, loaded.examples, max_length=config.max_length, note=note)
@@ -128,33 +137,47 @@ def train_sft(
         loaded, renderer, held_out_data=held_out_data, held_out=held_out, validation=config.validation,
         seed=config.seed, note=note,
     )  # fmt: skip
-    choices = _choose(config, base, rows.rendered(rows.train + rows.validation))
+    sequences = rows.rendered(rows.train + rows.validation)
+    available_bytes = memory_for_training(parallel, parallel.device or base.device)
+    choices = _choose(config, base, sequences, available_bytes=available_bytes)
+    require_same_work(parallel, base, renderer, sequences)
     for choice in choices.choices:
         text = f"{choice.name} = {choice.value:g} ({choice.reason})"
         told = {"text": text, "choice": choice.name, "value": f"{choice.value:g}", "reason": choice.reason}
         recorder.record(Event("note", told))
-    config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
+    if parallel.is_first:
+        config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
 
     base_facts = describe_base(base)
     adaptation = attach_method(config, base, choices, new_tokens, home=home)
     # two checkpoints are kept and a third is written before the oldest goes; then the adapter itself
     needed_bytes = 4 * checkpoint_bytes(adaptation.parameters())
-    require_free_space(folder.path, needed_bytes, "the run's checkpoints and adapter")
+    if parallel.is_first:
+        require_free_space(folder.path, needed_bytes, "the run's checkpoints and adapter")
     forward, path = training_path(base.model, reference=config.reference_path)
-    job = _Job(config, base, renderer, rows, choices, folder, recorder, forward, adaptation, new_tokens)
+    job = _Job(config, base, renderer, rows, choices, folder, recorder, forward, adaptation, new_tokens, parallel)
     keep_freed_memory()
-    with path as fast_layers:
+    with path as fast_layers, ExitStack() as until_saved:
         before = _check_before(job)
-        job.say("layers", fast_layers.describe() if fast_layers else "the model's own, on the reference path")
-        job.say("training", f"{adaptation.summary}, {base.dtype} weights, {base.device}")
+        if place.sharded:
+            # fast layers read weights outside of the modules that FSDP gathers them for
+            until_saved.enter_context(fast_layers_paused(base.model))
+            job, fast_layers = _shard(job), None
+            base = job.base
+        plain = "as the base is split" if place.sharded else "on the reference path"
+        job.say("layers", fast_layers.describe() if fast_layers else f"the model's own, {plain}")
+        where = f"{parallel.world_size} x {place.kind}" if parallel.world_size > 1 else base.device
+        job.say("training", f"{adaptation.summary}, {base.dtype} weights, {where}")
         result = _train(job, resume_from=resume_from, should_stop=should_stop)
         after = _save(job, result)
     proof = [*before, after]
-    store_proof(folder, proof)
+    if parallel.is_first:
+        store_proof(folder, proof)
     return SftResult(
         base=base_facts,
         data=describe_data(rows),
-        training=describe_training(config, result, base, adaptation, fast_layers),
+        training=describe_training(config, result, base, adaptation, fast_layers)
+        | {"devices": parallel.world_size, "sharded": place.sharded},
         manifest=rows.manifest,
         proof=proof,
         template_hash=renderer.template_hash,
@@ -162,7 +185,9 @@ def train_sft(
     )
 
 
-def _choose(config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSequence]) -> TrainingChoices:
+def _choose(
+    config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSequence], *, available_bytes: int | None
+) -> TrainingChoices:
     shape = base.model.config.get_text_config()
     method = ADAPTATIONS[config.adaptation]
     return choose_training(
@@ -171,7 +196,7 @@ def _choose(config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSeq
         width=shape.hidden_size,
         row_lengths=[len(sequence.ids) for sequence in sequences],
         context_length=base.context_length,
-        available_bytes=free_bytes(config, base),
+        available_bytes=free_bytes(config, base, available_bytes),
         bytes_per_value=base.model.dtype.itemsize,
         rank=config.rank,
         alpha=config.alpha,
@@ -201,6 +226,14 @@ def _check_before(job: _Job) -> list[Invariant]:
     return found
 
 
+def _shard(job: _Job) -> _Job:
+    """The same job with the base split over the processes; each keeps the adapter whole."""
+    model, parallel = job.base.model, job.parallel
+    forward, parallel = shard_model(model, job.forward, parallel, replicated=list(job.adaptation.parameters().values()))
+    base = replace(job.base, device=parallel.device or job.base.device)
+    return replace(job, base=base, forward=forward, parallel=parallel)
+
+
 def _train(job: _Job, *, resume_from: Checkpoint | None, should_stop: Callable[[], bool]) -> LoopResult:
     config, choices, model = job.config, job.choices, job.base.model
     sequences, validation = job.rows.rendered(job.rows.train), job.rows.rendered(job.rows.validation)
@@ -219,6 +252,10 @@ def _train(job: _Job, *, resume_from: Checkpoint | None, should_stop: Callable[[
         save_every_steps=config.save_every_steps,
         keep_checkpoints=0 if config.save_every_steps else 2,
     )
+
+    def validation_loss() -> float:
+        return mean_loss(model, held, forward=job.forward, objective=supervised_loss, parallel=job.parallel)
+
     held = micro_batches(validation, max_tokens=choices.micro_batch_tokens) if validation else []
     model.eval()  # no dropout: a row's loss depends on the row alone
     parameters = job.adaptation.parameters()  # by their names outside of the block
@@ -230,13 +267,14 @@ def _train(job: _Job, *, resume_from: Checkpoint | None, should_stop: Callable[[
             forward=job.forward,
             objective=supervised_loss,
             settings=settings,
-            evaluate=(lambda: mean_loss(model, held, forward=job.forward, objective=supervised_loss)) if held else None,
+            evaluate=validation_loss if held else None,
             recorder=job.recorder,
             checkpoints=job.folder.checkpoints,
             resume_from=resume_from,
             should_stop=should_stop,
             rate_factors=job.adaptation.rate_factors(config.learning_rate_ratio),
             refresh=job.adaptation.refresh,
+            parallel=job.parallel,
         )
 
 
@@ -265,8 +303,10 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
         **({} if job.config.quantize is None else {"quantize": job.config.quantize}),
     }
     # the probe goes first: it refuses a model that gives no numbers, and then there is no adapter to be taken for one
-    write_probe(job.folder.path / PROBE_FILE, base.model, probe_sequences(sequences), forward=job.forward)
-    job.adaptation.save(job.folder.adapter, tokenizer=base.tokenizer, base_name=base.name, notes=notes)
+    probe = job.folder.path / PROBE_FILE if job.parallel.is_first else None
+    write_probe(probe, base.model, probe_sequences(sequences), forward=job.forward)
+    if job.parallel.is_first:
+        job.adaptation.save(job.folder.adapter, tokenizer=base.tokenizer, base_name=base.name, notes=notes)
     return moved
 
 
