@@ -17,6 +17,7 @@ from hone.model.attention import packed_attention_enabled, supports_packing
 from hone.model.forward import packed_logprobs
 from hone.model.load import LoadedModel, load_base
 from hone.model.lora import adapted_layers, adapter_disabled, adapter_parameters, attach_adapter, find_linear_layers
+from hone.model.low_rank import LowRankAdaptation
 from hone.model.merge import merge_and_save
 from hone.objective.supervised import supervised_loss
 from hone.types import Example, Message
@@ -104,7 +105,7 @@ def test_a_family_from_folder_to_merged_folder(tmp_path: Path, hone_home: Path, 
     assert len(names) == len(find_linear_layers(tiny_model(family)))
     assert torch.equal(_logits(again.model, renderer), tuned)
 
-    merge_and_save(again.model, again.tokenizer, tmp_path / "merged")
+    merge_and_save(LowRankAdaptation(again.model, title="LoRA"), again.tokenizer, tmp_path / "merged")
     merged = _load(tmp_path / "merged", hone_home)
     assert merged.base_hash != base.base_hash
     assert Renderer(merged.tokenizer).template_hash == renderer.template_hash

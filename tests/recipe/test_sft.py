@@ -141,10 +141,10 @@ def test_what_a_loader_must_know_stands_beside_the_adapter(
 @pytest.mark.parametrize(
     ("systems", "expected"),
     [
-        (["be brief"] * 8, "be brief"),
-        (["be brief"] * 7 + ["be kind"], None),
-        (["be brief"] * 7 + [None], None),
-        ([None] * 8, None),
+        (["be brief"] * 12, "be brief"),
+        (["be brief"] * 11 + ["be kind"], None),
+        (["be brief"] * 11 + [None], None),
+        ([None] * 12, None),
     ],
     ids=["shared", "two", "one without", "none"],
 )
