@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
+import hone.data.pack as pack_module
+import hone.model.attention as attention_module
+import hone.model.forward as forward_module
+import hone.recipe.inference as inference_module
 from hone.data.pack import plan_steps
 from hone.engine.events import Event
 from hone.engine.loop import LoopSettings, train
 from hone.model.adapter_files import load_adapter
+from hone.model.allocator import keep_freed_memory
 from hone.model.load import load_base
 from hone.model.lora import adapter_parameters
 from hone.model.machine import available_device_bytes
@@ -48,8 +55,30 @@ def sequences_of(workload: Workload, steps: int) -> list[TokenSequence]:
     return [sequence for sequence in placed if sequence is not None]
 
 
+def switch_off(part: str | None) -> None:
+    """Put one part of the engine off in this process.
+
+    Raises:
+        KeyError: there is no such part.
+    """
+    if part is None:
+        return
+    module, name, value = {
+        "shared_prefixes": (pack_module, "_MIN_SHARED_TOKENS", 1 << 60),
+        "fast_layers": (inference_module, "fast_layers_enabled", lambda model: nullcontext()),
+        "chunked_head": (forward_module, "find_output_head", lambda model: None),
+        "attention_products": (attention_module, "_BY_PRODUCTS", frozenset()),
+        "kept_memory": (sys.modules[__name__], "keep_freed_memory", lambda: False),
+    }[part]
+    if not hasattr(module, name):
+        raise KeyError(f"{module.__name__} has no {name}; the table of parts is out of date")
+    setattr(module, name, value)
+
+
 def run(spec: Spec, workload: Workload, meter: Meter) -> None:
-    """Train for ``spec.steps`` steps. Settings: ``path``, keyword arguments of ``training_path``."""
+    """Train for ``spec.steps`` steps. Settings: ``path``, keyword arguments of ``training_path``; ``off``, a part."""
+    switch_off(spec.settings.get("off"))
+    keep_freed_memory()
     base = load_base(spec.model, home=Path(spec.scratch), dtype=spec.dtype, note=meter.notes.append)
     load_adapter(base.model, Path(spec.adapter))
     parameters = adapter_parameters(base.model)

@@ -35,12 +35,23 @@ class System:
         return bool(self.settings.get("default"))
 
 
-# One line a switch of hone's engine: keyword arguments of ``hone.recipe.inference.training_path`` and environment
-# variables that put this one thing off. The ablation measures each beside hone whole.
+# One line a switch of hone's engine. ``path``: keyword arguments of ``hone.recipe.inference.training_path``; ``off``: a
+# part that ``hone_side.switch_off`` puts off. The ablation measures each beside hone whole.
 SWITCHES: dict[str, System] = {
     "packing": System(
-        "hone_side", {"path": {"reference": True}}, "padded rows and the model's own attention (the reference path)"
+        "hone_side", {"path": {"reference": True}}, "padded rows and the model's own layers (the reference path)"
     ),
+    "shared-prefixes": System(
+        "hone_side", {"path": {}, "off": "shared_prefixes"}, "every row laid down whole, common beginnings too"
+    ),
+    "fast-layers": System(
+        "hone_side", {"path": {}, "off": "fast_layers"}, "adapted layers one by one, the model's own norms"
+    ),
+    "chunked-head": System("hone_side", {"path": {}, "off": "chunked_head"}, "all logits of the supervised tokens"),
+    "products": System(
+        "hone_side", {"path": {}, "off": "attention_products"}, "attention by torch's fused kernel in place of products"
+    ),
+    "kept-memory": System("hone_side", {"path": {}, "off": "kept_memory"}, "the C allocator as it comes"),
 }
 
 SYSTEMS: dict[str, System] = {

@@ -89,10 +89,8 @@ def test_parquet_there_and_back(tmp_path: Path) -> None:
     source.write_text(json.dumps(ROWS["several"]) + "\n" + json.dumps(ROWS["system"]) + "\n", encoding="utf-8")
     done = convert_file(str(source), out, target="chat")
     assert (done.rows, done.written) == (2, 2)
-    read = [[(m.role, m.content, m.supervised) for m in e.messages] for e in load_examples(str(out)).examples]
-    assert read == [
-        [(m.role, m.content, m.supervised) for m in e.messages] for e in load_examples(str(source)).examples
-    ]
+    before, after = (load_examples(str(path)).examples for path in (source, out))
+    assert [example.messages for example in after] == [example.messages for example in before]
 
 
 def test_a_file_that_would_lose_something_is_not_written(tmp_path: Path) -> None:
