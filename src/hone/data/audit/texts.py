@@ -26,15 +26,10 @@ _MOJIBAKE = re.compile(
 )
 _MOJIBAKE_SIGNS = ("\u00c2", "\u00c3", "\u00e2\u20ac", "\u00f0\u0178", "\ufffd")
 _ESCAPE = re.compile("\x1b\\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-<<<<<<< HEAD
-# all of C0 but tab, line feed and carriage return; and delete
-_CONTROLS = "".join(chr(code) for code in (*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
-=======
 _CONTROLS = (
     "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17"
     "\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\x7f"
 )
->>>>>>> audit
 _HTML = re.compile(
     r"</?(?:p|div|span|br|hr|a|b|i|u|em|strong|ul|ol|li|table|tr|td|th|h[1-6]|img|script|style|body|html|head|font|"
     r"code|pre|blockquote)(?:\s[^<>]{0,200})?/?>|&(?:amp|lt|gt|quot|nbsp|#\d{2,5});",
