@@ -160,3 +160,18 @@ def test_a_closed_pipe_is_no_error() -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(60) == 141
+
+
+def test_a_reader_that_leaves_while_lines_are_printed_is_no_error(tmp_path: Path, tiny_base: Path) -> None:
+    """Lines printed through rich, which by itself would end with code 1."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(GOOD * 200, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hone", "data", "show", str(file), "--model", str(tiny_base), "--rows", "200"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert b"Error" not in process.stderr.read()
+    assert process.wait(120) == 141
