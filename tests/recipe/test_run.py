@@ -230,6 +230,7 @@ def test_held_out_rows_that_stand_among_the_training_rows_are_not_trained_on(
     assert counts["codes"] == {"held_out_copy": 3}
     assert counts["held_out"] == result["evaluation"]["rows"] == 4
     assert (counts["held_out_file"]["rows"], counts["held_out_file"]["dropped"]) == (5, 1)
+    assert not {"/", "\\"} & set(counts["source"] + counts["held_out_file"]["source"]), "both are names without folders"
     folder = Path(result["run_dir"])
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     used = {one["row"] for part in ("train", "validation") for one in manifest[part]}
