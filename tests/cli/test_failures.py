@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from hone.cli.failures import as_hone_error
 from hone.errors import HoneError, StorageError, TrainingError
+from hone.registry.store import open_store, runs
 from tests.cli.conftest import Hone
 
 GOOD = '{"prompt": "why?", "completion": "because"}\n'
@@ -160,3 +162,58 @@ def test_a_closed_pipe_is_no_error() -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(60) == 141
+
+
+def test_a_reader_that_leaves_while_lines_are_printed_is_no_error(tmp_path: Path, tiny_base: Path) -> None:
+    """Lines printed through rich, which by itself would end with code 1."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(GOOD * 200, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hone", "data", "show", str(file), "--model", str(tiny_base), "--rows", "200"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert b"Error" not in process.stderr.read()
+    assert process.wait(120) == 141
+
+
+# options, what the message holds: found only when model and rows are loaded
+LATE_BAD_INPUT: dict[str, tuple[list[str], str]] = {
+    "no such device": (["run", "{rows}", "--device", "cuda:77"], "cuda:77"),
+    "too long": (["run", "{rows}", "--max-length", "100000"], "100000 is more than the 512 tokens"),
+    "all held out": (["run", "{rows}", "--held-out", "24"], "(--held-out): 24 held-out rows of 24"),
+    "all for validation": (["train", "{rows}", "--validation", "24"], "(--validation): 24 validation rows of 24"),
+    "one row": (["run", "{one}"], "good.jsonl (--held-out): 1 row cannot be split into training and held-out rows"),
+    "a rank beyond the memory": (["train", "{rows}", "--rank", "1000000000"], "a rank of 1000000000 needs"),
+}
+
+
+@pytest.mark.parametrize("case", LATE_BAD_INPUT)
+def test_bad_input_found_late_leaves_no_run_either(
+    case: str, folder: Path, rows: Path, tiny_base: Path, hone_home: Path, hone: Hone, tmp_path: Path
+) -> None:
+    words, said = LATE_BAD_INPUT[case]
+    command = [word.format(rows=rows, one=folder / "good.jsonl") for word in words] + ["--model", str(tiny_base)]
+    ended = hone(*command)
+    assert (ended.code, said in ended.err) == (2, True), ended.err
+    assert "What to do: " in ended.err
+    assert list(hone_home.glob("runs/*")) == []
+    with open_store(hone_home).read() as connection:
+        assert connection.execute(select(runs)).all() == []
+    output = tmp_path / "output"
+    assert hone(*command, "--output", output).code == 2
+    assert not output.exists()
+
+
+def test_one_column_cannot_be_two_things(folder: Path, hone: Hone) -> None:
+    ended = hone("run", folder / "good.jsonl", "--map", "prompt=prompt,completion=prompt")
+    assert ended.code == 2
+    assert 'prompt and completion name the same column, "prompt"' in ended.err
+
+
+def test_data_show_names_its_own_help(hone: Hone) -> None:
+    ended = hone("data", "show")
+    assert ended.code == 2
+    assert "`hone data show --help`" in ended.err

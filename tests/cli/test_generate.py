@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from hone.cli.app import main
 from tests.cli.conftest import Ended, FinishedRun, Hone
 
 LENGTH = ("--max-new-tokens", "6")
@@ -35,7 +37,8 @@ def test_the_base_can_answer_instead(at_home: FinishedRun, tiny_base: Path, hone
 def test_the_prompt_can_come_from_standard_input(at_home: FinishedRun, hone: Hone) -> None:
     piped = hone("generate", "orders", "-", *LENGTH, stdin=b"what is it?\n")
     assert piped.out == hone("generate", "orders", "what is it?", *LENGTH).out
-    assert hone("generate", "orders", "-", stdin=b"").code == 2
+    empty = hone("generate", "orders", "-", stdin=b" \n")
+    assert (empty.code, "standard input: is empty" in empty.err) == (2, True)
     assert "is not UTF-8" in hone("generate", "orders", "-", stdin=b"\xff\xfe").err
 
 
@@ -131,3 +134,52 @@ def test_chat_on_a_terminal_survives_a_message_that_cannot_be_rendered(at_home: 
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     assert b"Error: " in shown
     assert b"Traceback" not in shown
+
+
+@pytest.mark.parametrize("command", [("generate", "orders", "-"), ("chat", "orders")])
+def test_a_closed_standard_input_is_said(
+    at_home: FinishedRun, command: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert "Error: standard input: is closed" in capsys.readouterr().err
+
+
+def test_a_command_of_chat_is_never_sent(at_home: FinishedRun, hone: Hone) -> None:
+    ended = _chat(hone, lines="/reset now\n/exit please\n/helpless\n")
+    assert ended.out == ""
+    assert "/reset takes nothing behind it" in ended.err
+    assert "/exit takes nothing behind it" in ended.err
+    assert _chat(hone, lines="/usr/bin is what?\n").out == hone("generate", "orders", "/usr/bin is what?", *LENGTH).out
+
+
+def test_the_prompt_is_named_as_the_asker_knows_it(at_home: FinishedRun, hone: Hone) -> None:
+    ended = hone("generate", "orders", "what <|im_start|> is", "--system", "Be a lamp.")
+    assert ended.code == 2
+    assert "Error: the prompt contains the control token '<|im_start|>'" in ended.err
+    ended = hone("generate", "orders", "hello", "--system", "Be <|im_start|>")
+    assert "Error: the system message contains the control token" in ended.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+@pytest.mark.parametrize(
+    "command",
+    [("chat", "orders"), ("generate", "orders", "hi", "--max-new-tokens", "400"), ("evaluate", "orders", "--json")],
+)
+def test_sigterm_ends_with_130_and_a_message(at_home: FinishedRun, command: tuple[str, ...]) -> None:
+    """The signal comes where the work begins: at the first question whether the version is sound."""
+    code = (
+        "import os, signal, sys, hone.registry.versions as versions\n"
+        "import hone.recipe.inference as inference\n"
+        "inference.verify_version = lambda *given: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from hone.cli.app import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert ended.returncode == 130, ended.stderr
+    if "--json" in command:
+        assert json.loads(ended.stdout)["error"]["message"] == "SIGTERM"
+    else:
+        assert "Stopped: SIGTERM" in ended.stderr

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from hone.cli.signals import StopRequest, stops_after_step
+from hone.cli.signals import StopRequest, stops_after_step, terminates_as_ctrl_c
 from hone.engine.events import Event
 
 
@@ -51,3 +51,10 @@ def test_afterwards_the_handlers_are_as_they_were() -> None:
     with stops_after_step():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_sigterm_is_as_ctrl_c_and_says_its_name() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), terminates_as_ctrl_c():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -46,6 +46,20 @@ def test_every_range_fits_the_frame(low: float, value: float, high: float, zero_
     assert len({tick.text for tick in ticks}) == len(ticks)
 
 
+def test_the_zero_line_does_not_run_through_labels() -> None:
+    rows = [Interval(f"row {number}", 1.0, -1.0, 2.0, "+1.0", "open") for number in range(3)]
+    drawing = parsed(interval_chart(rows, "t", zero_line=True))
+    zeros = [
+        (float(z.get("y1") or 0), float(z.get("y2") or 0)) for z in drawing.iter("line") if z.get("class") == "zero"
+    ]
+    labels = [float(text.get("y") or 0) for text in drawing.iter("text") if text.get("class") == "row"]
+    dots = [float(dot.get("cy") or 0) for dot in drawing.iter("circle")]
+    assert len(zeros) == len(labels) == 3
+    # letters reach about 11 above their baseline and 4 below it
+    assert all(low >= y + 4 or high <= y - 11 for low, high in zeros for y in labels)
+    assert all(low < dot < high for (low, high), dot in zip(zeros, dots, strict=True))
+
+
 def test_an_arm_without_an_interval_has_a_dot_alone() -> None:
     drawing = parsed(interval_chart([Interval("Base", 20.0, None, None, "20.0", "base")], "chrF"))
     assert len(list(drawing.iter("circle"))) == 1

@@ -220,3 +220,22 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError):
         write_report(tmp_path / "file" / "run", result())
+
+
+def test_the_verdict_itself_says_what_it_leaves_open(tmp_path: Path) -> None:
+    """Whoever reads the box alone must not take "Ship" for more than was measured."""
+    page = write_report(tmp_path, result()).read_text(encoding="utf-8")
+    box = Page(page[page.index('<section class="verdict') : page.index('<section id="comparison">')])
+    assert "Not measured: retention" in box.text
+    assert "faithfulness" in box.text
+    assert "Not measured: retention" in (tmp_path / "report.md").read_text(encoding="utf-8").split("## Comparison")[0]
+
+
+def test_a_long_answer_can_be_read_whole(tmp_path: Path) -> None:
+    given = result()
+    long = "word " * 400 + "<b>the end</b>"
+    given["answers"] = [{**row, "answers": {**row["answers"], "tuned": long}} for row in given["answers"]]
+    page = Page(write_report(tmp_path, given).read_text(encoding="utf-8"))
+    assert page.open == []
+    assert page.text.count(long) == page.text.count("Show all") >= 24
+    assert "Show all" not in page_of(tmp_path).text

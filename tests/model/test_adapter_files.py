@@ -226,13 +226,16 @@ def test_a_damaged_file_is_named(saved: Path, name: str, damage: str) -> None:
     with pytest.raises(StorageError, match=name) as caught:
         load_adapter(model, saved)
     assert caught.value.where == str(path)
+    assert caught.value.what.startswith("is missing" if damage == "missing" else "is damaged")
+    assert caught.value.render().count(name) == 1
+    assert caught.value.remedy
     assert not list(adapted_layers(model))
 
 
-@pytest.mark.parametrize("content", ["[]", '"r"', "{}", '{"peft_type": "LORA"}'])
-def test_a_config_that_says_nothing_is_refused(saved: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["[]", '"r"', "{}", '{"r": 8}', '{"peft_type": "LORA"}'])
+def test_a_config_that_says_nothing_is_refused_as_damaged(saved: Path, content: str) -> None:
     (without_sums(saved) / CONFIG).write_text(content, encoding="utf-8")
-    with pytest.raises((ModelError, StorageError)):
+    with pytest.raises(StorageError, match="is damaged"):
         load_adapter(tiny_model("llama"), saved)
 
 

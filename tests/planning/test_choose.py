@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hone.planning.choose import TrainingChoices, choose_held_out_rows, choose_training, choose_validation_rows
+from hone.errors import ConfigError
+from hone.planning.choose import (
+    TrainingChoices,
+    choose_held_out_rows,
+    choose_training,
+    choose_validation_rows,
+    require_adapter_memory,
+)
 
 GIB = 2**30
 OPTIONS = {
@@ -92,13 +99,37 @@ def test_small_data_gets_enough_steps_and_large_data_fewer_passes() -> None:
     assert batches == sorted(batches)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "context", "expected"), [([10, 700, 30], 2048, 700), ([10, 7000], 2048, 2048), ([2048], 2048, 2048)]
-)
-def test_the_maximum_length_is_the_longest_row_within_the_context(
-    lengths: list[int], context: int, expected: int
-) -> None:
-    assert _choose(row_lengths=lengths, context_length=context).max_length == expected
+@pytest.mark.parametrize("lengths", [[10, 700, 30], [2048]])
+def test_the_maximum_length_is_the_context_which_is_what_the_run_uses(lengths: list[int]) -> None:
+    chosen = _choose(row_lengths=lengths, context_length=2048)
+    assert chosen.max_length == 2048
+    [reason] = [choice.reason for choice in chosen.choices if choice.name == "max_length"]
+    assert reason == f"the model's context; the longest row has {max(lengths)}"
+
+
+def test_the_reason_for_the_epochs_promises_no_validation_that_there_is_not() -> None:
+    def reason(**changes: Any) -> str:
+        [found] = [choice.reason for choice in _choose(**changes).choices if choice.name == "epochs"]
+        return found
+
+    assert "best epoch on validation rows is kept" in reason()
+    assert "best" not in reason(has_validation=False)
+    assert reason(row_lengths=[7], has_validation=False).startswith("for 1 row;")
+
+
+def test_what_a_resumed_run_was_begun_with_is_said_to_be_that() -> None:
+    chosen = _choose(**OPTIONS, given_reason="as begun")
+    assert {choice.reason for choice in chosen.choices} == {"as begun"}
+
+
+def test_a_rank_beyond_the_memory_is_refused_with_both_figures() -> None:
+    """16 bytes a trained value: float32 weight, gradient and two moments."""
+    require_adapter_memory(1000, rank=10, available_bytes=16_000, device="cpu")
+    require_adapter_memory(10**15, rank=10, available_bytes=None, device="cpu")
+    with pytest.raises(ConfigError, match="a rank of 10 needs") as raised:
+        require_adapter_memory(1001, rank=10, available_bytes=16_000, device="cpu")
+    assert raised.value.details == ("needed: 16016 bytes, free: 16000 bytes",)
+    assert "under 9" in str(raised.value.remedy)
 
 
 @given(

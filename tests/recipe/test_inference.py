@@ -107,6 +107,49 @@ def test_a_folder_that_is_neither_run_nor_base_is_refused(tmp_path: Path, hone_h
         load(tmp_path, hone_home)
 
 
+@pytest.mark.parametrize("content", [(), ("notes.txt",)])
+def test_a_folder_without_a_model_does_not_hide_a_version(
+    finished: Finished, tmp_path: Path, content: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "questions").mkdir()
+    for name in content:
+        (tmp_path / "questions" / name).write_text("x", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert load("questions", finished.home).name == "questions@1"
+
+
+@pytest.mark.parametrize("what", ["base", "run"])
+def test_a_model_folder_of_a_versions_name_is_meant_and_that_is_said(
+    finished: Finished, tiny_base: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_base if what == "base" else finished.folder, tmp_path / "questions")
+    monkeypatch.chdir(tmp_path)
+    notes: list[str] = []
+    found = load("questions", finished.home, notes)
+    assert found.version is None
+    assert found.is_tuned is (what == "run")
+    assert "the folder questions is meant; the version of that name is questions@1" in notes
+    assert load("questions@1", finished.home).version is not None
+
+
+@pytest.mark.parametrize(
+    ("notes", "said"), [(None, "is missing"), ({}, "base_name, base_hash"), ({"template": {}}, "template.thinking")]
+)
+def test_a_run_whose_notes_are_gone_or_empty_is_refused_by_their_file(
+    finished: Finished, tmp_path: Path, notes: dict[str, Any] | None, said: str
+) -> None:
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    path = without_sums(folder / "adapter") / "hone.json"
+    if notes is None:
+        path.unlink()
+    else:
+        path.write_text(json.dumps(notes), encoding="utf-8")
+    with pytest.raises(StorageError, match=said) as raised:
+        load(folder, finished.home)
+    assert raised.value.where == str(path)
+    assert raised.value.remedy
+
+
 # --- what is not what it was ---
 
 

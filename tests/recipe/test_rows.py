@@ -60,6 +60,23 @@ def test_shares_and_numbers_of_rows(
     assert (len(rows.train), len(rows.validation), len(rows.held_out)) == sizes
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "only 1 row to"), (9, "only 9 rows to"), (10, None)])
+def test_very_few_rows_are_warned_of_and_trained_on(tmp_path: Path, count: int, said: str | None) -> None:
+    notes: list[str] = []
+    data = loaded(tmp_path / "a.jsonl", [row(number) for number in range(count)])
+    rows = prepared(data, held_out=0, notes=notes)
+    assert len(rows.train) == count
+    assert [note.startswith(said or "") and "cannot be judged" in note for note in notes] == [True] * bool(said)
+
+
+@pytest.mark.parametrize("option", ["held_out", "validation"])
+def test_rows_that_cannot_be_set_aside_are_named_by_option_and_file(tmp_path: Path, option: str) -> None:
+    data = loaded(tmp_path / "a.jsonl", [row(number) for number in range(12)])
+    with pytest.raises(DataError, match=f"12 {option.replace('_', '-')} rows of 12") as raised:
+        prepared(data, **{"held_out": 0, option: 12})
+    assert raised.value.where == f"{tmp_path / 'a.jsonl'} (--{option.replace('_', '-')})"
+
+
 def test_rendered_follows_the_order_asked_for_and_has_loss_on_every_row(tmp_path: Path) -> None:
     rows = prepared(loaded(tmp_path / "a.jsonl", [row(number) for number in range(40)]))
     sequences = rows.rendered(rows.train)

@@ -230,6 +230,7 @@ def test_held_out_rows_that_stand_among_the_training_rows_are_not_trained_on(
     assert counts["codes"] == {"held_out_copy": 3}
     assert counts["held_out"] == result["evaluation"]["rows"] == 4
     assert (counts["held_out_file"]["rows"], counts["held_out_file"]["dropped"]) == (5, 1)
+    assert not {"/", "\\"} & set(counts["source"] + counts["held_out_file"]["source"]), "both are names without folders"
     folder = Path(result["run_dir"])
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     used = {one["row"] for part in ("train", "validation") for one in manifest[part]}
@@ -470,13 +471,12 @@ def test_a_file_without_a_usable_row_is_refused_with_its_lines(
     refused(config, hone_home)
 
 
-def test_rows_that_the_template_refuses_one_and_all_end_the_run_as_failed(
+def test_rows_that_the_template_refuses_one_and_all_leave_no_run(
     run_options: RunOptions, hone_home: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="no row is left to train on"):
         done(run_options(max_length=8, output=str(tmp_path / "out")), hone_home)
-    assert RunFolder.open(tmp_path / "out").record()["status"] == "failed"
-    assert not (tmp_path / "out" / "adapter").exists()
+    assert not (tmp_path / "out").exists()
     assert list_versions(hone_home) == []
 
 

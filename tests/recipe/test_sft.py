@@ -34,9 +34,9 @@ def trained(config: TrainConfig, home: Path, heard: Listener | None = None) -> J
     return train(config, home=home, recorder=heard, should_stop=heard.should_stop)
 
 
-def resumed(folder: Path, home: Path) -> JsonDict:
+def resumed(folder: Path, home: Path, heard: Listener | None = None) -> JsonDict:
     run, config = open_interrupted_run(folder, home=home)
-    return train(config, home=home, recorder=Listener(), resume=run)
+    return train(config, home=home, recorder=heard or Listener(), resume=run)
 
 
 def left_in(folder: Path) -> tuple[bytes, bytes]:
@@ -235,7 +235,10 @@ def test_a_resumed_run_leaves_the_bytes_of_one_that_was_never_interrupted(
     assert f"hone train --resume {tmp_path / 'broken'}" in str(stopped.value.remedy)
     assert RunFolder.open(tmp_path / "broken").status == "interrupted"
     assert not (tmp_path / "broken" / ADAPTER).exists()
-    result = resumed(tmp_path / "broken", hone_home)
+    told = Listener()
+    result = resumed(tmp_path / "broken", hone_home, told)
+    reasons = {event.data["reason"] for event in told.of("note") if "choice" in event.data}
+    assert reasons == {"as the run was begun with (config.yaml)"}, "the user gave none of them now"
     assert left_in(tmp_path / "broken") == left_in(tmp_path / "whole")
     clock = ("seconds", "tokens_per_second", "peak_memory_bytes")
     assert {key: value for key, value in result["training"].items() if key not in clock} == {

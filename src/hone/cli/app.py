@@ -20,6 +20,7 @@ from hone.cli.generate import generate
 from hone.cli.models import models
 from hone.cli.output import prepare_streams, show
 from hone.cli.run import run
+from hone.cli.signals import terminates_as_ctrl_c
 from hone.cli.train import train
 
 __all__ = ["app", "hone", "main"]
@@ -75,12 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     prepare_streams()
     try:
-        code = _invoke(given)
+        with terminates_as_ctrl_c():
+            code = _invoke(given)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         # the reader of a pipe has left, as `head` does: nothing can be said any more, nor at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):  # either may be the pipe
+            os.dup2(nowhere, stream.fileno())
         return _PIPE_CLOSED
     except (Exception, KeyboardInterrupt) as error:
         raise SystemExit(print_failure(as_hone_error(error, given), as_json="--json" in given)) from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from hone.cli.generate import write_pieces
+from hone.cli.generate import input_lines, write_pieces
 from hone.cli.options import ConfigFileOption, options_of
 from hone.cli.output import console, harmless, say
 from hone.config import ChatConfig, load_config
@@ -27,7 +27,8 @@ __all__ = ["chat"]
 _HELP = """/reset   forget the conversation
 /help    this list
 /exit    end (so does Ctrl-D; Ctrl-C stops an answer)"""
-_COMMAND = re.compile(r"/[a-z]+")
+_COMMANDS = ("/reset", "/help", "/exit")
+_COMMAND = re.compile(r"/[a-z]+(?!\S)")
 
 
 @options_of(ChatConfig, arguments=("model",))
@@ -63,15 +64,18 @@ def _greet(conversation: Conversation) -> None:
 
 
 def _talk(conversation: Conversation, arms: list[ArmName]) -> None:
-    interactive = sys.stdin.isatty()
+    interactive = _is_interactive()
     for line in _lines():
         message = line.strip()
+        command = _COMMAND.match(message)
         if message == "/exit":
             return
         if message == "/reset":
             conversation.reset()
             say("(forgotten)")
-        elif _COMMAND.fullmatch(message):
+        elif command and command[0] in _COMMANDS and message != command[0]:
+            say(f"{command[0]} takes nothing behind it; nothing was sent\n{_HELP}")
+        elif command and message == command[0]:
             say(_HELP)
         elif message:
             try:
@@ -80,8 +84,8 @@ def _talk(conversation: Conversation, arms: list[ArmName]) -> None:
                 if not interactive:
                     raise
                 say(Text.assemble(("Error:", "bold red"), " ", harmless(error.render())))
-            except KeyboardInterrupt:
-                if not interactive:
+            except KeyboardInterrupt as stop:
+                if not interactive or stop.args:  # a signal other than Ctrl-C ends all
                     raise
                 say("\n(stopped; the message and its answer are forgotten)")
 
@@ -96,11 +100,14 @@ def _answer(conversation: Conversation, message: str, arms: list[ArmName]) -> No
             say(f"(cut off after {conversation.last.tokens} tokens; --max-new-tokens allows more)")
 
 
+def _is_interactive() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def _lines() -> Iterator[str]:
     """Lines of standard input, with a prompt and editing on a terminal."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        for line in sys.stdin.buffer:
-            yield line.decode("utf-8", errors="replace")
+    if not (_is_interactive() and sys.stdout.isatty()):
+        yield from (line.decode("utf-8", errors="replace") for line in input_lines())
         return
     with suppress(ImportError):  # it gives input() its history and editing; not there on Windows
         importlib.import_module("readline")

@@ -54,7 +54,7 @@ def show_data(
     The rendered text of the first rows, and every row that cannot be used, with its reason. What the model is
     trained to write stands between ⟦ and ⟧.
     """
-    config = load_config(TrainConfig, given)
+    config = load_config(TrainConfig, given, command="data show")
     from hone.recipe.show import show_rows
 
     with result_stream(as_json):

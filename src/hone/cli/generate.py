@@ -14,7 +14,7 @@ from hone.errors import ConfigError
 from hone.home import hone_home
 from hone.types import ArmName
 
-__all__ = ["generate", "write_pieces"]
+__all__ = ["generate", "input_lines", "write_pieces"]
 
 
 @options_of(GenerateConfig, arguments=("model", "prompt"))
@@ -65,13 +65,26 @@ def write_pieces(pieces: Iterable[str]) -> None:
     sys.stdout.flush()
 
 
+def input_lines() -> Iterator[bytes]:
+    """Lines of standard input.
+
+    Raises:
+        ConfigError: it is closed.
+    """
+    if sys.stdin is None:  # how Python tells that the shell closed it
+        raise ConfigError("is closed", where="standard input", remedy="run it from a terminal, or pipe the message in")
+    yield from sys.stdin.buffer
+
+
 def _read_standard_input() -> str:
     try:
-        return "".join(_lines()).strip()
+        text = b"".join(input_lines()).decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise ConfigError(f"is not UTF-8 (byte {error.start + 1})", where="standard input") from error
-
-
-def _lines() -> Iterator[str]:
-    for line in sys.stdin.buffer:
-        yield line.decode("utf-8")
+    if not text:
+        raise ConfigError(
+            "is empty",
+            where="standard input",
+            remedy='pipe the message in, as `echo "..." | hone generate NAME -`, or give it in place of -',
+        )
+    return text

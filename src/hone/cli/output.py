@@ -45,10 +45,18 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class _PlainConsole(Console):
+    """A console that leaves it to the command line to end when a pipe's reader has left."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on, where rich would end the process with code 1."""
+        raise  # called while the BrokenPipeError is handled
+
+
 def console(stream: TextIO) -> Console:
     """A console on ``stream``: styles on a terminal alone, none with NO_COLOR; lines are broken by us, not by it."""
     styles: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
-    return Console(file=stream, color_system=styles, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _PlainConsole(file=stream, color_system=styles, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def text_columns(target: Console) -> int:

@@ -12,7 +12,7 @@ from types import FrameType
 
 from hone.engine.events import Event
 
-__all__ = ["StopRequest", "stops_after_step"]
+__all__ = ["StopRequest", "stops_after_step", "terminates_as_ctrl_c"]
 
 _ASKED = b"\nStopping after this step, to save its state; again to stop at once.\n"
 
@@ -71,3 +71,20 @@ def stops_after_step() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def terminates_as_ctrl_c() -> Iterator[None]:
+    """Inside the block, SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that a command ends with a message."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_keyboard_interrupt(number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)

@@ -24,7 +24,11 @@ _FORM = "write one option a line, as `epochs: 3`; put text with : or # in quotes
 
 
 def load_config(
-    config_class: type[_Config], options: Mapping[str, Any], *, file: str | os.PathLike[str] | None = None
+    config_class: type[_Config],
+    options: Mapping[str, Any],
+    *,
+    file: str | os.PathLike[str] | None = None,
+    command: str | None = None,
 ) -> _Config:
     """Options from a config file and the command line; the command line wins.
 
@@ -32,6 +36,7 @@ def load_config(
         config_class: the config to make.
         options: the command line's values by option name (``max_steps``); None means not given.
         file: a YAML file of ``option: value`` lines.
+        command: whose help a message names, where the config's own is not meant.
 
     Raises:
         ConfigError: the file cannot be read or is no such file; or an option is unknown, given twice, missing or
@@ -43,6 +48,7 @@ def load_config(
         "places": {name: place for name, place in content.places.items() if name not in given},
         "problems": content.problems,
         "where": None if file is None else str(file),
+        "command": command,
     }
     return config_class.model_validate({**content.values, **given}, context=context)
 

@@ -107,7 +107,7 @@ def _report_together(
     if isinstance(values, Mapping):
         problems += cross_problems({_option_name(cls, key): value for key, value in values.items()}, places=places)
     if problems:
-        command = cls.__name__.removesuffix("Config").lower()
+        command = context.get("command") or cls.__name__.removesuffix("Config").lower()
         raise config_error(problems, command=command, where=context.get("where"))
     return config
 

@@ -67,6 +67,11 @@ class FormatMapping:
         problems = [f"{quoted(name)} is not one of them{nearest(name, known)}" for name in pairs if name not in known]
         problems += [f"{name} is missing" for name in known[:2] if name not in pairs]
         problems += [f"{name} names no column" for name in known if not pairs.get(name, name)]
+        problems += [
+            f"{' and '.join(names)} name the same column, {quoted(column)}"
+            for column in dict.fromkeys(pairs.values())
+            if column and len(names := [name for name in known if pairs.get(name) == column]) > 1
+        ]
         if problems:
             raise ConfigError(
                 "takes prompt, completion and, if there is one, system",

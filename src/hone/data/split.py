@@ -54,7 +54,9 @@ class _Group:
         return len(self.members)
 
 
-def split_examples(examples: Sequence[Example], *, held_out: float | int, seed: int = 0) -> Split:
+def split_examples(
+    examples: Sequence[Example], *, held_out: float | int, seed: int = 0, purpose: str = "held-out"
+) -> Split:
     """Set examples aside.
 
     Where the answers are few labels (at most 20, or a fifth of the rows, and at least three rows each), every label
@@ -65,6 +67,7 @@ def split_examples(examples: Sequence[Example], *, held_out: float | int, seed: 
         held_out: as a float, the share of rows, between 0 and 1; as an int, the number of rows. The number set aside
             is as close to it as whole groups allow; with labels, a group that does not fit is passed over.
         seed: another seed gives another selection.
+        purpose: what the rows set aside are called in messages.
 
     Returns:
         The two parts; every example is in exactly one, and neither is empty.
@@ -72,16 +75,16 @@ def split_examples(examples: Sequence[Example], *, held_out: float | int, seed: 
     Raises:
         DataError: ``held_out`` leaves a part empty, or all rows are near copies of one another.
     """
-    wanted = _wanted_rows(held_out, len(examples))
+    wanted = _wanted_rows(held_out, len(examples), purpose)
     keys = [_seeded(prompt_key(example), seed) for example in examples]
     labels = [_label(example) for example in examples]
     grouped = near_graph(comparison_texts(examples)).groups()
     if len(grouped) == 1:
         raise DataError(
-            f"all {len(examples)} prompts are equal or nearly equal, so none can be held out",
+            f"all {len(examples)} prompts are equal or nearly equal, so none can be set aside as {purpose} row",
             where=examples[0].source or None,
             why="a model is judged on prompts that it was not trained on",
-            remedy="add rows with other prompts, or give held-out rows in a file of their own",
+            remedy="add rows with other prompts",
         )
     groups = sorted((_group(members, keys, labels) for members in grouped), key=lambda group: group.key)
     stratified = are_labels(labels)
@@ -133,16 +136,16 @@ def near_copies(train: Sequence[Example], held_out: Sequence[Example]) -> list[t
     return found
 
 
-def _wanted_rows(held_out: float | int, num_rows: int) -> int:
+def _wanted_rows(held_out: float | int, num_rows: int, purpose: str) -> int:
     remedy = f"give a share between 0 and 1, or a number of rows from 1 to {max(num_rows - 1, 1)}"
     if num_rows < 2:
-        raise DataError(f"{num_rows} row(s) cannot be split into training and held-out rows", remedy="add rows")
+        raise DataError(f"{num_rows} row cannot be split into training and {purpose} rows", remedy="add rows")
     if isinstance(held_out, float):
         if not 0 < held_out < 1:
-            raise DataError(f"a held-out share of {held_out} leaves one side empty", remedy=remedy)
+            raise DataError(f"a {purpose} share of {held_out} leaves one side empty", remedy=remedy)
         return min(max(round(held_out * num_rows), 1), num_rows - 1)
     if isinstance(held_out, bool) or not 0 < held_out < num_rows:
-        raise DataError(f"{held_out} held-out rows of {num_rows} leave one side empty", remedy=remedy)
+        raise DataError(f"{held_out} {purpose} rows of {num_rows} leave one side empty", remedy=remedy)
     return held_out
 
 

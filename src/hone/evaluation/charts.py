@@ -16,6 +16,7 @@ from markupsafe import Markup
 __all__ = ["Interval", "curve_chart", "interval_chart"]
 
 ROW_HEIGHT = 46
+LABEL_HEIGHT = 23
 AXIS_HEIGHT = 26
 LEFT, RIGHT = 2.0, 98.0
 CURVE_HEIGHT = 180
@@ -60,8 +61,12 @@ def interval_chart(rows: Sequence[Interval], title: str, *, zero_line: bool = Fa
 
     parts = [_opening(bottom + AXIS_HEIGHT, title, "; ".join(f"{row.label} {row.text}" for row in rows))]
     for tick in ticks:
-        line = Markup('<line class="{}" x1="{x}" x2="{x}" y1="0" y2="{}"/>')
-        parts.append(line.format("zero" if zero_line and tick == 0 else "grid", bottom, x=across(tick)))
+        line = Markup('<line class="{}" x1="{x}" x2="{x}" y1="{}" y2="{}"/>')
+        if zero_line and tick == 0:  # a piece in each row, under its label: a line through text cannot be read
+            tops = [ROW_HEIGHT * number + LABEL_HEIGHT for number in range(len(rows))]
+            parts += [line.format("zero", top, top + ROW_HEIGHT - LABEL_HEIGHT, x=across(tick)) for top in tops]
+        else:
+            parts.append(line.format("grid", 0, bottom, x=across(tick)))
         anchor = "start" if tick == ticks[0] else "end" if tick == ticks[-1] else "middle"
         label = Markup('<text class="tick" x="{}" y="{}" text-anchor="{}">{}</text>')
         parts.append(label.format(across(tick), bottom + 17, anchor, f"{tick:g}"))

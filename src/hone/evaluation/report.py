@@ -84,7 +84,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(shown=_shown, clean=_clean, cut=_cut, cell=_markdown_cell, fence=_markdown_fence)
+    environment.filters.update(shown=_shown, clean=_clean, cut=_cut, is_cut=_is_cut)
+    environment.filters.update(cell=_markdown_cell, fence=_markdown_fence)
     return environment
 
 
@@ -263,6 +264,10 @@ def _cut(text: str) -> str:
     cleaned = _clean(text)
     left_out = len(cleaned) - LONGEST_TEXT
     return cleaned if left_out <= 0 else f"{cleaned[:LONGEST_TEXT]} … ({left_out} more characters)"
+
+
+def _is_cut(text: str) -> bool:
+    return len(_clean(text)) > LONGEST_TEXT
 
 
 def _markdown_cell(text: object) -> str:

@@ -42,6 +42,7 @@ _PREFIX = "base_model.model."
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 NOTES_FILE = "hone.json"
+_RESTORE = "restore the adapter's folder from a copy, or train again"
 _SEALED = "sealed"  # in the notes: a manifest of sums belongs to this adapter, and its absence is damage
 # Variants of PEFT's LORA that plain A and B do not reproduce: they scale otherwise, or act on a part of the tokens.
 _VARIANTS = (
@@ -194,6 +195,12 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> list[str]:
     """
     check_seal(folder)
     config = _read_json(folder / _CONFIG)
+    if config.get("peft_type") is None:
+        raise StorageError(
+            "is damaged or incomplete: it does not say what kind of adapter it describes (peft_type)",
+            where=str(folder / _CONFIG),
+            remedy=_RESTORE,
+        )
     unsupported = [key for key in _VARIANTS if config.get(key)]
     unsupported += ["init_lora_weights"] if config.get("init_lora_weights") not in _PLAIN_STARTS else []
     unsupported += ["bias"] if config.get("bias", "none") != "none" else []
@@ -204,7 +211,8 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> list[str]:
             remedy="merge it into its base with PEFT and use the merged folder as the model",
         )
     if missing := [key for key in ("r", "lora_alpha") if not isinstance(config.get(key), int | float)]:
-        raise StorageError(f"{_CONFIG} gives no {' and no '.join(missing)}", where=str(folder / _CONFIG))
+        what = f"is damaged or incomplete: it gives no {' and no '.join(missing)}"
+        raise StorageError(what, where=str(folder / _CONFIG), remedy=_RESTORE)
     every = _read_tensors(folder / _WEIGHTS)
     tensors = {name: tensor for name, tensor in every.items() if ".token_adapter." not in name}
     layers = sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
@@ -275,14 +283,25 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path.name} cannot be read: {error}", where=str(path)) from error
+        raise _unreadable(path, error) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StorageError(f"{path.name} cannot be read: {error}", where=str(path)) from error
+        raise _unreadable(path, error) from error
     if not isinstance(value, dict):
-        raise StorageError(f"{path.name} holds no JSON object", where=str(path))
+        raise StorageError("is damaged: it holds no JSON object", where=str(path), remedy=_RESTORE)
     return value
+
+
+def _unreadable(path: Path, error: Exception) -> StorageError:
+    """One sentence, the path once; the library's own words only where they say more."""
+    if isinstance(error, FileNotFoundError):
+        what = "is missing"
+    elif isinstance(error, OSError):
+        what = f"cannot be read: {error.strerror or type(error).__name__}"
+    else:
+        what = f"is damaged or cut short ({str(error).splitlines()[0]})"
+    return StorageError(what, where=str(path), remedy=_RESTORE)

@@ -10,9 +10,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hone.errors import ConfigError
 from hone.planning.memory import activation_bytes, layers_to_recompute
 
-__all__ = ["Choice", "TrainingChoices", "choose_held_out_rows", "choose_training", "choose_validation_rows"]
+__all__ = [
+    "Choice",
+    "TrainingChoices",
+    "choose_held_out_rows",
+    "choose_training",
+    "choose_validation_rows",
+    "require_adapter_memory",
+]
 
 # Measured on SmolLM2-135M; larger models take smaller steps, about with the fourth root of their size
 # (Hu et al. 2021 and Biderman et al. 2024, arXiv:2405.09673, use 1e-4 to 5e-4 for 7B models).
@@ -22,6 +30,7 @@ _LOWEST_LEARNING_RATE = 1e-4
 _MEMORY_SHARE_FOR_ACTIVATIONS = 0.4
 # Layers are recomputed where one row, which cannot be divided, would take more than this.
 _LARGEST_SHARE_FOR_ACTIVATIONS = 0.8
+_BYTES_PER_TRAINED_VALUE = 16  # float32: the value, its gradient and AdamW's two moments
 _MICRO_BATCH_TOKENS = 2048
 _ASSUMED_BYTES = 4 * 2**30
 # Optimizer steps under which a small data set is passed over more often, and the passes beyond which it is memorised.
@@ -79,13 +88,13 @@ def choose_held_out_rows(num_rows: int) -> Choice:
     Intervals shrink with the square root of the held-out rows; a training row is worth most where there are few.
     """
     value = max(1, min(200, max(8, round(num_rows * 0.2)), num_rows // 3))
-    return Choice("held_out", value, f"a fifth of {num_rows} rows, at most 200")
+    return Choice("held_out", value, f"a fifth of {_counted(num_rows)}, at most 200")
 
 
 def choose_validation_rows(num_rows: int) -> Choice:
     """How many training rows to set aside for choosing the best checkpoint; 0 where training would starve."""
     if num_rows < 20:
-        return Choice("validation", 0, f"{num_rows} rows are too few to spare any")
+        return Choice("validation", 0, f"{_counted(num_rows)}: too few to spare any")
     value = max(4, min(100, round(num_rows * 0.1)))
     return Choice("validation", value, f"a tenth of {num_rows} rows, at most 100, to keep the best checkpoint")
 
@@ -112,6 +121,8 @@ def choose_training(
     alpha_reason: str = "twice the rank",
     rate_factor: float = 1.0,
     recompute_layers: int | None = None,
+    has_validation: bool = True,
+    given_reason: str = "as given",
 ) -> TrainingChoices:
     """Choose what the user left open.
 
@@ -136,6 +147,8 @@ def choose_training(
         alpha_reason: that rule in words.
         rate_factor: its learning rate over LoRA's.
         recompute_layers: the user's value, or None.
+        has_validation: whether rows were set aside to choose the best epoch.
+        given_reason: what is said of the user's values.
 
     Returns:
         All numbers resolved.
@@ -145,7 +158,7 @@ def choose_training(
     made: list[Choice] = []
 
     def settle(name: str, given: float | None, value: float, reason: str) -> float:
-        made.append(Choice(name, value if given is None else given, reason if given is None else "as given"))
+        made.append(Choice(name, value if given is None else given, reason if given is None else given_reason))
         return value if given is None else given
 
     if has_rank:
@@ -153,10 +166,10 @@ def choose_training(
         alpha = settle("alpha", alpha, alpha_of_rank(rank) if alpha_of_rank else 2 * rank, alpha_reason)
     rate = float(f"{_learning_rate(num_parameters) * rate_factor:.1e}")
     learning_rate = settle("learning_rate", learning_rate, rate, f"for {num_parameters / 1e6:.0f}M parameters")
-    batch_size = int(settle("batch_size", batch_size, _batch_size(rows), f"for {rows} rows"))
-    epochs = int(settle("epochs", epochs, *_epochs(rows, batch_size)))
-    reason = "the longest row" if longest <= context_length else "the model's context"
-    max_length = int(settle("max_length", max_length, min(longest, context_length), reason))
+    batch_size = int(settle("batch_size", batch_size, _batch_size(rows), f"for {_counted(rows)}"))
+    epochs = int(settle("epochs", epochs, *_epochs(rows, batch_size, has_validation)))
+    reason = f"the model's context; the longest row has {longest}"
+    max_length = int(settle("max_length", max_length, context_length, reason))
     warmup_share = settle("warmup_share", warmup_share, 0.1, "AdamW's second moments settle first")
     free_bytes = _ASSUMED_BYTES if available_bytes is None else available_bytes
     one = activation_bytes(1, num_layers=num_layers, width=width, bytes_per_value=bytes_per_value)
@@ -183,6 +196,31 @@ def choose_training(
     )
 
 
+def require_adapter_memory(num_values: int, *, rank: int, available_bytes: int | None, device: str) -> None:
+    """Refuse a rank whose adapter cannot be trained in the memory that is free.
+
+    Args:
+        num_values: trainable numbers of the adapter.
+        rank: R that gives so many.
+        available_bytes: memory free on the device, with the base loaded; None where the system does not tell.
+        device: for the message.
+
+    Raises:
+        ConfigError: weights, gradients and AdamW's two moments, in float32, take more than is free.
+    """
+    needed = num_values * _BYTES_PER_TRAINED_VALUE
+    if available_bytes is None or needed <= available_bytes:
+        return
+    largest = rank * available_bytes // needed
+    raise ConfigError(
+        f"a rank of {rank} needs {needed / 1e9:.1f} GB for {num_values} trained values, their gradients and AdamW's "
+        f"moments, and {device} has {available_bytes / 1e9:.1f} GB free",
+        where="--rank",
+        details=[f"needed: {needed} bytes, free: {available_bytes} bytes"],
+        remedy=f"use a rank well under {largest}; 16 is enough for one task" if largest > 1 else "use a smaller model",
+    )
+
+
 def _learning_rate(num_parameters: int) -> float:
     rate = _REFERENCE_LEARNING_RATE * (_REFERENCE_PARAMETERS / num_parameters) ** 0.25
     bounded = min(_REFERENCE_LEARNING_RATE, max(_LOWEST_LEARNING_RATE, rate))
@@ -196,9 +234,14 @@ def _batch_size(rows: int) -> int:
     return 4 if rows < 200 else 8 if rows < 2000 else 16
 
 
-def _epochs(rows: int, batch_size: int) -> tuple[int, str]:
+def _epochs(rows: int, batch_size: int, has_validation: bool) -> tuple[int, str]:
     low, high = _EPOCHS
     epochs = min(high, max(low, math.ceil(_WANTED_STEPS * batch_size / rows)))
     if rows > 5000:
         epochs = 2 if rows <= 20000 else 1
-    return epochs, f"for {rows} rows; the best epoch on validation rows is kept"
+    kept = "the best epoch on validation rows is kept" if has_validation else "the last is kept: no validation rows"
+    return epochs, f"for {_counted(rows)}; {kept}"
+
+
+def _counted(rows: int) -> str:
+    return f"{rows} row{'' if rows == 1 else 's'}"

@@ -16,12 +16,16 @@ from hone.model.adaptation import ADAPTATIONS, Adaptation, AttachOptions, attach
 from hone.model.added_tokens import add_tokens, attach_tokens, pieces_of_tokens
 from hone.model.device import check_device, check_dtype
 from hone.model.load import LoadedModel, load_base
+from hone.model.lora import LinearLayer, find_linear_layers, layer_widths
 from hone.model.quantize import QuantizedType, count_parameters, quantize_linear_layers
-from hone.planning.choose import TrainingChoices
+from hone.model.select import select_names
+from hone.planning.choose import TrainingChoices, require_adapter_memory
 
-__all__ = ["NewTokens", "attach_method", "free_bytes", "load_base_as", "read_new_tokens"]
+__all__ = ["NewTokens", "attach_method", "free_bytes", "load_base_as", "read_new_tokens", "require_memory"]
 
 Note = Callable[[str], None]
+
+_LOW_RANK = ("lora", "rslora", "dora", "pissa")  # whose trained values are A and B of each layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +138,26 @@ def free_bytes(config: TrainConfig, base: LoadedModel, available: int | None) ->
             remedy="give more, use a smaller base, an adapter in place of full fine-tuning, or --quantize nf4",
         )
     return budget if left is None else min(budget, left)
+
+
+def require_memory(config: TrainConfig, base: LoadedModel, choices: TrainingChoices, available: int | None) -> None:
+    """Refuse a rank whose A and B, with their gradients and moments, do not fit into what is free.
+
+    Args:
+        config: the options.
+        base: as loaded, plain.
+        choices: the rank that is used.
+        available: bytes that this process can still get; None where the system does not tell.
+
+    Raises:
+        ConfigError: they do not fit.
+        ModelError: a pattern of ``--layers`` fits nothing.
+    """
+    if choices.rank is None or config.adaptation not in _LOW_RANK:
+        return
+    names = find_linear_layers(base.model)
+    if config.layers:
+        names = select_names(config.layers, names, what="linear layer")
+    layers = [layer for name in names if isinstance(layer := base.model.get_submodule(name), LinearLayer)]
+    num_values = choices.rank * sum(sum(layer_widths(layer)) for layer in layers)
+    require_adapter_memory(num_values, rank=choices.rank, available_bytes=available, device=base.device)

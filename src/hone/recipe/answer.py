@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hone.config.schema import ChatConfig
-from hone.errors import ConfigError
+from hone.errors import ConfigError, TemplateError
 from hone.model.generate import SamplingSettings, stream
 from hone.model.lora import adapter_disabled
 from hone.recipe.inference import Answerer, load_answerer
@@ -102,7 +102,10 @@ class Conversation:
         history = self._histories.get(arm, [])
         user = Message("user", _checked(text))
         opening = [Message("system", _checked(self.system))] if self.system else []
-        prompt = self._answerer.prompt([*opening, *history, user], arm=arm)
+        try:
+            prompt = self._answerer.prompt([*opening, *history, user], arm=arm)
+        except TemplateError as fault:
+            raise _in_the_askers_words(fault, num_turns=len(opening) + len(history) + 1) from fault
         settings = self._settings(len(prompt))
         started = time.perf_counter()
         ids: list[int] = []
@@ -185,3 +188,10 @@ def _checked(text: str) -> str:
     except UnicodeEncodeError as error:
         raise ConfigError(f"the message is not UTF-8 (character {error.start + 1})") from error
     return text
+
+
+def _in_the_askers_words(fault: TemplateError, *, num_turns: int) -> TemplateError:
+    """The same fault without numbers of turns: whoever types a prompt counts neither the system message nor turns."""
+    what = fault.what.replace(f"the user message (message {num_turns})", "the prompt")
+    what = what.replace("the system message (message 1)", "the system message")
+    return TemplateError(what, where=fault.where, why=fault.why, remedy=fault.remedy)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from hone.data.render import Renderer, ensure_chat_template, has_reasoning
-from hone.errors import ConfigError, ModelError, VersionError
+from hone.errors import ConfigError, ModelError, StorageError, VersionError
 from hone.model.adaptation import Adaptation, load_adaptation
 from hone.model.adapter_files import read_adapter_notes
 from hone.model.added_tokens import add_tokens
@@ -150,13 +150,13 @@ def load_answerer(
         VersionError, ModelError: there is no such thing; or the base or template is not the one it was trained with.
         StorageError: its files are not those that were registered.
     """
-    version, folder = _find_run(reference, home)
+    version, folder = _find_run(reference, home, note)
     if folder is None:
         base = load_base(reference, home=home, device=device, dtype=dtype, note=note)
         return Answerer(base.name, base, make_renderer(base, (), max_length=None, note=note), None, None, {})
     if version is not None:
         verify_version(version)
-    notes = read_adapter_notes(folder / "adapter")
+    notes = _notes_of_run(folder)
     base = load_base_as(
         notes["base_name"], quantize=notes.get("quantize"), home=home, device=device, dtype=dtype, note=note
     )
@@ -193,20 +193,50 @@ def load_answerer(
     return Answerer(name, base, renderer, folder, version, notes, adaptation, base_renderer)
 
 
-def _find_run(reference: str, home: Path) -> tuple[Version | None, Path | None]:
+def _notes_of_run(folder: Path) -> JsonDict:
+    notes = read_adapter_notes(folder / "adapter")
+    template = notes.get("template")
+    known = {"template", *notes, *(f"template.{key}" for key in template)} if isinstance(template, dict) else {*notes}
+    needed = ("base_name", "base_hash", "template", "template.template_hash", "template.thinking")
+    missing = [name for name in needed if name not in known]
+    if missing:
+        path = folder / "adapter" / "hone.json"
+        raise StorageError(
+            f"is damaged: it does not say {', '.join(missing)}" if path.exists() else "is missing",
+            where=str(path),
+            why="without it nobody can tell on which base, and with which template, the adapter was trained",
+            remedy="restore the file from a copy, or train again",
+        )
+    return notes
+
+
+def _find_run(reference: str, home: Path, note: Note) -> tuple[Version | None, Path | None]:
     folder = Path(reference)
-    if (folder / "adapter").is_dir() and (folder / "run.json").is_file():
-        return None, folder.absolute()
-    if "/" in reference or reference.lower().endswith(".gguf") or folder.exists():
+    is_run = (folder / "adapter").is_dir() and (folder / "run.json").is_file()
+    if is_run or (folder / "config.json").is_file():
+        _tell_of_version(reference, home, note)
+        return None, folder.absolute() if is_run else None
+    if "/" in reference or reference.lower().endswith(".gguf"):
         return None, None
     try:
         version = resolve_version(home, reference)
     except VersionError as error:
         if "@" in reference:
             raise
+        if folder.exists():
+            return None, None
         try:
             resolve_model(reference, home=home)
         except ModelError as no_base:
             raise VersionError(f"{error.what}; nor is it a base", remedy=error.remedy) from no_base
         return None, None
     return version, version.run_folder
+
+
+def _tell_of_version(reference: str, home: Path, note: Note) -> None:
+    """A folder goes before a version of the same name; whoever meant the version is told how to name it."""
+    if "/" in reference or "@" in reference:
+        return
+    with suppress(VersionError):
+        version = resolve_version(home, reference)
+        note(f"the folder {reference} is meant; the version of that name is {version.reference}")

@@ -9,7 +9,7 @@ from hone.data.ledger import Ledger
 from hone.data.loader import LoadedData
 from hone.data.manifest import build_manifest
 from hone.data.render import Renderer
-from hone.data.split import near_copies, split_examples
+from hone.data.split import Split, near_copies, split_examples
 from hone.errors import DataError, TemplateError
 from hone.planning.choose import choose_held_out_rows, choose_validation_rows
 from hone.types import Example, JsonDict, TokenSequence
@@ -17,6 +17,9 @@ from hone.types import Example, JsonDict, TokenSequence
 __all__ = ["PreparedRows", "last_user_text", "prepare_rows", "render_rows"]
 
 Note = Callable[[str], None]
+
+_FEW_ROWS = 10
+_PURPOSES = {"--held-out": "held-out", "--validation": "validation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +108,17 @@ def prepare_rows(
         examples = _without_copies(examples, aside, loaded, note)
     else:
         wanted = choose_held_out_rows(len(examples)).value if held_out is None else held_out
-        split = split_examples(examples, held_out=wanted, seed=seed) if wanted else None
+        split = _set_aside(examples, wanted, loaded, seed=seed, option="--held-out") if wanted else None
         examples, aside = (split.train, split.held_out) if split else (examples, [])
     checked = choose_validation_rows(len(examples)).value if validation is None else validation
-    inner = split_examples(examples, held_out=checked, seed=seed + 1) if checked else None
+    inner = _set_aside(examples, checked, loaded, seed=seed + 1, option="--validation") if checked else None
     train, validating = (inner.train, inner.held_out) if inner else (examples, [])
+    if len(train) < _FEW_ROWS:
+        note(
+            f"only {len(train)} row{'' if len(train) == 1 else 's'} to train on: so few can be learnt by heart and say "
+            f"little about other prompts; better or worse cannot be judged from them. Give {_FEW_ROWS} at the least, "
+            "better 100"
+        )
     manifest = build_manifest(
         loaded,
         train=train,
@@ -121,6 +130,19 @@ def prepare_rows(
     return PreparedRows(
         train, validating, aside, sequences, loaded.ledger, held_out_data.ledger if held_out_data else None, manifest
     )
+
+
+def _set_aside(
+    examples: Sequence[Example], wanted: float | int, loaded: LoadedData, *, seed: int, option: str
+) -> Split:
+    """Split, and name the file and the option where that cannot be."""
+    try:
+        return split_examples(examples, held_out=wanted, seed=seed, purpose=_PURPOSES[option])
+    except DataError as error:
+        other = "--eval FILE" if option == "--held-out" else "--validation 0"
+        remedy = f"{error.remedy}; or use {other}" if error.remedy else f"use {other}"
+        where = f"{loaded.source} ({option})"
+        raise DataError(error.what, where=where, why=error.why, remedy=remedy, details=error.details) from error
 
 
 def _require(examples: Sequence[Example], loaded: LoadedData, purpose: str) -> None:

@@ -18,7 +18,7 @@ from hone.data.loader import load_examples
 from hone.engine.checkpoint import Checkpoint, load_newest_checkpoint
 from hone.engine.events import Event, Recorder, Tee
 from hone.engine.parallel import ALONE, Parallel
-from hone.errors import ConfigError, HoneError, InterruptedRunError, StorageError, TrainingError
+from hone.errors import BadInputError, ConfigError, HoneError, InterruptedRunError, StorageError, TrainingError
 from hone.evaluation.scorers import metric_named
 from hone.files import write_json
 from hone.model.catalog import resolve_model
@@ -208,7 +208,7 @@ def _working(
         folder = RunFolder.at(config.output, kind=kind, name=name)
     else:
         folder = create_run(home, kind=kind, name=name)
-    with folder.lock():
+    with _removed_if_refused(folder, is_new=resume is None), folder.lock():
         checkpoint, damaged = load_newest_checkpoint(folder.checkpoints) if resume else (None, [])
         folder.start(config.model_dump(mode="json", by_alias=True))
         step = checkpoint.progress.step if checkpoint else 0
@@ -231,6 +231,17 @@ def _working(
                 if isinstance(error, StorageError) and folder.config.exists():
                     raise _resumable(folder, error) from error
                 raise
+
+
+@contextmanager
+def _removed_if_refused(folder: RunFolder, *, is_new: bool) -> Iterator[None]:
+    """Bad input that is found before anything could be resumed leaves no folder of a run that never was."""
+    try:
+        yield
+    except BadInputError:
+        if is_new and not folder.config.exists():
+            folder.remove()
+        raise
 
 
 def _resumable(folder: RunFolder, error: StorageError) -> StorageError:

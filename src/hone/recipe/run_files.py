@@ -119,7 +119,11 @@ def describe_data(rows: PreparedRows) -> JsonDict:
         "train": len(rows.train),
         "validation": len(rows.validation),
         "codes": summary["codes"],
-        "held_out_file": rows.held_out_ledger.summary() if rows.held_out_ledger else None,
+        "held_out_file": (
+            rows.held_out_ledger.summary() | {"source": rows.manifest["held_out_source"]["name"]}
+            if rows.held_out_ledger
+            else None
+        ),
     }
 
 

@@ -33,13 +33,20 @@ from hone.planning.choose import TrainingChoices, choose_training
 from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
 from hone.proof.preflight import check_model, check_rows
-from hone.recipe.adapting import NewTokens, attach_method, free_bytes, load_base_as, read_new_tokens
+from hone.recipe.adapting import (
+    NewTokens,
+    attach_method,
+    free_bytes,
+    load_base_as,
+    read_new_tokens,
+    require_memory,
+)
 from hone.recipe.inference import make_renderer, training_path
 from hone.recipe.placement import memory_for_training, place_base, require_same_work
 from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
 from hone.recipe.run_files import describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.registry.runs import RunFolder
-from hone.types import Example, JsonDict, TokenSequence
+from hone.types import Example, JsonDict
 
 __all__ = ["PROBE_FILE", "SftResult", "train_sft"]
 
@@ -137,10 +144,10 @@ def train_sft(
         loaded, renderer, held_out_data=held_out_data, held_out=held_out, validation=config.validation,
         seed=config.seed, note=note,
     )  # fmt: skip
-    sequences = rows.rendered(rows.train + rows.validation)
     available_bytes = memory_for_training(parallel, parallel.device or base.device)
-    choices = _choose(config, base, sequences, available_bytes=available_bytes)
-    require_same_work(parallel, base, renderer, sequences)
+    choices = _choose(config, base, rows, available_bytes=available_bytes, resumed=folder.config.exists())
+    require_same_work(parallel, base, renderer, rows.rendered(rows.train + rows.validation))
+    require_memory(config, base, choices, available_bytes)
     for choice in choices.choices:
         text = f"{choice.name} = {choice.value:g} ({choice.reason})"
         told = {"text": text, "choice": choice.name, "value": f"{choice.value:g}", "reason": choice.reason}
@@ -186,10 +193,11 @@ def train_sft(
 
 
 def _choose(
-    config: TrainConfig, base: LoadedModel, sequences: Sequence[TokenSequence], *, available_bytes: int | None
+    config: TrainConfig, base: LoadedModel, rows: PreparedRows, *, available_bytes: int | None, resumed: bool
 ) -> TrainingChoices:
     shape = base.model.config.get_text_config()
     method = ADAPTATIONS[config.adaptation]
+    sequences = rows.rendered(rows.train + rows.validation)
     return choose_training(
         num_parameters=count_parameters(base.model),
         num_layers=shape.num_hidden_layers,
@@ -211,6 +219,8 @@ def _choose(
         alpha_reason=method.alpha_reason,
         rate_factor=method.rate_factor,
         recompute_layers=config.recompute_layers,
+        has_validation=bool(rows.validation),
+        given_reason="as the run was begun with (config.yaml)" if resumed else "as given",
     )
 
 

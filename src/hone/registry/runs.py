@@ -10,13 +10,13 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 
 from hone.errors import ConfigError, HoneError, StorageError, VersionError
 from hone.files import exclusive_lock, remove_abandoned, write_json
@@ -192,6 +192,21 @@ class RunFolder:
     def interrupt(self) -> None:
         """The work was stopped from outside and may be resumed."""
         self._stop("interrupted")
+
+    def remove(self) -> None:
+        """Take the run out of the registry, and its files away; the folder goes where nothing else is in it.
+
+        Raises:
+            StorageError: the registry cannot be written, or a file cannot be removed.
+        """
+        if self.home is not None:
+            with open_store(self.home).write() as connection:
+                connection.execute(delete(runs).where(runs.c.id == self.id))
+        _clear(self)
+        for name in ("audit.json", _RECORD, _LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):  # a folder of the user's own may hold hidden files
+            self.path.rmdir()
 
     def _stop(self, status: RunStatus, *, error: str | None = None) -> None:
         finished_at = timestamp()
