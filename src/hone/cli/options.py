@@ -30,6 +30,8 @@ ConfigFileOption = Annotated[
 
 # What a person decides about stands first in the help, before numbers that are chosen well without him.
 _FIRST = ("arms", "base", "documents", "eval", "limit", "map", "model", "name", "output", "system")
+# A longer list of names would not fit into the help's column; the option's text then says them.
+_LONGEST_METAVAR = 40
 _METAVARS: tuple[tuple[type, str], ...] = ((Path, "PATH"), (dict, "COLUMNS"), (tuple, "NAMES"), (str, "TEXT"))
 
 
@@ -110,5 +112,6 @@ def _metavar(kinds: set[Any]) -> str:
         return "NUMBER"
     chosen = [kind for kind in kinds if get_origin(kind) is Literal]
     if chosen:
-        return "|".join(get_args(chosen[0]))
+        names = "|".join(get_args(chosen[0]))
+        return names if len(names) <= _LONGEST_METAVAR else "NAME"
     return next((word for kind, word in _METAVARS if kind in kinds), "TEXT")

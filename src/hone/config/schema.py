@@ -152,7 +152,9 @@ class TrainConfig(BaseModel):
     method: Literal["sft"] = Field("sft", description="How to train: sft is supervised fine-tuning.")
     adaptation: AdaptationName = Field(
         "lora",
-        description="What is trained: an adapter (lora, rslora, dora, pissa), all weights (full), or some (partial).",
+        description="What is trained: an adapter (lora, rslora, dora, pissa), all weights (full) or some (partial); or "
+        "a method of PEFT: c3a, delora, fourierft, ia3, ln_tuning, loha, lokr, miss, oft, randlora, road, shira, vera, "
+        "waveft.",
     )
     layers: _Names | None = Field(
         None,
