@@ -33,8 +33,14 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "unknown command": (["rnu"], "run"),
     "three wrong values": (["run", "x", "--rank", "0", "--epochs", "x", "--dtype", "int8"], "3 options are wrong"),
     "unknown metric": (["run", "{folder}/good.jsonl", "--metric", "blue"], "did you mean bleu"),
-    "output is a file": (["train", "{folder}/good.jsonl", "--output", "{folder}/good.jsonl"], "is a file"),
-    "output is in use": (["train", "{folder}/good.jsonl", "--output", "{folder}"], "is no run of hone"),
+    "output is a file": (
+        ["train", "{folder}/good.jsonl", "--allow-few-rows", "--output", "{folder}/good.jsonl"],
+        "is a file",
+    ),
+    "output is in use": (
+        ["train", "{folder}/good.jsonl", "--allow-few-rows", "--output", "{folder}"],
+        "is no run of hone",
+    ),
     "held-out file is missing": (["run", "{folder}/good.jsonl", "--eval", "{folder}/none.jsonl"], "none.jsonl"),
     "a bad name": (["run", "{folder}/good.jsonl", "--name", "Not A Name"], "not-a-name"),
     "missing config": (["run", "{folder}/good.jsonl", "--config", "{folder}/none.yaml"], "none.yaml"),
@@ -185,7 +191,10 @@ LATE_BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "too long": (["run", "{rows}", "--max-length", "100000"], "100000 is more than the 512 tokens"),
     "all held out": (["run", "{rows}", "--held-out", "24"], "(--held-out): 24 held-out rows of 24"),
     "all for validation": (["train", "{rows}", "--validation", "24"], "(--validation): 24 validation rows of 24"),
-    "one row": (["run", "{one}"], "good.jsonl (--held-out): 1 row cannot be split into training and held-out rows"),
+    "one row": (
+        ["run", "{one}", "--allow-few-rows"],
+        "good.jsonl (--held-out): 1 row cannot be split into training and held-out rows",
+    ),
     "a rank beyond the memory": (["train", "{rows}", "--rank", "1000000000"], "a rank of 1000000000 needs"),
 }
 
