@@ -31,9 +31,9 @@ from hone.registry import list_versions
 from tests.reliability.bit_flips import subjects, unnoticed_flips
 from tests.reliability.fork_server import ForkServer, Trip
 from tests.reliability.kill_points import (
-    CADENCES,
     KILLS,
     OPTIONS,
+    SCENARIOS,
     Trial,
     Whole,
     Workplace,
@@ -80,9 +80,9 @@ def in_forked_runs(
             place = Workplace(Path(folder), server)
             number = worker
             while sum(happened.values()) < points and time.monotonic() < give_up_at:
-                cadence = tuple(CADENCES)[number // processes % len(CADENCES)]
-                trips = draw_for(random.Random(f"{seed} {number}"), place.uninterrupted(cadence), number)
-                trial = place.try_run(trips, cadence=cadence, name=f"run {number}")
+                scenario = tuple(SCENARIOS)[number // len(_EVENTS) % len(SCENARIOS)]
+                trips = draw_for(random.Random(f"{seed} {number}"), place.uninterrupted(scenario), number)
+                trial = place.try_run(trips, scenario=scenario, name=f"run {number}")
                 happened.update(_kinds(trial))
                 phases.update(trial.phases)
                 problems.extend(f"run {number} {trips}: {problem}" for problem in trial.problems)
@@ -145,7 +145,7 @@ def _killed_and_resumed(place: Workplace, job: str, output: Path, home: Path, *,
 
 
 def _begin(place: Workplace, job: str, output: Path) -> list[str]:
-    words = [job, str(place.rows), "--model", str(place.base), "--output", str(output), *OPTIONS]
+    words = [job, str(place.folder / "rows.jsonl"), "--model", str(place.base), "--output", str(output), *OPTIONS]
     return [*words, "--name", "lamps", "--max-new-tokens", "8"] if job == "run" else words
 
 

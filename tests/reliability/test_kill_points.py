@@ -5,6 +5,7 @@ Hundreds more on demand: docs/reliability.md.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.reliability.fork_server import ForkServer, Trip
-from tests.reliability.kill_points import CADENCES, Workplace, differences, draw_trips
+from tests.reliability.kill_points import SCENARIOS, Workplace, differences, draw_trips
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -27,16 +28,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
         yield Workplace(tmp_path_factory.mktemp("place"), server)
 
 
-def cadence_of(number: int) -> str:
-    return tuple(CADENCES)[number % len(CADENCES)]
+def scenario_of(number: int) -> str:
+    return tuple(SCENARIOS)[number // len(EVENTS) % len(SCENARIOS)]
 
 
 @pytest.mark.parametrize("number", range(25))
 def test_a_killed_run_is_the_run_that_was_never_killed(place: Workplace, number: int) -> None:
-    cadence = cadence_of(number)
+    scenario = scenario_of(number)
     draw = random.Random(number)
-    trips = draw_trips(draw, place.uninterrupted(cadence), event=EVENTS[number % len(EVENTS)])
-    trial = place.try_run(trips, cadence=cadence, name=f"killed {number}")
+    trips = draw_trips(draw, place.uninterrupted(scenario), event=EVENTS[number % len(EVENTS)])
+    trial = place.try_run(trips, scenario=scenario, name=f"killed {number}")
     assert trial.problems == [], trial
     assert trial.attempts[-1].code == 0
 
@@ -44,10 +45,10 @@ def test_a_killed_run_is_the_run_that_was_never_killed(place: Workplace, number:
 @pytest.mark.parametrize("number", range(10))
 def test_a_run_that_was_asked_to_stop_says_how_to_go_on_and_goes_on(place: Workplace, number: int) -> None:
     draw = random.Random(100 + number)
-    whole = place.uninterrupted(cadence_of(number))
+    whole = place.uninterrupted(scenario_of(number))
     event = ("module", "file", "optimizer")[number % 3]
-    trip = Trip(event, draw.randint(1, whole.counts[event]), ("SIGTERM", "SIGINT")[number // 2 % 2])
-    trial = place.try_run([trip], cadence=cadence_of(number), name=f"stopped {number}")
+    trip = Trip(event, draw.randint(1, whole.counts[event]), ("SIGTERM", "SIGINT")[number % 2])
+    trial = place.try_run([trip], scenario=scenario_of(number), name=f"stopped {number}")
     assert trial.problems == [], trial
 
 
@@ -70,10 +71,10 @@ def test_a_stop_in_training_saves_the_step_it_was_in(place: Workplace, action: s
 @pytest.mark.parametrize("number", range(10))
 def test_a_disk_that_fills_up_or_fails_stops_the_run_which_can_go_on(place: Workplace, number: int) -> None:
     draw = random.Random(200 + number)
-    whole = place.uninterrupted(cadence_of(number))
+    whole = place.uninterrupted(scenario_of(number))
     action = ("disk full", "disk full", "input/output error", "no space")[number % 4]
     trip = Trip("file", draw.randint(40, whole.counts["file"]), action)
-    trial = place.try_run([trip], cadence=cadence_of(number), name=f"full {number}")
+    trial = place.try_run([trip], scenario=scenario_of(number), name=f"full {number}")
     assert trial.problems == [], trial
 
 
@@ -83,6 +84,14 @@ def test_writes_that_take_a_part_are_gone_on_with(place: Workplace) -> None:
         trial = place.try_run([Trip("file", at, "short")], name="short")
         assert [attempt.code for attempt in trial.attempts] == [0]
         assert trial.problems == [], trial
+
+
+def test_the_run_that_stops_early_keeps_weights_of_an_earlier_step(place: Workplace) -> None:
+    """Else its kills would not show whether the best weights outlive them."""
+    result = json.loads((place.uninterrupted("stops early").folder / "result.json").read_text(encoding="utf-8"))
+    training = result["training"]
+    assert training["stopped_early"]
+    assert 0 < training["best_step"] < training["steps"] - 5
 
 
 def test_a_difference_would_be_seen(place: Workplace) -> None:
