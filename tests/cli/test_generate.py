@@ -57,7 +57,7 @@ def test_the_system_message_of_all_rows_is_used_and_said(
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     conversations = [
-        [("system", "Be a lamp."), ("user", f"what is {number}?"), ("assistant", "the lamp")] for number in range(8)
+        [("system", "Be a lamp."), ("user", f"what is {number}?"), ("assistant", "the lamp")] for number in range(12)
     ]
     lines = [
         json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]})
