@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from hone.data.loader import load_examples
 from hone.model.lora import adapter_disabled
+from hone.model.low_rank import LowRankAdaptation
 from hone.model.merge import merge_and_save
 from hone.recipe.inference import Answerer, load_answerer
 from hone.types import JsonDict, Message, TokenSequence
@@ -153,7 +154,7 @@ def test_the_merged_folder_loads_in_plain_transformers_and_agrees(
     row = min(sequences["held_out"], key=lambda one: len(one.ids))
     expected = supervised_logprobs(answerer.base.model, row)
     mine = tuned(job)
-    merge_and_save(mine.base.model, mine.base.tokenizer, tmp_path / "merged")
+    merge_and_save(LowRankAdaptation(mine.base.model, title="LoRA"), mine.base.tokenizer, tmp_path / "merged")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     torch.testing.assert_close(supervised_logprobs(plain, row), expected, atol=1e-3, rtol=0)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")

@@ -113,7 +113,7 @@ def make_renderer(
 
 
 def training_path(
-    model: PreTrainedModel, *, reference: bool = False
+    model: PreTrainedModel, *, reference: bool = False, fast: bool = True
 ) -> tuple[Forward, AbstractContextManager[FastLayers | None]]:
     """The forward pass for ``model`` and the block it must run in: packed and fast where the architecture allows it.
 
@@ -122,9 +122,10 @@ def training_path(
     Args:
         model: read for its architecture; its adapter is attached already.
         reference: take padded rows and the model's own layers all the same.
+        fast: False keeps the model's own layers on packed rows.
     """
     if supports_packing(model) and not reference:
-        return packed_logprobs, _fast_path(model)
+        return packed_logprobs, _fast_path(model) if fast else packed_attention_enabled(model)
     return padded_logprobs, nullcontext()
 
 

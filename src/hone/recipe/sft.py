@@ -6,7 +6,6 @@ Read it top to bottom: :func:`train_sft` is the whole job. What each part does s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from hone.evaluation.shape import detect_shape
 from hone.files import require_free_space
 from hone.model.adaptation import ADAPTATIONS, Adaptation
 from hone.model.allocator import keep_freed_memory
-from hone.model.fast_layers import fast_layers_paused
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
 from hone.model.quantize import count_parameters
@@ -161,15 +159,14 @@ def train_sft(
     needed_bytes = 4 * checkpoint_bytes(adaptation.parameters())
     if parallel.is_first:
         require_free_space(folder.path, needed_bytes, "the run's checkpoints and adapter")
-    forward, path = training_path(base.model, reference=config.reference_path)
+    # fast layers lay weights together, and FSDP wants each for itself
+    forward, path = training_path(base.model, reference=config.reference_path, fast=not place.sharded)
     job = _Job(config, base, renderer, rows, choices, folder, recorder, forward, adaptation, new_tokens, parallel)
     keep_freed_memory()
-    with path as fast_layers, ExitStack() as until_saved:
+    with path as fast_layers:
         before = _check_before(job)
         if place.sharded:
-            # fast layers read weights outside of the modules that FSDP gathers them for
-            until_saved.enter_context(fast_layers_paused(base.model))
-            job, fast_layers = _shard(job), None
+            job = _shard(job)
             base = job.base
         plain = "as the base is split" if place.sharded else "on the reference path"
         job.say("layers", fast_layers.describe() if fast_layers else f"the model's own, {plain}")
