@@ -3,12 +3,10 @@
 Rows are compared by 64-bit hashes of their texts (case and white space do not count), dealt out to disk where they are
 many: among a million rows two different ones are taken for equal in 3 of 100 million files.
 
-Near copies are those of ``data/near.py`` (the rule that also keeps held-out rows apart) while the prompts fit into
-:data:`MOST_COMPARED` rows. Beyond that, candidates come from MinHash signatures of word trigrams in 16 bands of 8,
-which find a pair of similarity 0.85 with a probability of 99.4%, and each candidate is verified on its texts.
+Near copies are those of ``data/near.py``, the rule that also keeps held-out rows apart, while the prompts are at most
+:data:`MOST_COMPARED` and 8 MB. Beyond that only equal prompts are compared, and a note says so.
 
-Source: Broder: On the resemblance and containment of documents (1997); Leskovec, Rajaraman, Ullman: Mining of massive
-datasets, section 3.4, for bands; Lee et al.: Deduplicating training data makes language models better (ACL 2022).
+Source: Lee et al.: Deduplicating training data makes language models better (ACL 2022).
 """
 
 from __future__ import annotations
