@@ -53,8 +53,8 @@ def test_it_learns_and_leaves_a_readable_folder(train_options: TrainOptions, hon
     folder = tmp_path / "out"
     assert result["run_dir"] == str(folder)
     expected = {
-        "adapter", "audit.json", "checkpoints", "config.yaml", "ledger.jsonl", "log.txt", "manifest.json", "metrics.jsonl",
-        "probe.safetensors", "proof.json", "result.json", "run.json", "timings.jsonl",
+        "adapter", "audit.json", "checkpoints", "config.yaml", "ledger.jsonl", "log.txt", "manifest.json",
+        "metrics.jsonl", "probe.safetensors", "proof.json", "result.json", "run.json", "timings.jsonl",
     }  # fmt: skip
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == expected
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == result
