@@ -52,7 +52,8 @@ def place_base(config: TrainConfig, parallel: Parallel, *, home: Path) -> Placem
         ConfigError: no such device or dtype; or the base is to be split over one device.
     """
     device = check_device(parallel.device or config.device)
-    if config.shard == "on" and (config.adaptation not in ("lora", "rslora") or config.quantize is not None):
+    can_be_split = config.adaptation in ("lora", "rslora") and config.quantize is None
+    if config.shard == "on" and not can_be_split:
         raise ConfigError(
             "only the base under a LoRA adapter is split over devices",
             where="--shard",
@@ -73,7 +74,7 @@ def place_base(config: TrainConfig, parallel: Parallel, *, home: Path) -> Placem
     weight_bytes = sum(parameter.numel() for parameter in outline.parameters()) * dtype.itemsize
     available = memory_for_training(parallel, device)
     fits = not needs_sharding(weight_bytes=weight_bytes, trainable_values=0, available_bytes=available)
-    sharded = config.shard == "on" or (config.shard == "auto" and not fits)
+    sharded = config.shard == "on" or (config.shard == "auto" and not fits and can_be_split)
     loaded_to = "cpu" if sharded and not fits else device
     return Placement(loaded_to, dtype, kind, sharded=sharded)
 
