@@ -29,8 +29,8 @@ _SAMPLE_ROWS = 16
 _SAMPLE_TOKENS = 256
 # Difference of log-probabilities that float32 sums in another order stay under, with room.
 _FLOAT32_NATS = 1e-4
-# Cosine of gradients, by whether the weights are float32. In bfloat16 both paths round: each lies at 0.99 to 0.995 of the
-# float32 gradient of its worst tensor, and 0.986 to 0.995 of each other, as measured on the ready tasks' rows.
+# Cosine of gradients, by whether the weights are float32. In bfloat16 both paths round: each lies at 0.99 to 0.995 of
+# the float32 gradient of its worst tensor, and 0.986 to 0.995 of each other, as measured on the ready tasks' rows.
 _LEAST_COSINE = {True: 0.9999, False: 0.95}
 # Standard deviation of B for the comparison of gradients.
 _PROBE_SPREAD = 0.01
