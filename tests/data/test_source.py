@@ -170,14 +170,14 @@ def _zipped(folder: Path, member: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "what", "remedy"),
     [
-        (b"", "empty", "at least one"),
-        (b"\xef\xbb\xbf \n\r\n", "empty", "at least one"),
-        (gzip.compress(b"{}"), "gzip", "unpack"),
-        ("zip:rows.jsonl", "zip file", "unpack"),
-        ("zip:xl/workbook.xml", "Excel", "CSV"),
-        (b"\x01\x00\x02\x00" * 50, "binary", "UTF-8"),
-        (b'{"a": 1}\r{"a": 2}\r', "carriage return", "tr"),
-        (b"SQLite format 3\x00", "SQLite", "export"),
+        pytest.param(b"", "empty", "at least one", id="nothing"),
+        pytest.param(b"\xef\xbb\xbf \n\r\n", "empty", "at least one", id="white space"),
+        pytest.param(gzip.compress(b"{}", mtime=0), "gzip", "unpack", id="gzip"),
+        pytest.param("zip:rows.jsonl", "zip file", "unpack", id="zip"),
+        pytest.param("zip:xl/workbook.xml", "Excel", "CSV", id="workbook"),
+        pytest.param(b"\x01\x00\x02\x00" * 50, "binary", "UTF-8", id="binary"),
+        pytest.param(b'{"a": 1}\r{"a": 2}\r', "carriage return", "tr", id="old Mac line ends"),
+        pytest.param(b"SQLite format 3\x00", "SQLite", "export", id="SQLite"),
     ],
 )
 def test_foreign_files_are_refused_with_what_to_do(
