@@ -3,7 +3,7 @@
     python benchmarks/defaults.py ../shared/tasks e2e-data-to-text:1e-3:16:3:4 [TASK:RATE:RANK:EPOCHS:BATCH ...]
 
 24 rows of a task's ``train.jsonl`` (a quarter where there are fewer than 96) are set aside; the rest is trained on with
-the numbers given; loss after every epoch, and chrF and exact match of the answers of the best epoch, are printed.
+the numbers given; loss, chrF and exact match of the answers are printed for every epoch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 import sacrebleu
+import torch
+from torch import Tensor
 
 from hone.config.schema import DEFAULT_MODEL
 from hone.data.loader import load_examples
@@ -23,12 +25,11 @@ from hone.engine.events import Event
 from hone.engine.loop import LoopSettings, micro_batches, train
 from hone.engine.step import mean_loss
 from hone.home import hone_home
-from hone.model.attention import packed_attention_enabled
-from hone.model.forward import packed_logprobs
 from hone.model.generate import SamplingSettings, generate
 from hone.model.load import load_base
 from hone.model.lora import adapter_parameters, attach_adapter
 from hone.objective.supervised import supervised_loss
+from hone.recipe.inference import training_path
 from hone.types import Example
 
 VALIDATION_ROWS = 24
@@ -63,15 +64,25 @@ def compare(folder: Path, learning_rate: float, rank: int, epochs: int, batch_si
     steps_per_epoch = -(-len(rows) // batch_size)
     told = Validations()
 
+    limit = max(32, int(1.5 * max(sequence.num_supervised for sequence in rows)))
+    prompts = [renderer.prompt(example.prompt, list(map(dict, example.tools))) for example in examples[:aside]]
+    parameters = adapter_parameters(base.model)
+    weights: list[dict[str, Tensor]] = []
+    forward, path = training_path(base.model, reference=False)
+
     def loss() -> float:
-        return mean_loss(base.model, batches, forward=packed_logprobs, objective=supervised_loss)
+        return mean_loss(base.model, batches, forward=forward, objective=supervised_loss)
+
+    def keep_weights() -> float:
+        weights.append({name: parameter.detach().clone() for name, parameter in parameters.items()})
+        return loss()
 
     started = time.perf_counter()
-    with packed_attention_enabled(base.model), tempfile.TemporaryDirectory() as checkpoints:
+    with path, tempfile.TemporaryDirectory() as checkpoints:
         before = loss()
         result = train(
-            base.model, rows, parameters=adapter_parameters(base.model), forward=packed_logprobs,
-            objective=supervised_loss, evaluate=loss, recorder=told, checkpoints=Path(checkpoints),
+            base.model, rows, parameters=parameters, forward=forward,
+            objective=supervised_loss, evaluate=keep_weights, recorder=told, checkpoints=Path(checkpoints),
             settings=LoopSettings(
                 batch_size=batch_size, epochs=epochs, max_steps=None, learning_rate=learning_rate, warmup_share=0.1,
                 weight_decay=0.0, max_gradient_norm=1.0, micro_batch_tokens=MICRO_BATCH_TOKENS, seed=0,
@@ -79,24 +90,26 @@ def compare(folder: Path, learning_rate: float, rank: int, epochs: int, batch_si
             ),
         )  # fmt: skip
     seconds = time.perf_counter() - started
-    limit = max(32, int(1.5 * max(sequence.num_supervised for sequence in rows)))
-    prompts = [renderer.prompt(example.prompt, list(map(dict, example.tools))) for example in examples[:aside]]
-    answers = generate(base.model, prompts, stop_ids=renderer.stop_ids, settings=SamplingSettings(limit))
-    texts = [base.tokenizer.decode(list(answer.ids), skip_special_tokens=True).strip() for answer in answers]
-    stops = sum(answer.stopped for answer in answers) / aside
+    by_epoch = []
+    for one in weights:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(one[name])
+        answers = generate(base.model, prompts, stop_ids=renderer.stop_ids, settings=SamplingSettings(limit))
+        texts = [base.tokenizer.decode(list(answer.ids), skip_special_tokens=True).strip() for answer in answers]
+        by_epoch.append(scores(texts, examples[:aside]))
     best = result.progress.best_step // steps_per_epoch
     return (
         f"| {folder.name} | {learning_rate:g} | {rank} | {epochs} | {batch_size} | {before:.3f} | "
-        f"{', '.join(map(str, told.losses))} | {best} | "
-        f"{scores(texts, examples[:aside])} | {stops:.0%} | {seconds:.0f} s |"
+        f"{', '.join(map(str, told.losses))} | {best} | {', '.join(by_epoch)} | {seconds:.0f} s |"
     )
 
 
 def scores(texts: list[str], examples: list[Example]) -> str:
-    """Corpus chrF and the share of exact answers."""
+    """Corpus chrF, and the share of exact answers after a slash."""
     references = [example.answer for example in examples]
     exact = sum(text == reference.strip() for text, reference in zip(texts, references, strict=True))
-    return f"{sacrebleu.corpus_chrf(texts, [references]).score:.1f} | {exact / len(texts):.0%}"
+    return f"{sacrebleu.corpus_chrf(texts, [references]).score:.1f}/{exact / len(texts):.0%}"
 
 
 def main() -> None:
@@ -105,8 +118,8 @@ def main() -> None:
     parser.add_argument("tasks", type=Path, help="folder of task folders")
     parser.add_argument("settings", nargs="+", help="TASK:RATE:RANK:EPOCHS:BATCH")
     arguments = parser.parse_args()
-    print("| task | rate | rank | epochs | batch | base | by epoch | best | chrF | exact | ends | time |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    print("| task | rate | rank | epochs | batch | base | by epoch | best | chrF/exact by epoch | time |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for setting in arguments.settings:
         task, rate, rank, epochs, batch = setting.split(":")
         print(compare(arguments.tasks / task, float(rate), int(rank), int(epochs), int(batch)), flush=True)

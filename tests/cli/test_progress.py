@@ -44,7 +44,7 @@ def test_away_from_a_terminal_there_is_a_line_each_tenth() -> None:
 
 def test_a_validation_is_a_line_and_stands_beside_the_loss() -> None:
     text = _printed([Event("validation", {"step": 8, "loss": 1.25, "best": True}), _step(9)])
-    assert "validation loss 1.250 after step 8, the best so far" in text
+    assert "validation loss 1.250 after step 8, kept so far" in text
     assert "val 1.250" in text
 
 
@@ -55,7 +55,7 @@ def test_other_work_is_a_line_when_it_is_done() -> None:
 
 def test_choices_are_one_block_with_their_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    reason = "for 24 rows; the best epoch on validation rows is kept"
+    reason = "for 24 rows; the last within 20% of the lowest validation loss is kept"
     text = _printed(
         [_choice("rank", "16", "enough"), _choice("epochs", "6", reason), Event("stage", {"name": "proof"})]
     )

@@ -238,6 +238,16 @@ def test_an_equal_loss_is_no_gain_and_a_broken_one_is_no_best(
     assert result.progress.best_step == (3 * (best.index(True) + 1) if any(best) else 0)
 
 
+def test_a_later_loss_that_is_little_above_the_lowest_takes_its_place(tmp_path: Path) -> None:
+    # a tenth above 1.0 is tolerated: 1.09 is kept, 1.2 is not, and 1.095 is measured against 1.0, not against 1.09
+    run = Run()
+    settings = replace(SETTINGS, evaluate_every_steps=1, tolerated_loss_rise=0.1)
+    result = run.train(tmp_path, settings, evaluate=_losses(2.0, 1.0, 1.09, 1.2, 1.095, 1.1, 3.0, 3.0, 3.0))
+    assert [data["best"] for data in run.heard.data("validation")] == [True] * 3 + [False, True] + [False] * 4
+    progress = result.progress
+    assert (progress.best_step, progress.best_loss, progress.lowest_loss) == (5, 1.095, 1.0)
+
+
 def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
     run = Run()
     result = run.train(tmp_path, evaluate=None)

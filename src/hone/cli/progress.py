@@ -74,7 +74,7 @@ class ProgressRecorder:
     def _show_validation(self, data: Mapping[str, Any]) -> None:
         self._validation = data["loss"]
         if isinstance(self._meter, _Lines):
-            best = ", the best so far" if data["best"] else ""
+            best = ", kept so far" if data["best"] else ""
             self._line("", f"validation loss {data['loss']:.3f} after step {data['step']}{best}")
 
     def _step_detail(self, event: Event) -> str:

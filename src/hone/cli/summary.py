@@ -112,7 +112,7 @@ def _first_dropped(ledger: Path, source: str, columns: int) -> _Lines:
 def _training_sentence(training: _Json, base: _Json) -> str:
     steps = f"{training['steps']} step{'' if training['steps'] == 1 else 's'}"
     if training["stopped_early"]:
-        steps += f" of {training['total_steps']} (stopped early, the validation loss no longer fell)"
+        steps += f" of {training['total_steps']} (stopped early, the validation loss had risen)"
     memory = f"at most {byte_size(training['peak_memory_bytes'])} of memory"
     if training["peak_device_memory_bytes"]:
         memory += f" and {byte_size(training['peak_device_memory_bytes'])} on {base['device']}"

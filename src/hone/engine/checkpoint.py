@@ -41,9 +41,10 @@ class Progress:
         tokens: real tokens seen in training.
         supervised_tokens: tokens that carried loss.
         seconds: time spent in training, over all attempts.
-        best_step: step of the lowest validation loss; 0 before the first validation.
-        best_loss: that loss in nats per supervised token; None before the first validation.
-        evaluations_without_gain: validations since the best.
+        best_step: step whose weights are kept; 0 before the first validation.
+        best_loss: their validation loss in nats per supervised token; None before the first validation.
+        lowest_loss: the lowest validation loss; None before the first validation.
+        evaluations_without_gain: validations since the step that is kept.
         smallest_gradient_norm: over all steps; None before the first.
         largest_gradient_norm: over all steps; None before the first.
     """
@@ -54,6 +55,7 @@ class Progress:
     seconds: float = 0.0
     best_step: int = 0
     best_loss: float | None = None
+    lowest_loss: float | None = None
     evaluations_without_gain: int = 0
     smallest_gradient_norm: float | None = None
     largest_gradient_norm: float | None = None

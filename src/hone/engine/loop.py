@@ -46,9 +46,11 @@ class LoopSettings:
         micro_batch_tokens: real tokens of one forward and backward pass.
         seed: of the order of the sequences.
         evaluate_every_steps: steps between validations; also the cadence of checkpoints by default.
-        patience: validations without gain before the run stops; None never stops early.
+        patience: validations in a row that are not kept before the run stops; None never stops early.
         save_every_steps: steps between checkpoints; None saves at each validation.
         keep_checkpoints: how many are kept; 0 keeps all.
+        tolerated_loss_rise: share of the lowest validation loss by which a later one may be above it and still take
+            its place; 0 keeps the lowest.
     """
 
     batch_size: int
@@ -64,6 +66,7 @@ class LoopSettings:
     patience: int | None
     save_every_steps: int | None
     keep_checkpoints: int
+    tolerated_loss_rise: float = 0.0
 
     def total_steps(self, num_sequences: int) -> int:
         """Optimizer steps of the whole run."""
@@ -84,7 +87,7 @@ class LoopResult:
         progress: where it ended.
         total_steps: steps it had planned.
         stopped_early: validation loss had stopped falling.
-        best: the weights of the best validation; the last ones where nothing was validated.
+        best: the weights that are kept; the last ones where nothing was validated.
     """
 
     progress: Progress
@@ -239,10 +242,14 @@ class _LoopState:
 
     def validate(self, loss: float) -> None:
         before = self.progress
-        better = math.isfinite(loss) and (before.best_loss is None or loss < before.best_loss)
+        lowest = before.lowest_loss
+        better = math.isfinite(loss) and (lowest is None or loss < lowest * (1 + self.settings.tolerated_loss_rise))
         if better:
             self.best = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-            self.progress = replace(before, best_step=before.step, best_loss=loss, evaluations_without_gain=0)
+            self.progress = replace(
+                before, best_step=before.step, best_loss=loss, evaluations_without_gain=0,
+                lowest_loss=loss if lowest is None else min(lowest, loss),
+            )  # fmt: skip
         else:
             self.progress = replace(before, evaluations_without_gain=before.evaluations_without_gain + 1)
         self.recorder.record(Event("validation", {"step": before.step, "loss": loss, "best": better}))
