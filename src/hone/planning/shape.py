@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hone.model.lora import LinearLayer, find_linear_layers, layer_widths
-from hone.model.quantize import count_parameters
+from hone.model.quantize import QuantizedLinear, count_parameters
 from hone.model.select import select_names
 
 __all__ = ["LayerWidths", "ModelShape", "shape_of"]
@@ -111,8 +111,10 @@ def shape_of(model: PreTrainedModel, *, context_length: int) -> ModelShape:
     for name in find_linear_layers(model):
         layer = modules[name]
         assert isinstance(layer, LinearLayer), "find_linear_layers gives names of linear layers"
-        layers.append(LayerWidths(name, *layer_widths(layer)))
-    heads = int(config.num_attention_heads)
+        # the weight of a 4-bit layer is unpacked at each reading
+        packed = isinstance(layer, QuantizedLinear)
+        layers.append(LayerWidths(name, *((layer.in_features, layer.out_features) if packed else layer_widths(layer))))
+    heads = int(getattr(config, "num_attention_heads", None) or 1)
     stored = getattr(model.config, "dtype", None)
     return ModelShape(
         num_parameters=count_parameters(model),
