@@ -25,9 +25,8 @@ from hone.recipe.planner import PLANNED_ADAPTATIONS, Planner
 from hone.registry.runs import RunFolder
 from hone.types import JsonDict, TokenSequence
 
-__all__ = ["PLAN_FILE", "RunPlan", "does_not_fit", "plan_run", "rates_for"]
+__all__ = ["RunPlan", "does_not_fit", "plan_run", "rates_for"]
 
-PLAN_FILE = "plan.json"
 # A smaller model trains in the seconds that a measurement of the machine takes.
 _LEAST_MEASURED_PARAMETERS = 20_000_000
 
@@ -92,7 +91,7 @@ class RunPlan:
             "planned_steps": foreseen.workload.steps,
             "corrected_by": foreseen.corrected_by,
         }
-        write_json(self.folder.path / PLAN_FILE, {"schema": 1, "plan": foreseen.to_json(), **compared})
+        write_json(self.folder.plan, {"schema": 1, "plan": foreseen.to_json(), **compared})
         outcome = {"key": self.key, "kind": "run", "method": foreseen.name, **compared}
         record_outcome(self.home, self.folder.id, outcome)
         return {"predicted": compared["predicted"], "actual": compared["actual"]}
@@ -151,7 +150,7 @@ def plan_run(
     if foreseen.cannot_fit and is_packed:
         raise does_not_fit(foreseen, planner.remedies(config, choices), place, base.device)
     plan = RunPlan(foreseen, planner.key_of(config, choices.recompute_layers), process_bytes, home, folder, base.device)
-    write_json(folder.path / PLAN_FILE, {"schema": 1, "plan": foreseen.to_json()})
+    write_json(folder.plan, {"schema": 1, "plan": foreseen.to_json()})
     return plan
 
 
