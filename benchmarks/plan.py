@@ -2,8 +2,8 @@
 
     python benchmarks/plan.py --tasks ../shared/tasks --work FOLDER [--runs 1 4] [--max-steps 20] [--page docs/plan.md]
 
-Each run is planned by ``hone plan`` and then done by ``hone train``, both in processes of their own with the home folder
-in FOLDER. The first estimate of the plan is compared with the measured time of the training loop and the peak of the
+Each run is planned by ``hone plan`` and then done by ``hone train``, in processes of their own with the home folder in
+FOLDER. The first estimate of the plan is compared with the measured time of the training loop and the peak of the
 process. Targets: median absolute error of time at most 15%, of memory at most 10%, and nothing that fits fails. A run
 whose result stands in FOLDER is not done again. All ten take about 20 minutes on two quiet cores.
 """
@@ -120,10 +120,9 @@ def _measured(number: int, case: Case, arguments: argparse.Namespace) -> dict[st
 
 
 def _hone(home: Path, *words: str, may_fail: bool = False) -> dict[str, Any] | None:
-    done = subprocess.run(
-        [sys.executable, "-m", "hone", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
-        env={**os.environ, "HONE_HOME": str(home)},
-    )  # fmt: skip
+    environment = {**os.environ, "HONE_HOME": str(home)}
+    command = [sys.executable, "-m", "hone", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode == 0:
         found: dict[str, Any] = json.loads(done.stdout)
         return found

@@ -63,7 +63,9 @@ def test_on_the_host_adapted_layers_stand_beside_the_mapped_file() -> None:
     assert host.weights - plain.weights == SHAPE.linear_values * 4
     assert host.process == 1000
     assert host.saving == 8 * LORA.trained_values
-    assert host.total == host.process + host.weights + host.state + host.activations + host.saving
+    parts = host.process, host.weights, host.state, host.activations, host.saving, host.libraries
+    assert host.total == sum(parts)
+    assert plain.libraries == 0
 
 
 def test_four_bits_take_an_eighth_of_float32() -> None:

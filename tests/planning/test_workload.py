@@ -36,7 +36,7 @@ def test_a_run_is_its_steps() -> None:
     )
     assert workload.steps == workload.sampled_steps == 6
     assert workload.training.tokens == 2 * 150
-    assert workload.training.supervised == 2 * sum(row.num_supervised for row in rows)
+    assert workload.training.supervised == 2 * sum(sum(row.supervised[1:]) for row in rows)
     assert workload.validation.tokens == 2 * 40
     batches = [
         [len(rows[index].ids) for index in indices] for _, _, indices in plan_steps(5, batch_size=2, epochs=2, seed=0)

@@ -122,6 +122,8 @@ def test_a_run_that_cannot_fit_never_starts(
     """Just too little memory: the message has what is needed, what is free, and changes that would fit."""
     rows = write_jsonl(Path(data).parent / "long.jsonl", [_long_row(number) for number in range(24)])
     options = {"data": str(rows), **_FULL}
+    # a tiny model is all libraries, which no change of the options makes smaller
+    monkeypatch.setattr("hone.planning.peak._FIRST_USE_BYTES", 0)
     needed = _needed(train_options(**options), hone_home)
     monkeypatch.setattr("hone.recipe.sft.memory_for_training", lambda *_: round(needed * 0.8))
     with pytest.raises(ConfigError, match="this run needs about") as raised:
@@ -168,7 +170,7 @@ def test_an_8b_model_is_planned_from_its_config_alone(
     assert lora["fits"] == "yes"
     assert 16e9 < lora["memory_by_part"]["weights"] < 16.1e9
     assert lora["price"] > 0
-    full = next(one for one in found["estimates"] if one["name"] == "full")
+    full = next(one for one in found["estimates"] if one["name"].startswith("full"))
     assert full["fits"] == "no"  # 22 bytes for each of 8 thousand million weights
     assert full["limit"].startswith("memory")
 

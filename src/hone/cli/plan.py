@@ -84,9 +84,7 @@ def _plan_lines(planned: _Json, columns: int) -> _Lines:
     yield labelled("Machine", f"{place}, {byte_size(machine['free_bytes'])} free", columns=columns)
     yield labelled("Speed", str(machine["rates"]["source"]), columns=columns)
     yield ""
-    yield from text_table(
-        [_heading(planned), *(_row(one, machine) for one in planned["estimates"])], right=(1, 2, 3, 4)
-    )
+    yield from text_table([_heading(planned), *map(_row, planned["estimates"])], right=(1, 2, 3, 4))
     yield ""
     chosen = planned["chosen"]
     yield labelled("Chosen", f"{chosen['name']}: {chosen['reason']}", columns=columns)

@@ -3,8 +3,7 @@
 Parameters, gradients, moments and copies are exact: so many numbers of so many bytes. Activations are counted from the
 tensors that hone's layers keep for the backward pass: for a token and a decoder layer of width D with inner width I
 and key-value width K these are seven of D, four of I and two of K, and for attention the folded queries, keys and
-values of each block and the probabilities. What is not counted is what the allocator loses between blocks: measured, a
-few percent.
+values of each block and the probabilities. What the allocator loses between blocks is a share that was measured.
 """
 
 from __future__ import annotations
@@ -27,6 +26,11 @@ _KEPT_PROBABILITIES = 1 << 22
 # The proof computes three rows of at most so many tokens on the reference path, with all logits.
 _PROOF_ROWS, _PROOF_TOKENS = 3, 256
 _LOGIT_BYTES = 16
+_PROOF_VALUES = 20  # kept for a token and a layer, in units of the width
+# What the allocator loses between blocks of different sizes, and what libraries take when they are first used
+# (tokenizer, matrix kernels, autograd's threads): both measured over runs of one to three GB on a CPU.
+_LOST_SHARE = 0.15
+_FIRST_USE_BYTES = 80 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class PeakMemory:
         state: trained values with their gradients, moments and best copies.
         activations: kept for the backward pass of the largest micro-batch, or by the proof where that takes more.
         saving: buffers while a checkpoint is written.
+        libraries: what they take when they are first used.
     """
 
     process: int
@@ -46,11 +51,12 @@ class PeakMemory:
     state: int
     activations: int
     saving: int
+    libraries: int = 0
 
     @property
     def total(self) -> int:
         """All parts; activations and saving are not there at once, but freed memory is kept by the process."""
-        return self.process + self.weights + self.state + self.activations + self.saving
+        return self.process + self.weights + self.state + self.activations + self.saving + self.libraries
 
     def to_json(self) -> JsonDict:
         """All parts and the total."""
@@ -97,7 +103,10 @@ def peak_memory(
     saving = training.trained_values * _STORED_BYTES_PER_VALUE if on_host else 0
     if training.is_full and on_host:
         saving += shape.num_parameters * (shape.stored_bytes_per_value + bytes_per_value)  # the base is read again
-    return PeakMemory(process_bytes if on_host else 0, weights, state, max(kept, proof), saving)
+    if not on_host:
+        return PeakMemory(0, weights, state, max(kept, proof), saving)
+    kept = round(kept * (1 + _LOST_SHARE))
+    return PeakMemory(process_bytes, weights, state, max(kept, proof), saving, _FIRST_USE_BYTES)
 
 
 def _kept_bytes(shape: ModelShape, training: Training, largest: Load, bytes_per_value: int) -> int:
@@ -128,6 +137,5 @@ def _bytes_of_layer(shape: ModelShape, training: Training, load: Load, bytes_per
 def _proof_bytes(shape: ModelShape, shortest_rows: tuple[int, ...], bytes_per_value: int) -> int:
     tokens = sum(min(length, _PROOF_TOKENS) for length in shortest_rows[:_PROOF_ROWS])
     logits = tokens * shape.vocabulary * _LOGIT_BYTES
-    # eager layers keep about one and a half times what hone's keep
-    layers = tokens * shape.num_layers * 30 * shape.width * bytes_per_value
+    layers = tokens * shape.num_layers * _PROOF_VALUES * shape.width * bytes_per_value
     return logits + layers

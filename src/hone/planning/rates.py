@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -73,8 +74,7 @@ class Rates:
 
     def linear_per_second(self, width: float) -> float:
         """Operations a second of linear layers of ``width``: between the two that were measured, by its logarithm."""
-        low, high = torch.log(torch.tensor([float(_NARROW), float(_WIDE)], dtype=torch.float64)).tolist()
-        at = float(torch.log(torch.tensor(max(1.0, width), dtype=torch.float64)))
+        low, high, at = (math.log(one) for one in (_NARROW, _WIDE, max(1.0, width)))
         share = min(1.0, max(0.0, (at - low) / (high - low)))
         return self.narrow_per_second + share * (self.wide_per_second - self.narrow_per_second)
 

@@ -112,8 +112,10 @@ def shape_of(model: PreTrainedModel, *, context_length: int) -> ModelShape:
         layer = modules[name]
         assert isinstance(layer, LinearLayer), "find_linear_layers gives names of linear layers"
         # the weight of a 4-bit layer is unpacked at each reading
-        packed = isinstance(layer, QuantizedLinear)
-        layers.append(LayerWidths(name, *((layer.in_features, layer.out_features) if packed else layer_widths(layer))))
+        if isinstance(layer, QuantizedLinear):
+            layers.append(LayerWidths(name, layer.in_features, layer.out_features))
+        else:
+            layers.append(LayerWidths(name, *layer_widths(layer)))
     heads = int(getattr(config, "num_attention_heads", None) or 1)
     stored = getattr(model.config, "dtype", None)
     return ModelShape(

@@ -65,6 +65,7 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
             where="--adaptation",
             remedy=f"plan one of {', '.join(PLANNED_ADAPTATIONS)}",
         )
+    process_bytes = resident_memory_bytes()  # before tokenizer and outline come to it, as a run measures it
     notes: list[str] = []
 
     def tell(text: str) -> None:
@@ -79,7 +80,7 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
         loaded, _renderer(outline, loaded.examples, config, tell), held_out_data=held_out, held_out=config.held_out,
         validation=config.validation, seed=config.seed, note=tell,
     )  # fmt: skip
-    planner = _planner(config, outline, shape, rows, home=home, note=tell)
+    planner = _planner(config, outline, shape, rows, process_bytes=process_bytes, home=home, note=tell)
     if config.target_device is None and outline.base is not None and config.probe:
         planner = _probed(config, planner, home=home, note=tell)
     ways = list(_ways(config, planner, shape))
@@ -146,8 +147,9 @@ def _ways(config: PlanConfig, planner: Planner, shape: ModelShape) -> Iterator[_
     )
     if config.adaptation != "full":
         yield _Way(_name(full, planner.choose(full), shape), "--adaptation full", full)
-    full_less = full.model_copy(update=every)
-    yield _Way(_name(full_less, planner.choose(full_less), shape), f"--adaptation full {again}", full_less)
+    if planner.choose(full).recompute_layers < shape.num_layers:
+        full_less = full.model_copy(update=every)
+        yield _Way(_name(full_less, planner.choose(full_less), shape), f"--adaptation full {again}", full_less)
 
 
 def _name(config: TrainConfig, choices: TrainingChoices, shape: ModelShape) -> str:
@@ -220,27 +222,33 @@ def _pieces(message: Message) -> list[int]:
 
 
 def _planner(
-    config: PlanConfig, outline: Outline, shape: ModelShape, rows: PreparedRows, *, home: Path, note: Note
+    config: PlanConfig,
+    outline: Outline,
+    shape: ModelShape,
+    rows: PreparedRows,
+    *,
+    process_bytes: int,
+    home: Path,
+    note: Note,
 ) -> Planner:
     history = read_history(home)
     machines = read_machines(home)
     rate = None if config.rate is None else parse_rate(config.rate)
-    common = {"margin": error_margin(history), "price_per_hour": rate}
+    margin = error_margin(history)
     if config.target_device is not None:
         machine = _target(config.target_device, machines)
         rates = rates_of(machine)
         assert machine.memory_gb is not None, "rates_of has seen to it"
         free = round(machine.memory_gb * 1e9 * _USABLE_SHARE)
-        place, key = Place(machine, rates, False, free, 0, 2, **common), f"target-{machine.name}"
+        place, key = Place(machine, rates, False, free, 0, 2, margin, rate), f"target-{machine.name}"
     else:
         device = check_device(config.device)
         dtype = check_dtype(config.dtype, device)
         described = _device_of(describe_machine(home), device)
         on_host = torch.device(device).type != "cuda"
-        process = resident_memory_bytes()
         rates = rates_for(shape, home=home, device=device, dtype=dtype, note=note)
         place = Place(
-            machines[THIS_MACHINE], rates, on_host, described["free_bytes"], process, dtype.itemsize, **common
+            machines[THIS_MACHINE], rates, on_host, described["free_bytes"], process_bytes, dtype.itemsize, margin, rate
         )
         key = machine_key(device, dtype)
     return Planner(
