@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
+from hone.errors import ModelError
 from hone.model.lora import LinearLayer, find_linear_layers, layer_widths
 from hone.model.quantize import QuantizedLinear, count_parameters
 from hone.model.select import select_names
@@ -116,6 +117,8 @@ def shape_of(model: PreTrainedModel, *, context_length: int) -> ModelShape:
             layers.append(LayerWidths(name, layer.in_features, layer.out_features))
         else:
             layers.append(LayerWidths(name, *layer_widths(layer)))
+    if not layers:
+        raise ModelError(f"{type(model).__name__} has no plain linear layer that could be trained or counted")
     heads = int(getattr(config, "num_attention_heads", None) or 1)
     stored = getattr(model.config, "dtype", None)
     return ModelShape(
