@@ -82,7 +82,7 @@ class Rates:
 def machine_key(device: str, dtype: torch.dtype) -> str:
     """A short name of everything that the rates depend on: processor or card, threads, libraries, dtype."""
     parts = {**machine_identity(device), "dtype": str(dtype), "hone": __version__, "schema": _SCHEMA}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def measured_rates(*, home: Path, device: str, dtype: torch.dtype, note: Callable[[str], None]) -> Rates:
