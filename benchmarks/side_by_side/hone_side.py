@@ -21,7 +21,7 @@ from hone.model.load import load_base
 from hone.model.lora import adapter_parameters
 from hone.model.machine import available_device_bytes
 from hone.objective.supervised import supervised_loss
-from hone.planning.choose import choose_training
+from hone.planning.choose import Facts, Given, MethodRules, choose_training
 from hone.recipe.inference import training_path
 from hone.types import TokenSequence
 from side_by_side.meter import Meter
@@ -84,14 +84,13 @@ def run(spec: Spec, workload: Workload, meter: Meter) -> None:
     parameters = adapter_parameters(base.model)
     sequences = sequences_of(workload, spec.steps)
     shape = base.model.config.get_text_config()
-    choices = choose_training(
+    facts = Facts(
         num_parameters=sum(parameter.numel() for parameter in base.model.parameters()),
-        num_layers=shape.num_hidden_layers, width=shape.hidden_size,
-        row_lengths=[len(sequence.ids) for sequence in sequences], context_length=base.context_length,
+        num_layers=shape.num_hidden_layers, width=shape.hidden_size, context_length=base.context_length,
+        row_lengths=[len(sequence.ids) for sequence in sequences],
         available_bytes=available_device_bytes(base.device), bytes_per_value=base.model.dtype.itemsize,
-        rank=None, alpha=None, learning_rate=spec.learning_rate, epochs=1, batch_size=workload.rows_per_step,
-        max_length=None, warmup_share=0.0, micro_batch_tokens=None,
     )  # fmt: skip
+    choices = choose_training(facts, Given(), MethodRules())
     settings = LoopSettings(
         batch_size=workload.rows_per_step, epochs=1, max_steps=None, learning_rate=spec.learning_rate,
         warmup_share=0.0, weight_decay=0.0, max_gradient_norm=spec.max_gradient_norm,

@@ -106,9 +106,9 @@ def with_tiny(words: list[str]) -> list[str]:
         return words
     job = words[0]
     added: list[str] = []
-    if job in ("run", "train") or words[:2] == ["data", "show"]:
+    if job in ("run", "train") or (job == "plan" and "--history" not in words) or words[:2] == ["data", "show"]:
         added += unless_given("--model", TINY)
-    if job in ("run", "train"):
+    if job in ("run", "train") or (job == "plan" and "--history" not in words):
         added += [*unless_given("--max-steps", "2"), *unless_given("--device", "cpu")]
     if job in (*_RESULTS, "generate", "chat"):
         added += unless_given("--max-new-tokens", "8")

@@ -12,7 +12,14 @@ from hone.data.detection import FORMATS
 from hone.data.faults import FAULTS
 from hone.data.near import NEAR_THRESHOLD
 from hone.evaluation.scorers import METRICS, SHAPE_METRICS
-from hone.planning.choose import choose_held_out_rows, choose_training, choose_validation_rows
+from hone.planning.choose import (
+    Facts,
+    Given,
+    MethodRules,
+    choose_held_out_rows,
+    choose_training,
+    choose_validation_rows,
+)
 from tests.data.chat_tokenizers import trl_templates
 from tests.data.test_render_templates import REFUSED
 from tests.docs.pages import REPOSITORY, page_names, page_text
@@ -98,7 +105,7 @@ def test_the_defaults_by_number_of_rows_are_those_that_are_chosen() -> None:
         held_out = int(choose_held_out_rows(used).value or 0)
         validation = int(choose_validation_rows(used - held_out).value or 0)
         train = used - held_out - validation
-        chosen = choose_training(
+        facts = Facts(
             num_parameters=135_000_000,
             num_layers=30,
             width=576,
@@ -107,6 +114,7 @@ def test_the_defaults_by_number_of_rows_are_those_that_are_chosen() -> None:
             available_bytes=None,
             bytes_per_value=2,
         )
+        chosen = choose_training(facts, Given(), MethodRules())
         steps = -(-train // chosen.batch_size) * chosen.epochs
         expected = [used, held_out, validation, train, chosen.batch_size, chosen.epochs, steps]
         assert cells == [str(figure) for figure in expected], f"docs/defaults.md, the line of {used} rows"

@@ -10,6 +10,7 @@ from hone.data.pack import pack
 from hone.errors import ModelError
 from hone.model.attention import packed_attention_enabled
 from hone.model.forward import packed_logprobs, padded_logprobs
+from hone.model.fused_lora import fused_lora_enabled
 from hone.model.lora import adapter_parameters
 from hone.model.recompute import decoder_layers, recompute_enabled
 from tests.tiny import FAMILIES, attach_random_adapter, tiny_model, token_rows
@@ -81,3 +82,13 @@ def test_a_model_without_such_a_list_is_refused_only_where_it_is_needed() -> Non
         pass
     with pytest.raises(ModelError, match="no one list of 7 decoder layers"), recompute_enabled(model, 1):
         pass
+
+
+def test_nothing_that_was_computed_again_stays_after_the_backward_pass() -> None:
+    """Recomputation ends a layer inside of its last product; what the fused layers remember must not keep it alive."""
+    model = tiny_model("llama")
+    attach_random_adapter(model)
+    with fused_lora_enabled(model) as groups, packed_attention_enabled(model), recompute_enabled(model, 2):
+        packed_logprobs(model, pack(ROWS)).sum().backward()
+        assert groups
+        assert [group for group in groups if group._input is not None or group._outputs] == []

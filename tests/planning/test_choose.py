@@ -5,7 +5,7 @@ The defaults themselves may be tuned; what is held here is how they behave, and 
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 from hone.errors import ConfigError
 from hone.planning.choose import (
+    Facts,
+    Given,
+    MethodRules,
     TrainingChoices,
     choose_held_out_rows,
     choose_training,
@@ -46,7 +49,13 @@ def _choose(**changes: Any) -> TrainingChoices:
         "bytes_per_value": 2,
         **changes,
     }
-    return choose_training(**arguments)
+    arguments["reason"] = arguments.pop("given_reason", "as given")
+    facts, given_numbers, rules = (
+        kind(**{field.name: arguments.pop(field.name) for field in fields(kind) if field.name in arguments})
+        for kind in (Facts, Given, MethodRules)
+    )
+    assert not arguments, f"no such argument: {arguments}"
+    return choose_training(facts, given_numbers, rules)
 
 
 def test_what_the_user_gave_is_never_changed() -> None:

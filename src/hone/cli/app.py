@@ -19,6 +19,7 @@ from hone.cli.failures import USAGE_ERROR, as_hone_error, print_failure
 from hone.cli.generate import generate
 from hone.cli.models import models
 from hone.cli.output import prepare_streams, show
+from hone.cli.plan import plan
 from hone.cli.run import run
 from hone.cli.signals import terminates_as_ctrl_c
 from hone.cli.train import train
@@ -58,6 +59,7 @@ app.command("train", epilog="Example: hone train examples.jsonl --output my-run 
 app.command("evaluate", epilog="Example: hone evaluate support held_out.jsonl")(evaluate)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
+app.command("plan", epilog="Example: hone plan examples.jsonl --target-device h100 --rate 2.5/h")(plan)
 app.command("doctor", epilog="Example: hone doctor")(doctor)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hone.config.load import dump_resolved, load_config
+from hone.config.plan import PlanConfig
 from hone.config.schema import (
     DEFAULT_MODEL,
     ChatConfig,
@@ -18,6 +19,7 @@ __all__ = [
     "ChatConfig",
     "EvaluateConfig",
     "GenerateConfig",
+    "PlanConfig",
     "RunConfig",
     "TrainConfig",
     "dump_resolved",

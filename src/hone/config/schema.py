@@ -34,6 +34,7 @@ __all__ = [
     "RunConfig",
     "TrainConfig",
     "option_help",
+    "share_or_count",
 ]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -46,8 +47,12 @@ def _no_truth_value(value: object) -> object:
     return value
 
 
-def _share_or_count(value: object) -> float | int:
-    """A share between 0 and 1, or a whole number of rows; text as it comes from a command line is read."""
+def share_or_count(value: object) -> float | int:
+    """A share between 0 and 1, or a whole number of rows; text as it comes from a command line is read.
+
+    Raises:
+        ValueError: it is neither; pydantic makes a problem of it.
+    """
     message = "must be a share of the rows between 0 and 1, as 0.1, or a whole number of rows, as 40"
     if isinstance(value, str):
         try:
@@ -125,7 +130,7 @@ _Seed = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, lt=2**32)]
 _Positive = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0)]
 _NotNegative = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0)]
 _Share = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, lt=1)]
-_ShareOrCount = Annotated[float | int, PlainValidator(_share_or_count)]
+_ShareOrCount = Annotated[float | int, PlainValidator(share_or_count)]
 _Text = Annotated[str, Field(min_length=1)]
 _Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 _Dtype = Literal["float32", "bfloat16"]

@@ -49,8 +49,11 @@ class FusedLora:
         position = next(place for place, one in enumerate(self.members) if one is member)
         key = (x._version if not x.is_inference() else 0, torch.is_grad_enabled())
         if self._input is not x or self._key != key or position not in self._outputs:
-            self._input, self._key = x, key
-            self._outputs = dict(enumerate(self._compute(x)))
+            # Remembered only once it is computed: recomputation (torch.utils.checkpoint) ends a layer inside of its
+            # last product, and an input that stayed here would keep all activations of the layer alive.
+            self._input, self._outputs = None, {}
+            outputs = self._compute(x)
+            self._input, self._key, self._outputs = x, key, dict(enumerate(outputs))
         output = self._outputs.pop(position)
         if not self._outputs:
             self._input = None

@@ -28,11 +28,11 @@ from hone.model.gguf import converted_folder
 from hone.model.hashing import cached_sha256, hash_of_files
 from hone.model.hub import hub_folder
 from hone.model.machine import available_memory_bytes
-from hone.model.model_folder import ModelFolder, inspect_model_folder
+from hone.model.model_folder import ModelFolder, check_architecture, inspect_model_folder, read_config
 from hone.model.quiet import quiet_transformers
 from hone.model.sealed_folder import read_seal
 
-__all__ = ["LoadedModel", "load_base", "pick_device", "pick_dtype"]
+__all__ = ["LoadedModel", "load_base", "outline_of_config", "pick_device", "pick_dtype"]
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 _CONTEXT_WHERE_UNKNOWN = 2048
@@ -122,7 +122,7 @@ def load_base(
         _require_memory(facts, torch_dtype, device, source.name)
         model = _move(_load_model(facts, torch_dtype, source.name, tell), device, source.name)
     else:
-        model = _outline(facts, source.name)
+        model = _outline(facts.path, source.name)
     tokenizer = _load_tokenizer(facts, model, source.name, tell)
     return LoadedModel(
         model=model,
@@ -218,15 +218,31 @@ def _from_pretrained(folder: Path, attention: str, dtype: torch.dtype) -> Any:
     )
 
 
-def _outline(facts: ModelFolder, name: str) -> PreTrainedModel:
+def outline_of_config(folder: Path, name: str, note: Callable[[str], None]) -> tuple[PreTrainedModel, int]:
+    """A model with shapes and no weights, from ``config.json`` alone; and the tokens that it can see.
+
+    Args:
+        folder: has ``config.json``.
+        name: of the model, for messages.
+        note: receives sentences for the user.
+
+    Raises:
+        ModelError: the config is damaged, or of an architecture that is not supported.
+    """
+    check_architecture(read_config(folder), where=name)
+    model = _outline(folder, name)
+    return model, _context_length(model, None, note)
+
+
+def _outline(folder: Path, name: str) -> PreTrainedModel:
     """The model with shapes and no weights."""
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(facts.path, trust_remote_code=False, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             with torch.device("meta"):
                 model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-            if (facts.path / "generation_config.json").is_file():
-                model.generation_config = GenerationConfig.from_pretrained(facts.path, local_files_only=True)
+            if (folder / "generation_config.json").is_file():
+                model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     except _LOAD_ERRORS as error:
         raise _cannot_load(name, error) from error
     return model
@@ -289,13 +305,15 @@ def _move(model: PreTrainedModel, device: str, name: str) -> PreTrainedModel:
         ) from error
 
 
-def _context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tell: Callable[[str], None]) -> int:
+def _context_length(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, tell: Callable[[str], None]
+) -> int:
     config = model.config.get_text_config(decoder=True)
     for key in _CONTEXT_KEYS:
         value = getattr(config, key, None)
         if isinstance(value, int) and value > 0:
             return value
-    if 0 < tokenizer.model_max_length < 10**9:
+    if tokenizer is not None and 0 < tokenizer.model_max_length < 10**9:
         return int(tokenizer.model_max_length)
     tell(f"The model does not say how long a text it can read; {_CONTEXT_WHERE_UNKNOWN} tokens are assumed.")
     return _CONTEXT_WHERE_UNKNOWN

@@ -25,8 +25,10 @@ __all__ = [
     "available_device_bytes",
     "available_memory_bytes",
     "describe_machine",
+    "machine_identity",
     "peak_device_memory_bytes",
     "peak_memory_bytes",
+    "resident_memory_bytes",
     "total_memory_bytes",
     "usable_cores",
 ]
@@ -88,6 +90,25 @@ def peak_memory_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kibibytes, macOS bytes
+
+
+def resident_memory_bytes() -> int:
+    """The memory that this process occupies now; its peak so far where the system does not tell."""
+    words = " ".join(_lines(Path("/proc/self/statm"))).split()
+    return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if len(words) > 1 else peak_memory_bytes()
+
+
+def machine_identity(device: str) -> dict[str, Any]:
+    """What the speed of ``device`` depends on: its name, cores and threads, and the libraries that compute on it."""
+    is_card = torch.device(device).type == "cuda"
+    return {
+        "name": torch.cuda.get_device_name(device) if is_card else _processor_name(),
+        "device": torch.device(device).type,
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": importlib.metadata.version("transformers"),
+    }
 
 
 def peak_device_memory_bytes(device: str) -> int:

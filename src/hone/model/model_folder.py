@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
 
 from hone.errors import ModelError
 
-__all__ = ["ModelFolder", "check_architecture", "inspect_model_folder", "weight_file_names"]
+__all__ = ["ModelFolder", "check_architecture", "inspect_model_folder", "read_config", "weight_file_names"]
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -55,6 +55,15 @@ class ModelFolder:
     num_weights: int
 
 
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """A folder's ``config.json``.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    return _read_object(folder / "config.json")
+
+
 def inspect_model_folder(folder: Path, *, name: str) -> ModelFolder:
     """Read a folder's config, index and safetensors headers; no weight is read.
 
@@ -66,7 +75,7 @@ def inspect_model_folder(folder: Path, *, name: str) -> ModelFolder:
         ModelError: the config is missing or damaged, the architecture is not a decoder-only language model or needs
             code of its own, weights are missing, cut short, quantised or pickles alone, or there is no tokenizer.
     """
-    config = _read_object(folder / "config.json")
+    config = read_config(folder)
     check_architecture(config, where=name)
     names = weight_file_names(folder)
     if not names:

@@ -7,14 +7,18 @@ docs/defaults.md), never on held-out rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hone.errors import ConfigError
 from hone.planning.memory import activation_bytes, layers_to_recompute
 
 __all__ = [
+    "METHOD_REASONS",
     "Choice",
+    "Facts",
+    "Given",
+    "MethodRules",
     "TrainingChoices",
     "choose_held_out_rows",
     "choose_training",
@@ -37,6 +41,18 @@ _ASSUMED_BYTES = 4 * 2**30
 _WANTED_STEPS = 48
 _EPOCHS = (3, 6)
 
+# Why each method, with its source; LoRA is what hone takes unless told otherwise.
+METHOD_REASONS: Mapping[str, str] = {
+    "lora": "LoRA on all linear layers learns small data sets as well as full fine-tuning does (Schulman et al. 2025, "
+    "LoRA without regret), forgets less (Biderman et al. 2024, arXiv:2405.09673), takes two thirds of the operations, "
+    "and can be switched off",
+    "rslora": "asked for: LoRA whose scale holds at high ranks (Kalajdzievski 2023, arXiv:2312.03732)",
+    "dora": "asked for: LoRA of direction and length (Liu et al. 2024, arXiv:2402.09353)",
+    "pissa": "asked for: LoRA from the principal part of the weights (Meng et al. 2024, arXiv:2404.02948)",
+    "full": "asked for: every weight is trained; worth it for much data or knowledge that an adapter cannot hold "
+    "(Biderman et al. 2024, arXiv:2405.09673)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -51,6 +67,82 @@ class Choice:
     name: str
     value: float | int | None
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the numbers of a run follow from.
+
+    Args:
+        num_parameters: of the base.
+        num_layers: its decoder layers.
+        width: of its hidden states.
+        context_length: tokens that it was trained to see.
+        row_lengths: tokens of each row to train on or to validate with; at least one.
+        available_bytes: memory free for activations on the device; None where the system does not tell.
+        bytes_per_value: of the dtype of compute (2 or 4).
+        has_validation: whether rows were set aside to choose the best epoch.
+    """
+
+    num_parameters: int
+    num_layers: int
+    width: int
+    context_length: int
+    row_lengths: Sequence[int]
+    available_bytes: int | None
+    bytes_per_value: int
+    has_validation: bool = True
+
+    @property
+    def free_bytes(self) -> int:
+        """Memory for activations; a guess where the system does not tell."""
+        return _ASSUMED_BYTES if self.available_bytes is None else self.available_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The user's own numbers; None where he left one open. The names are those of :class:`TrainingChoices`.
+
+    Args:
+        rank: see there.
+        alpha: see there.
+        learning_rate: see there.
+        epochs: see there.
+        batch_size: see there.
+        max_length: see there.
+        warmup_share: see there.
+        micro_batch_tokens: see there.
+        recompute_layers: see there.
+        reason: what is said of them.
+    """
+
+    rank: int | None = None
+    alpha: float | None = None
+    learning_rate: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    max_length: int | None = None
+    warmup_share: float | None = None
+    micro_batch_tokens: int | None = None
+    recompute_layers: int | None = None
+    reason: str = "as given"
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRules:
+    """Rules of what is trained.
+
+    Args:
+        has_rank: whether it has a rank and alpha.
+        alpha_of_rank: its rule for alpha; twice the rank where None.
+        alpha_reason: that rule in words.
+        rate_factor: its learning rate over LoRA's.
+    """
+
+    has_rank: bool = True
+    alpha_of_rank: Callable[[int], float] | None = None
+    alpha_reason: str = "twice the rank"
+    rate_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,100 +191,50 @@ def choose_validation_rows(num_rows: int) -> Choice:
     return Choice("validation", value, f"a tenth of {num_rows} rows, at most 100, to choose the epoch")
 
 
-def choose_training(
-    *,
-    num_parameters: int,
-    num_layers: int,
-    width: int,
-    row_lengths: Sequence[int],
-    context_length: int,
-    available_bytes: int | None,
-    bytes_per_value: int,
-    rank: int | None = None,
-    alpha: float | None = None,
-    learning_rate: float | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    max_length: int | None = None,
-    warmup_share: float | None = None,
-    micro_batch_tokens: int | None = None,
-    has_rank: bool = True,
-    alpha_of_rank: Callable[[int], float] | None = None,
-    alpha_reason: str = "twice the rank",
-    rate_factor: float = 1.0,
-    recompute_layers: int | None = None,
-    has_validation: bool = True,
-    given_reason: str = "as given",
-) -> TrainingChoices:
+def choose_training(facts: Facts, given: Given, method: MethodRules) -> TrainingChoices:
     """Choose what the user left open.
 
     Args:
-        num_parameters: of the base.
-        num_layers: decoder layers of the base.
-        width: of the base's hidden states.
-        row_lengths: tokens of each training row.
-        context_length: tokens that the base was trained to see.
-        available_bytes: memory free on the device; None where the system does not tell.
-        bytes_per_value: of the dtype of compute (2 or 4).
-        rank: the user's value, or None.
-        alpha: the user's value, or None.
-        learning_rate: the user's value, or None.
-        epochs: the user's value, or None.
-        batch_size: the user's value, or None.
-        max_length: the user's value, or None.
-        warmup_share: the user's value, or None.
-        micro_batch_tokens: the user's value, or None.
-        has_rank: whether the adaptation has a rank and alpha.
-        alpha_of_rank: its rule for alpha; twice the rank where None.
-        alpha_reason: that rule in words.
-        rate_factor: its learning rate over LoRA's.
-        recompute_layers: the user's value, or None.
-        has_validation: whether rows were set aside to choose the best epoch.
-        given_reason: what is said of the user's values.
+        facts: of the base, the rows and the machine.
+        given: the user's own numbers, which are never changed.
+        method: rules of what is trained.
 
     Returns:
-        All numbers resolved.
+        All numbers resolved, each with its reason.
     """
-    longest = max(row_lengths)
-    rows = len(row_lengths)
-    made: list[Choice] = []
+    made: dict[str, Choice] = {}
 
-    def settle(name: str, given: float | None, value: float, reason: str) -> float:
-        made.append(Choice(name, value if given is None else given, reason if given is None else given_reason))
-        return value if given is None else given
+    def settle(name: str, value: float, reason: str) -> float:
+        own = getattr(given, name)
+        made[name] = Choice(name, value if own is None else own, reason if own is None else given.reason)
+        return value if own is None else float(own)
 
-    if has_rank:
-        rank = int(settle("rank", rank, 16, "enough for one task; more ranks gain little at this number of rows"))
-        alpha = settle("alpha", alpha, alpha_of_rank(rank) if alpha_of_rank else 2 * rank, alpha_reason)
-    rate = float(f"{_learning_rate(num_parameters) * rate_factor:.1e}")
-    learning_rate = settle("learning_rate", learning_rate, rate, f"for {num_parameters / 1e6:.0f}M parameters")
-    batch_size = int(settle("batch_size", batch_size, _batch_size(rows), f"for {_counted(rows)}"))
-    epochs = int(settle("epochs", epochs, *_epochs(rows, batch_size, has_validation)))
+    rows = len(facts.row_lengths)
+    if method.has_rank:
+        rank = int(settle("rank", 16, "enough for one task; more ranks gain little at this number of rows"))
+        settle("alpha", method.alpha_of_rank(rank) if method.alpha_of_rank else 2 * rank, method.alpha_reason)
+    rate = float(f"{_learning_rate(facts.num_parameters) * method.rate_factor:.1e}")
+    settle("learning_rate", rate, f"for {facts.num_parameters / 1e6:.0f}M parameters")
+    batch_size = int(settle("batch_size", _batch_size(rows), f"for {_counted(rows)}"))
+    settle("epochs", *_epochs(rows, batch_size, facts.has_validation))
+    longest = max(facts.row_lengths)
     reason = f"the model's context; the longest row has {longest}"
-    max_length = int(settle("max_length", max_length, context_length, reason))
-    warmup_share = settle("warmup_share", warmup_share, 0.1, "AdamW's second moments settle first")
-    free_bytes = _ASSUMED_BYTES if available_bytes is None else available_bytes
-    one = activation_bytes(1, num_layers=num_layers, width=width, bytes_per_value=bytes_per_value)
-    affordable = free_bytes * _MEMORY_SHARE_FOR_ACTIVATIONS / one
-    tokens = int(max(min(longest, max_length), min(_MICRO_BATCH_TOKENS, affordable)))
-    micro_batch_tokens = int(settle("micro_batch_tokens", micro_batch_tokens, tokens, "fits in memory"))
-    least = layers_to_recompute(
-        micro_batch_tokens, num_layers=num_layers, width=width, bytes_per_value=bytes_per_value,
-        free_bytes=int(free_bytes * _LARGEST_SHARE_FOR_ACTIVATIONS),
-    )  # fmt: skip
-    reason = f"of {num_layers}, so that {micro_batch_tokens} tokens fit in memory" if least else "all fits in memory"
-    recompute_layers = int(settle("recompute_layers", recompute_layers, least, reason))
+    longest = min(longest, int(settle("max_length", facts.context_length, reason)))
+    settle("warmup_share", 0.1, "AdamW's second moments settle first")
+    tokens = int(settle("micro_batch_tokens", *_micro_batch_tokens(facts, longest)))
+    settle("recompute_layers", *_recompute_layers(facts, tokens))
+    value = {name: choice.value for name, choice in made.items()}
     return TrainingChoices(
-        rank,
-        alpha,
-        learning_rate,
-        epochs,
-        batch_size,
-        max_length,
-        warmup_share,
-        micro_batch_tokens,
-        recompute_layers,
-        tuple(made),
+        rank=_whole(value.get("rank", given.rank)),
+        alpha=value.get("alpha", given.alpha),
+        learning_rate=float(value["learning_rate"] or 0.0),
+        epochs=int(value["epochs"] or 0),
+        batch_size=batch_size,
+        max_length=int(value["max_length"] or 0),
+        warmup_share=float(value["warmup_share"] or 0.0),
+        micro_batch_tokens=tokens,
+        recompute_layers=int(value["recompute_layers"] or 0),
+        choices=tuple(made.values()),
     )
 
 
@@ -246,6 +288,24 @@ def _epochs(rows: int, batch_size: int, has_validation: bool) -> tuple[int, str]
         else "the last is kept: no validation rows"
     )
     return epochs, f"for {_counted(rows)}; {kept}"
+
+
+def _micro_batch_tokens(facts: Facts, longest: int) -> tuple[int, str]:
+    one = activation_bytes(1, num_layers=facts.num_layers, width=facts.width, bytes_per_value=facts.bytes_per_value)
+    affordable = facts.free_bytes * _MEMORY_SHARE_FOR_ACTIVATIONS / one
+    return int(max(longest, min(_MICRO_BATCH_TOKENS, affordable))), "fits in memory"
+
+
+def _recompute_layers(facts: Facts, tokens: int) -> tuple[int, str]:
+    least = layers_to_recompute(
+        tokens, num_layers=facts.num_layers, width=facts.width, bytes_per_value=facts.bytes_per_value,
+        free_bytes=int(facts.free_bytes * _LARGEST_SHARE_FOR_ACTIVATIONS),
+    )  # fmt: skip
+    return least, f"of {facts.num_layers}, so that {tokens} tokens fit in memory" if least else "all fits in memory"
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _counted(rows: int) -> str:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from hone.data.ledger import Ledger
 from hone.data.loader import LoadedData
 from hone.data.manifest import build_manifest
-from hone.data.render import Renderer
+from hone.data.render import Rendered
 from hone.data.split import Split, near_copies, split_examples
 from hone.errors import DataError, TemplateError
 from hone.planning.choose import choose_held_out_rows, choose_validation_rows
 from hone.types import Example, JsonDict, TokenSequence
 
-__all__ = ["PreparedRows", "last_user_text", "prepare_rows", "render_rows"]
+__all__ = ["PreparedRows", "RowRenderer", "last_user_text", "prepare_rows", "render_rows"]
 
 Note = Callable[[str], None]
 
 _FEW_ROWS = 10
 _PURPOSES = {"--held-out": "held-out", "--validation": "validation"}
+
+
+class RowRenderer(Protocol):
+    """Makes token sequences of rows: the base's renderer, or a plan's estimate of it."""
+
+    def render(self, example: Example) -> Rendered:
+        """See :meth:`hone.data.render.Renderer.render`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,7 @@ def last_user_text(example: Example) -> str:
 
 
 def render_rows(
-    examples: Sequence[Example], renderer: Renderer, ledger: Ledger
+    examples: Sequence[Example], renderer: RowRenderer, ledger: Ledger
 ) -> tuple[list[Example], dict[int, tuple[TokenSequence, ...]]]:
     """Render ``examples``; what the template refuses is dropped in the ledger with the reason.
 
@@ -78,7 +86,7 @@ def render_rows(
 
 def prepare_rows(
     loaded: LoadedData,
-    renderer: Renderer,
+    renderer: RowRenderer,
     *,
     held_out_data: LoadedData | None,
     held_out: float | int | None,

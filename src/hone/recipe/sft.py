@@ -5,6 +5,7 @@ Read it top to bottom: :func:`train_sft` is the whole job. What each part does s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +21,15 @@ from hone.engine.sharding import shard_model
 from hone.engine.step import mean_loss
 from hone.evaluation.shape import detect_shape
 from hone.files import require_free_space
-from hone.model.adaptation import ADAPTATIONS, Adaptation
+from hone.model.adaptation import Adaptation
 from hone.model.allocator import keep_freed_memory
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
-from hone.model.quantize import count_parameters
+from hone.model.machine import resident_memory_bytes
 from hone.model.recompute import recompute_enabled
 from hone.objective.supervised import supervised_loss
-from hone.planning.choose import TrainingChoices, choose_training
+from hone.planning.choose import TrainingChoices
+from hone.planning.shape import shape_of
 from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
 from hone.proof.preflight import check_model, check_rows
@@ -41,6 +43,8 @@ from hone.recipe.adapting import (
 )
 from hone.recipe.inference import make_renderer, training_path
 from hone.recipe.placement import memory_for_training, place_base, require_same_work
+from hone.recipe.planned import plan_run
+from hone.recipe.planner import choose_numbers
 from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
 from hone.recipe.run_files import describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.registry.runs import RunFolder
@@ -135,6 +139,7 @@ def train_sft(
 
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.model}"}))
     place = place_base(config, parallel, home=home)
+    process_bytes, free_before = resident_memory_bytes(), memory_for_training(parallel, parallel.device or place.device)
     base = load_base_as(
         config.model, quantize=config.quantize, home=home, device=place.device, dtype=place.dtype, note=note
     )
@@ -146,13 +151,24 @@ def train_sft(
         seed=config.seed, note=note,
     )  # fmt: skip
     available_bytes = memory_for_training(parallel, parallel.device or base.device)
-    choices = _choose(config, base, rows, available_bytes=available_bytes, resumed=folder.config.exists())
-    require_same_work(parallel, base, renderer, rows.rendered(rows.train + rows.validation))
+    sequences, validating = rows.rendered(rows.train), rows.rendered(rows.validation)
+    choices = choose_numbers(
+        config, shape_of(base.model, context_length=base.context_length), [*sequences, *validating],
+        free_bytes=free_bytes(config, base, available_bytes), bytes_per_value=base.model.dtype.itemsize,
+        has_validation=bool(validating), resumed=folder.config.exists(),
+    )  # fmt: skip
+    require_same_work(parallel, base, renderer, [*sequences, *validating])
     require_memory(config, base, choices, available_bytes)
     for choice in choices.choices:
         text = f"{choice.name} = {choice.value:g} ({choice.reason})"
         told = {"text": text, "choice": choice.name, "value": f"{choice.value:g}", "reason": choice.reason}
         recorder.record(Event("note", told))
+    planned = None
+    if parallel.world_size == 1 and resume_from is None:
+        planned = plan_run(
+            config, base, choices, train=sequences, validation=validating, process_bytes=process_bytes,
+            free_bytes=free_before, home=home, folder=folder, note=note,
+        )  # fmt: skip
     if parallel.is_first:
         config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
 
@@ -175,7 +191,9 @@ def train_sft(
         job.say("layers", fast_layers.describe() if fast_layers else f"the model's own, {plain}")
         where = f"{parallel.world_size} x {place.kind}" if parallel.world_size > 1 else base.device
         job.say("training", f"{adaptation.summary}, {base.dtype} weights, {where}")
+        started = time.perf_counter()
         result = _train(job, resume_from=resume_from, should_stop=should_stop)
+        seconds = time.perf_counter() - started
         after = _save(job, result)
     proof = [*before, after]
     if parallel.is_first:
@@ -184,43 +202,12 @@ def train_sft(
         base=base_facts,
         data=describe_data(rows),
         training=describe_training(config, result, base, adaptation, fast_layers)
-        | {"devices": parallel.world_size, "sharded": place.sharded},
+        | {"devices": parallel.world_size, "sharded": place.sharded}
+        | {"plan": planned.compare(result, seconds=seconds) if planned else None},
         manifest=rows.manifest,
         proof=proof,
         template_hash=renderer.template_hash,
         config=config,
-    )
-
-
-def _choose(
-    config: TrainConfig, base: LoadedModel, rows: PreparedRows, *, available_bytes: int | None, resumed: bool
-) -> TrainingChoices:
-    shape = base.model.config.get_text_config()
-    method = ADAPTATIONS[config.adaptation]
-    sequences = rows.rendered(rows.train + rows.validation)
-    return choose_training(
-        num_parameters=count_parameters(base.model),
-        num_layers=shape.num_hidden_layers,
-        width=shape.hidden_size,
-        row_lengths=[len(sequence.ids) for sequence in sequences],
-        context_length=base.context_length,
-        available_bytes=free_bytes(config, base, available_bytes),
-        bytes_per_value=base.model.dtype.itemsize,
-        rank=config.rank,
-        alpha=config.alpha,
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        max_length=config.max_length,
-        warmup_share=config.warmup_share,
-        micro_batch_tokens=config.micro_batch_tokens,
-        has_rank=method.has_rank,
-        alpha_of_rank=method.alpha_of_rank,
-        alpha_reason=method.alpha_reason,
-        rate_factor=method.rate_factor,
-        recompute_layers=config.recompute_layers,
-        has_validation=bool(rows.validation),
-        given_reason="as the run was begun with (config.yaml)" if resumed else "as given",
     )
 
 

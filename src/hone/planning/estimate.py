@@ -1,0 +1,179 @@
+"""One estimate: what a way of training would cost on a machine, whether it fits, and what limits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hone.planning.cost import Training, training_seconds
+from hone.planning.history import Correction
+from hone.planning.machines import Machine
+from hone.planning.peak import PeakMemory, peak_memory
+from hone.planning.rates import Rates
+from hone.planning.shape import ModelShape
+from hone.planning.workload import Workload
+from hone.types import JsonDict
+
+__all__ = ["Estimate", "Place", "cheapest_that_fit", "estimate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run would go.
+
+    Args:
+        machine: its name and prices.
+        rates: its speeds.
+        on_host: weights lie in main memory.
+        free_bytes: that a run can still get; None where not known.
+        process_bytes: that this process holds already, and a run's process begins with.
+        bytes_per_value: of the dtype of compute.
+        margin: how far a prediction of memory may be off, relative.
+        price_per_hour: the user's rate; the machine's where None.
+    """
+
+    machine: Machine
+    rates: Rates
+    on_host: bool
+    free_bytes: int | None
+    process_bytes: int
+    bytes_per_value: int
+    margin: float
+    price_per_hour: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a way of training would cost.
+
+    Args:
+        name: of the way, for people.
+        options: the options of ``hone run`` that ask for it.
+        workload: what is computed.
+        training: what is trained.
+        memory: its peak, part by part, as the formulas have it.
+        peak_memory_bytes: the same, corrected by earlier runs.
+        formula_seconds: of the training loop, as the formulas have it.
+        seconds: the same, corrected.
+        causes: seconds by what takes them, corrected.
+        price: of these seconds; None where no rate is known.
+        watt_hours: energy; None where the power is not known.
+        fits: "yes", "tight" (within the margin of error) or "no"; None where free memory is not known.
+        limit: what limits it, in a clause.
+        corrected_by: earlier runs and probes that the figures were corrected by.
+    """
+
+    name: str
+    options: str
+    workload: Workload
+    training: Training
+    memory: PeakMemory
+    peak_memory_bytes: int
+    formula_seconds: float
+    seconds: float
+    causes: dict[str, float]
+    price: float | None
+    watt_hours: float | None
+    fits: str | None
+    limit: str
+    corrected_by: int
+
+    @property
+    def cannot_fit(self) -> bool:
+        """Whether it would not fit even if the prediction is too high by its margin."""
+        return self.fits == "no"
+
+    def to_json(self) -> JsonDict:
+        """Plain values for ``--json``."""
+        load = self.workload.training
+        return {
+            "name": self.name,
+            "options": self.options,
+            "steps": self.workload.steps,
+            "tokens": round(load.tokens),
+            "computed_tokens": round(load.computed),
+            "supervised_tokens": round(load.supervised),
+            "trained_values": self.training.trained_values,
+            "recompute_layers": self.training.recompute_layers,
+            "seconds": round(self.seconds, 2),
+            "seconds_by_cause": {cause: round(seconds, 3) for cause, seconds in self.causes.items()},
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "memory_by_part": self.memory.to_json(),
+            "price": None if self.price is None else round(self.price, 6),
+            "watt_hours": None if self.watt_hours is None else round(self.watt_hours, 3),
+            "fits": self.fits,
+            "limit": self.limit,
+            "corrected_by": self.corrected_by,
+        }
+
+
+def estimate(
+    name: str,
+    options: str,
+    *,
+    shape: ModelShape,
+    workload: Workload,
+    training: Training,
+    place: Place,
+    shortest_rows: tuple[int, ...],
+    adapted_values: int | None,
+    correction: Correction,
+) -> Estimate:
+    """Put the parts together.
+
+    Args:
+        name: for people.
+        options: that ask for it.
+        shape: of the base.
+        workload: of the run.
+        training: what is trained.
+        place: where.
+        shortest_rows: see :func:`hone.planning.peak.peak_memory`.
+        adapted_values: numbers in the layers under the adapter.
+        correction: from earlier runs.
+    """
+    memory = peak_memory(
+        shape, training, largest=workload.largest, shortest_rows=shortest_rows, process_bytes=place.process_bytes,
+        bytes_per_value=place.bytes_per_value, on_host=place.on_host, adapted_values=adapted_values,
+    )  # fmt: skip
+    peak = memory.process + round((memory.total - memory.process) * correction.memory)
+    formula = training_seconds(shape, workload, training, place.rates)
+    causes = {cause: seconds * correction.seconds for cause, seconds in formula.items()}
+    seconds = sum(causes.values())
+    rate = place.machine.price_per_hour if place.price_per_hour is None else place.price_per_hour
+    watts = place.machine.watts
+    fits = _fits(peak - memory.process, place)
+    return Estimate(
+        name, options, workload, training, memory, peak, sum(formula.values()), seconds, causes,
+        price=None if rate is None else seconds / 3600 * rate,
+        watt_hours=None if watts is None else seconds / 3600 * watts,
+        fits=fits,
+        limit=_limit(fits, memory, causes, seconds),
+        corrected_by=correction.runs,
+    )  # fmt: skip
+
+
+def _fits(needed: int, place: Place) -> str | None:
+    """Whether ``needed`` bytes, beyond what the process holds, are free."""
+    if place.free_bytes is None:
+        return None
+    if needed * (1 + place.margin) <= place.free_bytes:
+        return "yes"
+    return "tight" if needed * (1 - place.margin) <= place.free_bytes else "no"
+
+
+def _limit(fits: str | None, memory: PeakMemory, causes: dict[str, float], seconds: float) -> str:
+    if fits == "no":
+        parts = {"weights": memory.weights, "trained values": memory.state, "activations": memory.activations}
+        part = max(parts, key=lambda name: parts[name])
+        return f"memory: {part} take {parts[part] / 1e9:.1f} GB"
+    cause = max(causes, key=lambda name: causes[name])
+    return f"{cause}: {causes[cause] / max(seconds, 1e-9):.0%} of the time"
+
+
+def cheapest_that_fit(found: Iterable[Estimate], count: int = 3) -> Sequence[Estimate]:
+    """Those that fit, the fastest first; where none surely does, those that may."""
+    every = list(found)
+    sure = [one for one in every if one.fits == "yes"]
+    maybe = [one for one in every if one.fits == "tight"]
+    return [*sorted(sure, key=lambda one: one.seconds), *sorted(maybe, key=lambda one: one.seconds)][:count]

@@ -1,0 +1,176 @@
+"""What a run will take, before it trains: predicted, refused where it cannot fit, and compared with what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hone.config.schema import TrainConfig
+from hone.engine.loop import LoopResult
+from hone.errors import ConfigError
+from hone.files import write_json
+from hone.model.attention import supports_packing
+from hone.model.load import LoadedModel
+from hone.model.machine import peak_device_memory_bytes, peak_memory_bytes
+from hone.planning.choose import TrainingChoices
+from hone.planning.estimate import Estimate, Place
+from hone.planning.history import error_margin, read_history, record_outcome
+from hone.planning.machines import THIS_MACHINE, read_machines
+from hone.planning.rates import Rates, machine_key, measured_rates, rough_rates
+from hone.planning.shape import ModelShape, shape_of
+from hone.recipe.planner import PLANNED_ADAPTATIONS, Planner
+from hone.registry.runs import RunFolder
+from hone.types import JsonDict, TokenSequence
+
+__all__ = ["RunPlan", "does_not_fit", "plan_run", "rates_for"]
+
+# A smaller model trains in the seconds that a measurement of the machine takes.
+_LEAST_MEASURED_PARAMETERS = 20_000_000
+
+
+def rates_for(shape: ModelShape, *, home: Path, device: str, dtype: torch.dtype, note: Callable[[str], None]) -> Rates:
+    """Measured rates of this machine; rough ones for a model that is not worth the measurement."""
+    if shape.num_parameters < _LEAST_MEASURED_PARAMETERS:
+        return rough_rates(device, dtype)
+    return measured_rates(home=home, device=device, dtype=dtype, note=note)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run's prediction, to be compared with what it takes.
+
+    Args:
+        estimate: the prediction.
+        key: see :meth:`Planner.key_of`.
+        process_bytes: that the process held before it loaded the base.
+        home: hone's home folder.
+        folder: the run's.
+        device: that it computes on.
+    """
+
+    estimate: Estimate
+    key: str
+    process_bytes: int
+    home: Path
+    folder: RunFolder
+    device: str
+
+    def compare(self, result: LoopResult, *, seconds: float) -> JsonDict:
+        """Write what was predicted and what it took to the run's ``plan.json`` and to the history.
+
+        Args:
+            result: of the training; where it stopped early, the prediction counts for the steps that were done.
+            seconds: that the training loop took.
+
+        Returns:
+            ``predicted`` and ``actual``, for the run's result.
+        """
+        foreseen, done = self.estimate, result.progress.step / max(1, self.estimate.workload.steps)
+        on_card = torch.device(self.device).type == "cuda"
+        peak = peak_device_memory_bytes(self.device) if on_card else peak_memory_bytes()
+        process = 0 if on_card else self.process_bytes
+        compared: JsonDict = {
+            "predicted": {
+                "seconds": round(foreseen.seconds * done, 3),
+                "peak_memory_bytes": foreseen.peak_memory_bytes,
+            },
+            "actual": {
+                "seconds": round(seconds, 3),
+                "peak_memory_bytes": peak,
+                "beyond_process_bytes": max(1, peak - process),
+            },
+            "formula": {
+                "seconds": round(foreseen.formula_seconds * done, 3),
+                "peak_memory_bytes": foreseen.memory.total,
+                "beyond_process_bytes": foreseen.memory.total - foreseen.memory.process,
+            },
+            "steps": result.progress.step,
+            "planned_steps": foreseen.workload.steps,
+            "corrected_by": foreseen.corrected_by,
+        }
+        write_json(self.folder.plan, {"schema": 1, "plan": foreseen.to_json(), **compared})
+        outcome = {"key": self.key, "kind": "run", "method": foreseen.name, **compared}
+        record_outcome(self.home, self.folder.id, outcome)
+        return {"predicted": compared["predicted"], "actual": compared["actual"]}
+
+
+def plan_run(
+    config: TrainConfig,
+    base: LoadedModel,
+    choices: TrainingChoices,
+    *,
+    train: Sequence[TokenSequence],
+    validation: Sequence[TokenSequence],
+    process_bytes: int,
+    free_bytes: int | None,
+    home: Path,
+    folder: RunFolder,
+    note: Callable[[str], None],
+) -> RunPlan | None:
+    """Predict a run that is about to train, and refuse one that cannot fit.
+
+    Args:
+        config: the options.
+        base: as loaded, plain.
+        choices: the numbers that are used.
+        train: rendered rows trained on.
+        validation: rendered rows that choose the best pass.
+        process_bytes: that this process held before the base was loaded.
+        free_bytes: that were free then; None where the system does not tell.
+        home: hone's home folder.
+        folder: the run's; receives ``plan.json``.
+        note: receives sentences for the user.
+
+    Returns:
+        The prediction; None for methods whose cost is not planned.
+
+    Raises:
+        ConfigError: it needs more than is free, even if the prediction is too high by its margin.
+    """
+    if config.adaptation not in PLANNED_ADAPTATIONS:
+        return None
+    shape = shape_of(base.model, context_length=base.context_length)
+    history = read_history(home)
+    place = Place(
+        machine=read_machines(home)[THIS_MACHINE],
+        rates=rates_for(shape, home=home, device=base.device, dtype=base.dtype, note=note),
+        on_host=torch.device(base.device).type != "cuda",
+        free_bytes=free_bytes,
+        process_bytes=process_bytes,
+        bytes_per_value=base.dtype.itemsize,
+        margin=error_margin(history),
+    )
+    is_packed = supports_packing(base.model) and not config.reference_path
+    key = machine_key(base.device, base.dtype)
+    planner = Planner(shape, train, validation, place, history, key, is_packed)
+    foreseen = planner.estimate(config, name=config.adaptation, choices=choices)
+    if foreseen.cannot_fit and is_packed:
+        raise does_not_fit(foreseen, planner.remedies(config, choices), place, base.device)
+    plan = RunPlan(foreseen, planner.key_of(config, choices.recompute_layers), process_bytes, home, folder, base.device)
+    write_json(folder.plan, {"schema": 1, "plan": foreseen.to_json()})
+    return plan
+
+
+def does_not_fit(foreseen: Estimate, remedies: Sequence[Estimate], place: Place, device: str) -> ConfigError:
+    """The refusal of a run, with what it needs, what is free, and the cheapest changes that would make it fit."""
+    needed = foreseen.peak_memory_bytes - foreseen.memory.process
+    parts = foreseen.memory
+    details = [
+        f"weights {parts.weights / 1e9:.2f} GB, trained values {parts.state / 1e9:.2f} GB, activations "
+        f"{parts.activations / 1e9:.2f} GB, saving {parts.saving / 1e9:.2f} GB"
+    ]
+    details += [
+        f"{one.options}: {(one.peak_memory_bytes - one.memory.process) / 1e9:.2f} GB, about {one.seconds:.0f} s"
+        for one in remedies
+    ]
+    return ConfigError(
+        f"this run needs about {needed / 1e9:.2f} GB and {device} has {(place.free_bytes or 0) / 1e9:.2f} GB free",
+        details=details,
+        why="a system ends a process that takes more memory than there is, in the middle of its work",
+        remedy=f"{remedies[0].options} is the cheapest change that fits; the others are named above"
+        if remedies
+        else "no single change makes it fit: use a smaller model, or a machine with more memory (see `hone plan`)",
+    )

@@ -1,0 +1,192 @@
+"""Estimates for one base and one set of rows: what each way of training them would cost, and which would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hone.config.schema import TrainConfig
+from hone.model.adaptation import ADAPTATIONS
+from hone.planning.choose import Facts, Given, MethodRules, TrainingChoices, choose_training
+from hone.planning.cost import Training
+from hone.planning.estimate import Estimate, Place, cheapest_that_fit, estimate
+from hone.planning.history import correction_of
+from hone.planning.shape import ModelShape
+from hone.planning.workload import plan_workload
+from hone.types import JsonDict, TokenSequence
+
+__all__ = ["PLANNED_ADAPTATIONS", "Planner", "choose_numbers"]
+
+# Whose trained values follow from the shape of the base; of PEFT's other methods they are known once attached.
+PLANNED_ADAPTATIONS = ("lora", "rslora", "dora", "pissa", "full")
+_GPU_BLOCK, _CPU_BLOCK = 1, 256  # see hone.planning.workload.load_of and hone.model.attention_groups
+
+
+def choose_numbers(
+    config: TrainConfig,
+    shape: ModelShape,
+    sequences: Sequence[TokenSequence],
+    *,
+    free_bytes: int | None,
+    bytes_per_value: int,
+    has_validation: bool,
+    resumed: bool = False,
+) -> TrainingChoices:
+    """Every number that ``config`` leaves open, from the one place that chooses.
+
+    Args:
+        config: the options.
+        shape: of the base.
+        sequences: rendered rows to train on and to validate with.
+        free_bytes: memory for activations; None where the system does not tell.
+        bytes_per_value: of the dtype of compute.
+        has_validation: whether rows choose the best pass.
+        resumed: the numbers were chosen when the run began.
+    """
+    method = ADAPTATIONS[config.adaptation]
+    facts = Facts(
+        num_parameters=shape.num_parameters,
+        num_layers=shape.num_layers,
+        width=shape.width,
+        context_length=shape.context_length,
+        row_lengths=[len(sequence.ids) for sequence in sequences],
+        available_bytes=free_bytes,
+        bytes_per_value=bytes_per_value,
+        has_validation=has_validation,
+    )
+    given = Given(
+        rank=config.rank,
+        alpha=config.alpha,
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        max_length=config.max_length,
+        warmup_share=config.warmup_share,
+        micro_batch_tokens=config.micro_batch_tokens,
+        recompute_layers=config.recompute_layers,
+        reason="as the run was begun with (config.yaml)" if resumed else "as given",
+    )
+    rules = MethodRules(method.has_rank, method.alpha_of_rank, method.alpha_reason, method.rate_factor)
+    return choose_training(facts, given, rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Estimates for one base, one set of rows and one place.
+
+    Args:
+        shape: of the base.
+        train: rendered rows trained on.
+        validation: rendered rows that choose the best pass.
+        place: where.
+        history: outcomes of earlier runs.
+        key: of the machine; the rest of an outcome's key is the base and the method.
+        is_packed: rows are packed, and not padded as on the reference path.
+    """
+
+    shape: ModelShape
+    train: Sequence[TokenSequence]
+    validation: Sequence[TokenSequence]
+    place: Place
+    history: Sequence[JsonDict]
+    key: str
+    is_packed: bool = True
+
+    def choose(self, config: TrainConfig) -> TrainingChoices:
+        """The numbers for ``config`` as a run would choose them that found this much memory free."""
+        place, weights = self.place, self.shape.num_parameters * self.place.bytes_per_value
+        state = ADAPTATIONS[config.adaptation].state_bytes_per_weight * self.shape.num_parameters
+        free = None if place.free_bytes is None else max(0, place.free_bytes - weights - state)
+        if config.memory_budget is not None:
+            budget = max(0, config.memory_budget - weights - state)
+            free = budget if free is None else min(free, budget)
+        return choose_numbers(
+            config, self.shape, [*self.train, *self.validation], free_bytes=free,
+            bytes_per_value=place.bytes_per_value, has_validation=bool(self.validation),
+        )  # fmt: skip
+
+    def key_of(self, config: TrainConfig, recompute_layers: int) -> str:
+        """Under which outcomes of the same machine, base and method are kept."""
+        shape, path = self.shape, "packed" if self.is_packed else "padded"
+        base = f"{shape.architecture}/{shape.num_parameters}/{shape.num_layers}x{shape.width}"
+        method = f"{config.adaptation}/{config.quantize or 'plain'}/{'again' if recompute_layers else 'once'}/{path}"
+        return f"{self.key}/{base}/{method}"
+
+    def training_of(self, config: TrainConfig, choices: TrainingChoices, steps: int) -> Training:
+        """What ``config`` trains."""
+        is_full = config.adaptation == "full"
+        values = self.shape.num_parameters
+        if not is_full:
+            values = self.shape.adapter_values(choices.rank or 0, config.layers)
+        steps_of_pass = -(-len(self.train) // choices.batch_size)
+        return Training(
+            is_full=is_full,
+            trained_values=values,
+            rank=choices.rank or 0,
+            recompute_layers=min(choices.recompute_layers, self.shape.num_layers),
+            is_quantized=config.quantize is not None,
+            has_validation=bool(self.validation),
+            checkpoints=-(-steps // (config.save_every_steps or steps_of_pass)),
+        )
+
+    def estimate(
+        self, config: TrainConfig, *, name: str, options: str = "", choices: TrainingChoices | None = None
+    ) -> Estimate:
+        """What ``config`` would cost; its adaptation is one of :data:`PLANNED_ADAPTATIONS`.
+
+        Raises:
+            ModelError: a pattern of ``layers`` fits nothing.
+        """
+        chosen = choices or self.choose(config)
+        workload = plan_workload(
+            self.train, self.validation, batch_size=chosen.batch_size, epochs=chosen.epochs,
+            max_steps=config.max_steps, micro_batch_tokens=chosen.micro_batch_tokens, seed=config.seed,
+            block_queries=_CPU_BLOCK if self.place.on_host else _GPU_BLOCK,
+        )  # fmt: skip
+        shortest = tuple(sorted(len(sequence.ids) for sequence in (*self.train, *self.validation))[:3])
+        adapted = None if config.layers is None else sum(layer.values for layer in self.shape.adapted(config.layers))
+        return estimate(
+            name, options, shape=self.shape, workload=workload, place=self.place, shortest_rows=shortest,
+            training=self.training_of(config, chosen, workload.steps), adapted_values=adapted,
+            correction=correction_of(self.history, self.key_of(config, chosen.recompute_layers)),
+        )  # fmt: skip
+
+    def remedies(self, config: TrainConfig, choices: TrainingChoices) -> Sequence[Estimate]:
+        """The three cheapest changes of ``config`` that would make it fit, each with its figures."""
+        longest = max(len(sequence.ids) for sequence in (*self.train, *self.validation))
+        changes: dict[str, JsonDict] = {}
+        every = self.shape.num_layers
+        if choices.recompute_layers < every:
+            changes[f"--recompute-layers {every}"] = {"recompute_layers": every}
+        if choices.micro_batch_tokens > longest:
+            changes[f"--micro-batch-tokens {longest}"] = {"micro_batch_tokens": longest}
+        changes[f"--recompute-layers {every} --micro-batch-tokens {longest}"] = {
+            "recompute_layers": every, "micro_batch_tokens": longest,
+        }  # fmt: skip
+        if config.adaptation == "full":
+            changes["--adaptation lora"] = {"adaptation": "lora", "learning_rate": None, "recompute_layers": None}
+            changes[f"--adaptation lora --recompute-layers {every}"] = {
+                "adaptation": "lora", "learning_rate": None, "recompute_layers": every,
+            }  # fmt: skip
+        if (choices.rank or 0) > 8:
+            changes["--rank 8"] = {"rank": 8, "alpha": None}
+        if config.quantize is None and config.adaptation != "full":
+            changes[f"--quantize nf4 --recompute-layers {every}"] = {"quantize": "nf4", "recompute_layers": every}
+        for length in (longest // 2, longest // 4):
+            if length >= 64:
+                changes[f"--max-length {length} --recompute-layers {every}"] = {
+                    "max_length": length, "micro_batch_tokens": length, "recompute_layers": every,
+                }  # fmt: skip
+        found = []
+        for options, update in changes.items():
+            changed = config.model_copy(update=update)
+            planner = self if changed.max_length is None else self._shortened(changed.max_length)
+            found.append(planner.estimate(changed, name=options, options=options))
+        return cheapest_that_fit(found)
+
+    def _shortened(self, length: int) -> Planner:
+        return replace(self, train=_cut(self.train, length), validation=_cut(self.validation, length))
+
+
+def _cut(sequences: Sequence[TokenSequence], length: int) -> list[TokenSequence]:
+    return [replace(one, ids=one.ids[:length], supervised=one.supervised[:length]) for one in sequences]
