@@ -88,7 +88,7 @@ def test_ctrl_c_saves_the_state_and_resume_ends_as_if_it_had_not_been(
 
 
 def _without_clock(training: dict[str, Any]) -> dict[str, Any]:
-    clock = {"seconds", "tokens_per_second", "peak_memory_bytes"}
+    clock = {"seconds", "tokens_per_second", "peak_memory_bytes", "plan"}
     return {name: value for name, value in training.items() if name not in clock}
 
 

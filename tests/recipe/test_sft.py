@@ -240,7 +240,7 @@ def test_a_resumed_run_leaves_the_bytes_of_one_that_was_never_interrupted(
     reasons = {event.data["reason"] for event in told.of("note") if "choice" in event.data}
     assert reasons == {"as the run was begun with (config.yaml)"}, "the user gave none of them now"
     assert left_in(tmp_path / "broken") == left_in(tmp_path / "whole")
-    clock = ("seconds", "tokens_per_second", "peak_memory_bytes")
+    clock = ("seconds", "tokens_per_second", "peak_memory_bytes", "plan")
     assert {key: value for key, value in result["training"].items() if key not in clock} == {
         key: value for key, value in whole["training"].items() if key not in clock
     }

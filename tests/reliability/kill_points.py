@@ -37,7 +37,7 @@ _SAME_FILES = (
     "metrics.jsonl", "config.yaml", "manifest.json", "ledger.jsonl", "probe.safetensors", "proof.json",
     "adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/hone.json", "adapter/manifest.json",
 )  # fmt: skip
-_OF_THE_CLOCK = ("seconds", "tokens_per_second", "peak_memory_bytes")
+_OF_THE_CLOCK = ("seconds", "tokens_per_second", "peak_memory_bytes", "plan")
 _MOST_ATTEMPTS = 12
 
 
