@@ -3,7 +3,8 @@
 A segment's queries see the tokens of its path, up to themselves. Segments of similar size are padded on the right to
 one group, so that each group is a few plain matrix products.
 
-Shape legend: T tokens of the batch, B segments (or blocks of them) of a group, Q most queries of one, L longest path.
+Shape legend: T tokens of the batch, N segments, B segments (or blocks of them) of a group, Q most queries of one,
+L longest path.
 """
 
 from __future__ import annotations
