@@ -80,7 +80,10 @@ def work(task: Path) -> None:
 
     given = json.loads(task.read_text(encoding="utf-8"))
     if given["kind"] == "gate":
-        figures: Any = {"checks": card.gate(given["device"], given["attentions"], given["families"]), **about(given["device"])}
+        figures: Any = {
+            "checks": card.gate(given["device"], given["attentions"], given["families"]),
+            **about(given["device"]),
+        }
     else:
         figures = card.run(given["system"], card.Load(**given["load"]), given["device"], given["settings"])
     Path(given["result"]).write_text(json.dumps(figures), encoding="utf-8")
@@ -166,9 +169,7 @@ class Campaign:
     def passes(self, system: str) -> bool:
         """Whether no check of hone's way of attention has failed; the peer's own runs are compared with hone's instead."""
         way = "varlen" if system == "hone/varlen" else "groups"
-        return system == PEER or all(
-            one["passed"] for one in self.results["gate"]["checks"] if one["attention"] == way
-        )
+        return system == PEER or all(one["passed"] for one in self.results["gate"]["checks"] if one["attention"] == way)
 
     def part(self, name: str) -> bool:
         """All rounds of one load; False where time ran out."""

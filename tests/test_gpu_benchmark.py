@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py: its whole way on a processor with tiny models; what it needs; what it refuses. Nothing is timed."""
+"""benchmarks/gpu.py: its whole way on a processor with tiny models; what it needs and refuses. Nothing is timed."""
 
 from __future__ import annotations
 

@@ -91,12 +91,14 @@ class Load:
         return rows
 
 
-def random_model(model_type: str, fields: dict[str, Any], device: str, dtype: torch.dtype) -> PreTrainedModel:
+def random_model(
+    model_type: str, fields: dict[str, Any], device: str, dtype: torch.dtype, attention: str = "sdpa"
+) -> PreTrainedModel:
     """A model of random weights, alike for every system on one device."""
     config = CONFIG_MAPPING[model_type](**fields)
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     model.eval().requires_grad_(False)
     return model
 
@@ -145,7 +147,7 @@ def _loss_and_gradient(
     attention: str | None,
 ) -> tuple[float, Tensor, str]:  # fmt: skip
     """Loss, all gradients as one tensor in float64, and how was attended; ``attention`` None is the oracle."""
-    model = random_model(model_type, fields, device, torch.float32)
+    model = random_model(model_type, fields, device, torch.float32, "eager")  # Gemma 2 has no other
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():  # wider than a fresh model's, so that a wrong mask, scale or position shows
         for parameter in model.parameters():

@@ -16,6 +16,7 @@ from hone.cli.summary import print_run
 from tests.cli.conftest import FinishedRun, Hone, write_rows
 from tests.documented_result import DOCUMENTED, missing
 
+
 def test_the_json_result_has_the_documented_keys(finished_run: FinishedRun) -> None:
     result = finished_run.ended.json
     assert missing(result, DOCUMENTED) == []

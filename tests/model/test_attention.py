@@ -149,9 +149,7 @@ def test_attention_dropout_is_refused() -> None:
     batch = pack(token_rows([4]))
     states = torch.randn(1, 2, 4, 8)
     with pytest.raises(ValueError, match="dropout"):
-        packed_attention(
-            nn.Identity(), states, states, states, None, groups=AttentionGroups(batch, "cpu"), dropout=0.1
-        )
+        packed_attention(nn.Identity(), states, states, states, None, groups=AttentionGroups(batch, "cpu"), dropout=0.1)
 
 
 def test_a_models_own_attention_is_back_after_the_block() -> None:

@@ -162,7 +162,7 @@ def test_what_the_kernel_cannot_is_refused(
 
 def test_gradients_of_a_shared_prefix_are_added_up_in_float32(kernel: _Kernel) -> None:
     """256 rows under one prefix: added up in bfloat16, the later ones would be rounded away."""
-    rows = [TokenSequence(PREFIX + (40 + index,), (False,) * 30 + (True,), index + 1) for index in range(256)]
+    rows = [TokenSequence((*PREFIX, 40 + index), (False,) * 30 + (True,), index + 1) for index in range(256)]
     batch = pack(rows)
     starts = AttentionGroups(batch, "cpu").starts
     assert starts.paths is not None

@@ -30,6 +30,7 @@ from tests.recipe.conftest import Finished, Listener, evaluate_in_this_process, 
 
 RunOptions = Callable[..., RunConfig]
 
+
 def done(config: RunConfig, home: Path, heard: Listener | None = None) -> JsonDict:
     heard = heard or Listener()
     return run(config, home=home, recorder=heard, should_stop=heard.should_stop)
