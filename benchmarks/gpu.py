@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --json FOLDER/gpu.json --parts gate 8b 1b
     python benchmarks/gpu.py --json FOLDER/gpu.json --page docs/performance.md
 
-Nothing has to be installed on an image that holds torch, transformers and peft: hone is read from ``src``, and only what
-trains is imported. Every result is kept in the JSON file as soon as it is there; the same command goes on where it was.
+Nothing has to be installed on an image that holds torch, transformers and peft: hone is read from ``src``, and only
+what trains is imported. Every result is kept in the JSON file as soon as it is there; the same command goes on where it was.
 A command starts no further process when ``--seconds`` are nearly over. Each run is a process of its own, in turn
 (A B C, C B A, ...), so that a round is one pair of hone with its peer, and memory is each one's own. What fails the
 parity with the float32 eager oracle is not timed.
@@ -53,11 +53,12 @@ def loads(tiny: bool) -> dict[str, Any]:
     if not tiny:
         return found
     return {name: replace(load, shape="tiny", shortest=load.shortest // 64 + 4, longest=load.longest // 64 + 8,
-                          rows_per_step=4, micro_tokens=128, warmup=1, timed=2) for name, load in found.items()}  # fmt: skip
+                          rows_per_step=4, micro_tokens=128, warmup=1, timed=2)
+            for name, load in found.items()}  # fmt: skip
 
 
 def candidates(system: str, layers: int) -> list[dict[str, Any]]:
-    """Settings from the fastest to the leanest; the first that fits is measured. transformers recomputes all or none."""
+    """Settings from the fastest to the leanest; the first that fits is measured. A peer recomputes all or none."""
     counts = [0, layers // 4, layers // 2, layers] if system in HONE else [0, layers]
     return [{"recompute_layers": count} for count in dict.fromkeys(counts)]
 
@@ -167,7 +168,7 @@ class Campaign:
         return True
 
     def passes(self, system: str) -> bool:
-        """Whether no check of hone's way of attention has failed; the peer's own runs are compared with hone's instead."""
+        """Whether no check of hone's way of attention has failed; the peer's own runs are compared with hone's."""
         way = "varlen" if system == "hone/varlen" else "groups"
         return system == PEER or all(one["passed"] for one in self.results["gate"]["checks"] if one["attention"] == way)
 
@@ -232,7 +233,7 @@ def page(results: dict[str, Any]) -> str:
         checks = [one for one in gate["checks"] if one["attention"] == way]
         kernels = sorted({one["kernel"] for one in checks})
         lines.append(f"- Parity, `{way}` ({'; '.join(kernels)}): {sum(one['passed'] for one in checks)} of "
-                     f"{len(checks)} checks hold; least cosine {min(one['cosine'] for one in checks):.5f}.")  # fmt: skip
+                     f"{len(checks)} checks hold; least cosine {min(c['cosine'] for c in checks):.5f}.")  # fmt: skip
     lines += ["", "| load | system | tokens/s (range) | hone is | of the card's peak | of measured products | "
               "peak memory | layers recomputed | runs |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for name in ("8b", "1b"):
@@ -252,13 +253,13 @@ def page(results: dict[str, Any]) -> str:
             speeds = [run["tokens_per_second"] for run in good.values()]
             ratios = [good[number]["tokens_per_second"] / peer["tokens_per_second"] for number, peer in pairs.items()]
             first = next(iter(good.values()))
+            most = max(run["peak_bytes"] for run in good.values())
             needed = median(speeds) * flops_per_token(first["facts"], first["facts"])
             share = f"{needed / gate['peak_flops']:.0%}" if gate["peak_flops"] else "not known"
             beside = f"{median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})" if ratios and system != PEER else ""
             lines.append(
                 f"| {name} | {system} | {median(speeds):,.0f} ({min(speeds):,.0f}-{max(speeds):,.0f}) | {beside} | "
-                f"{share} | {needed / gate['gemm_flops']:.0%} | {max(r['peak_bytes'] for r in good.values()) / 2**30:.1f} "
-                f"GiB | {first['flags']['recompute_layers']} | {len(good)} |"
+                f"{share} | {needed / gate['gemm_flops']:.0%} | {most / 2**30:.1f} GiB | {first['flags']['recompute_layers']} | {len(good)} |"
             )
     return "\n".join(lines)
 

@@ -305,5 +305,5 @@ def _facts(model: PreTrainedModel, load: Load) -> dict[str, float]:
     return {
         "attention_width": width or config.hidden_size, "layers": config.num_hidden_layers, "matmul_parameters": dense,
         "head_parameters": head, "adapter_parameters": adapter, "supervised_share": load.supervised,
-        "mean_context": sum(length * (length + 1) / 2 for length in lengths) / sum(lengths), "parameters": sum(p.numel() for p in model.parameters()) - adapter,
+        "mean_context": sum(length * (length + 1) / 2 for length in lengths) / sum(lengths),
     }  # fmt: skip

@@ -28,7 +28,7 @@ SHARED = [
     for used, row in zip([30, 30, 20, 0, 30], ROWS, strict=True)
 ]
 # one row is the beginning of another, and one beginning is shared at two depths
-NESTED = [*SHARED, TokenSequence(SHARED[0].ids + (5, 6, 7), SHARED[0].supervised + (True,) * 3, 6)]
+NESTED = [*SHARED, TokenSequence((*SHARED[0].ids, 5, 6, 7), SHARED[0].supervised + (True,) * 3, 6)]
 BATCHES = {"rows": ROWS, "shared": SHARED, "nested": NESTED, "one": ROWS[:1]}
 
 

@@ -127,14 +127,15 @@ class AttentionGroups:
         paths = [batch.path(index) for index in range(len(batch.segments))]
         lengths = [segment.length for segment in batch.segments]
         alone = all(segment.parent is None for segment in batch.segments)
-        queries = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+        ends = [accumulate(lengths), accumulate(map(len, paths))]
+        queries, keys = (torch.tensor([0, *each], dtype=torch.int32, device=device) for each in ends)
         return SegmentStarts(
             queries=queries,
-            keys=queries if alone else torch.tensor([0, *accumulate(map(len, paths))], dtype=torch.int32, device=device),
+            keys=keys,
             most_queries=max(lengths),
             longest_path=max(map(len, paths)),
             paths=None if alone else torch.tensor([token for path in paths for token in path], device=device),
-        )  # fmt: skip
+        )
 
     @cached_property
     def _grouped(self) -> tuple[tuple[AttentionGroup, ...], Tensor, Tensor | None]:
