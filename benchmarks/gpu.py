@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --json FOLDER/gpu.json --page docs/performance.md
 
 Nothing has to be installed on an image that holds torch, transformers and peft: hone is read from ``src``, and only
-what trains is imported. Every result is kept in the JSON file as soon as it is there; the same command goes on where it was.
-A command starts no further process when ``--seconds`` are nearly over. Each run is a process of its own, in turn
+what trains is imported. Every result is kept in the JSON file as soon as it is there; the same command goes on where
+it was. A command starts no further process when ``--seconds`` are nearly over. Each run is a process of its own, in turn
 (A B C, C B A, ...), so that a round is one pair of hone with its peer, and memory is each one's own. What fails the
 parity with the float32 eager oracle is not timed.
 
@@ -259,7 +259,8 @@ def page(results: dict[str, Any]) -> str:
             beside = f"{median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})" if ratios and system != PEER else ""
             lines.append(
                 f"| {name} | {system} | {median(speeds):,.0f} ({min(speeds):,.0f}-{max(speeds):,.0f}) | {beside} | "
-                f"{share} | {needed / gate['gemm_flops']:.0%} | {most / 2**30:.1f} GiB | {first['flags']['recompute_layers']} | {len(good)} |"
+                f"{share} | {needed / gate['gemm_flops']:.0%} | {most / 2**30:.1f} GiB | "
+                f"{first['flags']['recompute_layers']} | {len(good)} |"
             )
     return "\n".join(lines)
 

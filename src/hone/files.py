@@ -336,11 +336,8 @@ def _cannot_write(target: Path, error: OSError, done: str = "written") -> Storag
     cause = error.strerror or str(error)
     if error.filename is not None and not Path(error.filename).name.startswith(f".{target.name}."):
         cause += f" ({error.filename})"
-    return StorageError(
-        f"cannot be {done}: {cause}",
-        where=str(target),
-        remedy="check that the disk has space and that the folder may be written to",
-    )
+    remedy = "check that the disk has space and that the folder may be written to"
+    return StorageError(f"cannot be {done}: {cause}", where=str(target), remedy=remedy)
 
 
 def _readable(num_bytes: int) -> str:
