@@ -5,7 +5,7 @@
 
 Nothing has to be installed on an image that holds torch, transformers and peft: hone is read from ``src``, and only
 what trains is imported. Every result is kept in the JSON file as soon as it is there; the same command goes on where
-it was. A command starts no further process when ``--seconds`` are nearly over. Each run is a process of its own, in turn
+it was. No further process is started when ``--seconds`` are nearly over. Each run is a process of its own, in turn
 (A B C, C B A, ...), so that a round is one pair of hone with its peer, and memory is each one's own. What fails the
 parity with the float32 eager oracle is not timed.
 
