@@ -73,7 +73,7 @@ class _Kernel:
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> _Kernel:
     found = _Kernel(grouped=request.param)
     monkeypatch.setattr(attention_varlen, "varlen_attn", found)
-    monkeypatch.setattr(attention_varlen, "_TAKES_GROUPS", request.param)
+    monkeypatch.setattr(attention_varlen, "_takes_groups", lambda: request.param)
     monkeypatch.setattr(attention_varlen, "_DEVICES", {"cpu"})
     monkeypatch.setattr(attention_varlen, "_DTYPES", {torch.float64, torch.float32})
     return found

@@ -11,6 +11,7 @@ head.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -27,8 +28,12 @@ _DTYPES = frozenset({torch.bfloat16, torch.float16})
 # What the kernel was compiled for: FlashAttention 2 asks for Ampere, and for heads of whole vectors up to 256.
 _LEAST_CAPABILITY = (8, 0)
 _WIDEST_HEAD, _HEAD_STEP = 256, 8
-# torch 2.11 has no such argument, and repeats no head
-_TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+@functools.cache
+def _takes_groups() -> bool:
+    """Whether the kernel shares key-value heads by itself; torch 2.11 has no such argument."""
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def varlen_refusal(query_THD: Tensor, value_TKD: Tensor, *, plain: bool) -> str:
@@ -74,7 +79,7 @@ def attention_by_varlen(
         key_TKD, value_TKD = _along(key_TKD, starts.paths), _along(value_TKD, starts.paths)
     heads, kv_heads = query_THD.shape[1], key_TKD.shape[1]
     named: dict[str, Any] = {}
-    if heads != kv_heads and _TAKES_GROUPS:
+    if heads != kv_heads and _takes_groups():
         named["enable_gqa"] = True
     elif heads != kv_heads:
         key_TKD, value_TKD = (t.repeat_interleave(heads // kv_heads, dim=1) for t in (key_TKD, value_TKD))
