@@ -33,8 +33,8 @@ PACKED_ATTENTION = "hone_packed"
 _PACKED_VARLEN = "hone_packed_varlen"
 _PROBE = "hone_packed_probe"
 # Architectures that declare support for the interface, and then keep the window or the keywords from the attention
-# function (Phi-3.5-MoE, Nemotron), or write a learned bias into the mask that this path has none of (Doge), or, in older
-# releases, do not say that some of their layers are recurrent (RecurrentGemma).
+# function (Phi-3.5-MoE, Nemotron), or write a learned bias into the mask that this path has none of (Doge), or, in
+# older releases, do not say that some of their layers are recurrent (RecurrentGemma).
 _NOT_PACKABLE = frozenset({"doge", "nemotron", "phimoe", "recurrent_gemma"})
 # Devices on which products by hand are faster than the fused kernels.
 _BY_PRODUCTS = frozenset({"cpu"})
