@@ -280,7 +280,7 @@ def _check_complete(path: Path, header: GgufHeader, model: PreTrainedModel, info
 
 
 def _mend_tokenizer(tokenizer: PreTrainedTokenizerFast, header: GgufHeader) -> tuple[str, ...]:
-    """Special tokens as the file names them, and text split as its merges were learned; a note where that is unknown."""
+    """Special tokens as the file names them, text split as its merges were learned; a note where that is unknown."""
     for special, key in _SPECIAL_KEYS.items():
         number = header.number(key)
         token = None if number is None else tokenizer.convert_ids_to_tokens(int(number))
