@@ -29,6 +29,7 @@ __all__ = [
     "remove_folder",
     "require_free_space",
     "sha256_file",
+    "sync_folder",
     "write_atomically",
     "write_json",
 ]
@@ -59,7 +60,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise _cannot_write(target, error) from error
     finally:
@@ -158,7 +159,7 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
     temporary = _temporary_sibling(target, _TEMPORARY_SUFFIX)
     try:
         target.rename(temporary)
-        _sync_folder(target.parent)  # else the power can end with the files gone and the name still there
+        sync_folder(target.parent)  # else the power can end with the files gone and the name still there
         shutil.rmtree(temporary)
     except OSError as error:
         raise _cannot_write(target, error, "removed or renamed") from error
@@ -292,13 +293,13 @@ def _make_folders(folder: Path) -> None:
         folder = folder.parent
     for path in reversed(missing):
         path.mkdir(exist_ok=True)  # another process may have been quicker
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def _move_into_place(temporary: Path, target: Path) -> None:
     if not target.exists():
         temporary.rename(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return
     replaced = _temporary_sibling(target, _REPLACED_SUFFIX)
     target.rename(replaced)
@@ -307,7 +308,7 @@ def _move_into_place(temporary: Path, target: Path) -> None:
     except OSError:
         replaced.rename(target)
         raise
-    _sync_folder(target.parent)  # before the old content goes, which until then may still be what the name leads to
+    sync_folder(target.parent)  # before the old content goes, which until then may still be what the name leads to
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -317,10 +318,11 @@ def _sync_tree(folder: Path) -> None:
         for name in names:
             with (Path(parent) / name).open(mode) as stream:
                 os.fsync(stream.fileno())
-        _sync_folder(Path(parent))
+        sync_folder(Path(parent))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the system write a folder's names to the disk; a new or renamed file may else be gone with the power."""
     if os.name == "nt":
         return  # Windows has no fsync of a folder
     descriptor = os.open(folder, os.O_RDONLY)
@@ -334,11 +336,8 @@ def _cannot_write(target: Path, error: OSError, done: str = "written") -> Storag
     cause = error.strerror or str(error)
     if error.filename is not None and not Path(error.filename).name.startswith(f".{target.name}."):
         cause += f" ({error.filename})"
-    return StorageError(
-        f"cannot be {done}: {cause}",
-        where=str(target),
-        remedy="check that the disk has space and that the folder may be written to",
-    )
+    remedy = "check that the disk has space and that the folder may be written to"
+    return StorageError(f"cannot be {done}: {cause}", where=str(target), remedy=remedy)
 
 
 def _readable(num_bytes: int) -> str:

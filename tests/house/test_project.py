@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import hone
+from hone.model import machine
 from tests.house.source_tree import REPOSITORY, SOURCE, committed_files, pyproject
 
 
@@ -65,6 +66,34 @@ def test_constraints_pin_what_those_bring() -> None:
     # CUDA builds of torch bring their own runtime, in the versions that they name.
     unpinned = {line for line in unpinned if not line.startswith(("nvidia-", "cuda-", "triton"))}
     assert not unpinned, f"not in constraints.txt: {sorted(unpinned)}"
+
+
+def _table_of_supported_versions() -> dict[str, tuple[str, str]]:
+    rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| ([\d.]+) \|$", _text("docs/doctor.md"), re.MULTILINE)
+    return {name: (oldest, newest) for name, oldest, newest in rows}
+
+
+def test_the_supported_range_is_the_same_everywhere() -> None:
+    """pyproject.toml, constraints.txt, ``hone doctor`` and its page: one range of each package."""
+    project, table, pins = pyproject()["project"], _table_of_supported_versions(), _pins()
+    asked = map(Requirement, project["dependencies"] + project["optional-dependencies"]["peft"])
+    bounds = {one.name: specifier.version for one in asked for specifier in one.specifier if specifier.operator == ">="}
+    pythons = [one.rpartition(" ")[2] for one in project["classifiers"] if re.search(r"Python :: 3\.\d", one)]
+    assert {"python", "torch", "transformers", "peft", "accelerate"} == set(table)
+    assert table["python"] == (project["requires-python"].removeprefix(">="), pythons[-1])
+    for name in set(table) - {"python"}:
+        assert table[name] == (bounds[name], ".".join(pins[name].split(".")[:2])), name
+    assert {name: table[name] for name in machine._SUPPORTED} == machine._SUPPORTED
+
+
+def test_every_requirement_has_a_lower_bound() -> None:
+    """What pip may take is told: a package without a bound could be of any age."""
+    project = pyproject()["project"]
+    asked = project["dependencies"] + [
+        one for name, extra in project["optional-dependencies"].items() if name != "test" for one in extra
+    ]
+    without = [one for one in asked if not any(part.operator == ">=" for part in Requirement(one).specifier)]
+    assert not without
 
 
 def test_torch_is_pinned_without_a_build() -> None:

@@ -122,6 +122,29 @@ def test_what_is_missing_comes_with_the_line_that_mends_it(tmp_path: Path, monke
     assert "pip install no-such-package-of-hone" in problems
 
 
+def test_what_is_older_than_hone_asks_for_is_named_with_the_line_that_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have = {"pydantic": "2.9.10", "rich": "13.8", "peft": "0.17.1", "numpy": "1.26.4"}
+    asked = [
+        "pydantic<3,>=2.10.6", "rich>=13.8.0", 'peft>=0.18; extra == "peft"', "numpy>=1.26", "torch>=99",
+        'no-such-package>=1; extra == "hub"',
+    ]  # fmt: skip
+    installed = machine.importlib.metadata.version
+    monkeypatch.setattr(machine.importlib.metadata, "requires", lambda name: asked if name == "hone-llm" else None)
+    monkeypatch.setattr(machine.importlib.metadata, "version", lambda name: have.get(name) or installed(name))
+    problems = [line for line in describe_machine(tmp_path)["problems"] if "too old" in line]
+    assert problems == [
+        "pydantic 2.9.10: too old; hone needs 2.10.6 or newer: pip install 'pydantic>=2.10.6'",
+        "peft 0.17.1: too old; hone needs 0.18 or newer: pip install 'peft>=0.18'",
+    ]
+
+
+def test_a_checkout_that_is_not_installed_has_no_bounds_to_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_DISTRIBUTION", "no-such-distribution")
+    assert machine._older_than_asked_for() == []
+
+
 @pytest.mark.parametrize(
     ("amx", "avx512", "flags", "expected"),
     [

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -18,7 +17,7 @@ from hone.model.attention import packed_attention_enabled
 from hone.model.forward import Forward, packed_logprobs, padded_logprobs
 from hone.model.lora import adapted_layers, adapter_parameters, attach_adapter
 from hone.objective.supervised import supervised_loss
-from hone.types import TokenSequence
+from tests.parity.stepping import padded
 from tests.tiny import row_logits, tiny_model, token_rows
 
 RANK, ALPHA, SEED = 4, 8.0, 3
@@ -51,20 +50,6 @@ def _peft_like(model: PreTrainedModel, family: str) -> PeftModel:
     return theirs
 
 
-def _padded(rows: list[TokenSequence]) -> dict[str, Tensor]:
-    longest = max(len(row.ids) for row in rows)
-    ids, mask, labels = [], [], []
-    for row in rows:
-        padding = longest - len(row.ids)
-        ids.append([*row.ids, *[0] * padding])
-        mask.append([1] * len(row.ids) + [0] * padding)
-        marked = [token if flag else -100 for token, flag in zip(row.ids, row.supervised, strict=True)]
-        labels.append([*marked, *[-100] * padding])
-    return {
-        name: torch.tensor(value) for name, value in (("input_ids", ids), ("attention_mask", mask), ("labels", labels))
-    }
-
-
 def _plain_loop(theirs: PeftModel) -> list[tuple[float, float, float]]:
     """(loss, gradient norm, learning rate) of each step, by transformers' own loss and torch's own schedule."""
     trainable = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
@@ -82,7 +67,7 @@ def _plain_loop(theirs: PeftModel) -> list[tuple[float, float, float]]:
         for start in range(0, len(ROWS), BATCH):
             if len(figures) == STEPS:
                 return figures
-            batch = _padded([ROWS[index] for index in order[start : start + BATCH]])
+            batch = padded([ROWS[index] for index in order[start : start + BATCH]])
             supervised = int((batch["labels"][:, 1:] != -100).sum())
             optimizer.zero_grad()
             loss = theirs(**batch, num_items_in_batch=supervised, use_cache=False).loss

@@ -25,49 +25,10 @@ from hone.recipe.run import RESULT_SCHEMA, open_interrupted_run, run
 from hone.recipe.run_files import held_out_file
 from hone.registry import RunFolder, list_versions, resolve_version, verify_version
 from hone.types import JsonDict
+from tests.documented_result import DOCUMENTED, missing
 from tests.recipe.conftest import Finished, Listener, evaluate_in_this_process, read_jsonl, row, write_jsonl
 
 RunOptions = Callable[..., RunConfig]
-
-# Issue 2, "Machine-readable result": the keys that are fixed. There may be more.
-DOCUMENTED: JsonDict = {
-    "schema": int,
-    "version": str,
-    "run_dir": str,
-    "base": {"name": str, "hash": str},
-    "data": {"rows": int, "kept": int, "cut": int, "dropped": int, "held_out": int},
-    "training": {
-        "method": str,
-        "steps": int,
-        "tokens": int,
-        "supervised_tokens": int,
-        "seconds": float,
-        "tokens_per_second": float,
-        "peak_memory_bytes": int,
-    },
-    "evaluation": {
-        "metric": str,
-        "arms": {
-            "base": {"score": float, "interval": list, "metrics": dict},
-            "tuned": {"score": float, "interval": list, "metrics": dict},
-        },
-        "differences": [{"arm": str, "against": str, "difference": float, "interval": list, "p_value": float}],
-    },
-    "verdict": {"decision": str, "reason": str},
-    "proof": [{"number": int, "name": str, "holds": bool, "measured": (int, float), "bound": str, "remedy": str}],
-    "report": str,
-}
-
-
-def missing(value: Any, documented: Any, at: str = "") -> list[str]:
-    """Places where ``value`` lacks what is documented, or has it in another type."""
-    if isinstance(documented, dict):
-        lacking = [f"{at}.{key}" for key in documented if key not in value]
-        present = (key for key in documented if key in value)
-        return lacking + [place for key in present for place in missing(value[key], documented[key], f"{at}.{key}")]
-    if isinstance(documented, list):
-        return [f"{at}: empty"] if not value else [p for one in value for p in missing(one, documented[0], at)]
-    return [] if isinstance(value, documented) else [f"{at}: {value!r}"]
 
 
 def done(config: RunConfig, home: Path, heard: Listener | None = None) -> JsonDict:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from hone.errors import StorageError
+from hone.files import sync_folder
 
 __all__ = ["atomic_stream"]
 
@@ -38,7 +39,7 @@ def atomic_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise StorageError(
             f"cannot be written: {error.strerror or error}",
@@ -48,13 +49,3 @@ def atomic_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return  # Windows has no fsync of a folder
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,7 @@ Shape legend: N added tokens, V tokens of the base, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -105,49 +105,45 @@ class AddedTokens(Switch):
             )
 
 
-class _Embedding(nn.Module):
-    def __init__(self, base: nn.Embedding, tokens: AddedTokens) -> None:
+class _Extended(nn.Module):
+    """A layer of the base and, beside its rows, those of the added tokens."""
+
+    def __init__(
+        self, base: nn.Embedding | nn.Linear, tokens: AddedTokens, compute: Callable[[Any, AddedTokens, Tensor], Tensor]
+    ) -> None:
         super().__init__()
         self.base = base
         # held in a tuple, so that the rows are not listed a second time under this module
         self._tokens = (tokens,)
+        self._compute = compute
 
     @property
     def weight(self) -> Tensor:
         """The base's rows: transformers asks for their dtype and device."""
         return self.base.weight
 
-    def forward(self, ids: Tensor) -> Tensor:
-        tokens = self._tokens[0]
-        index = ids - tokens.first_id
-        added = (index >= 0) & (index < len(tokens))
-        base: Tensor = self.base(ids.masked_fill(added, 0))
-        rows = nn.functional.embedding(index.clamp(0, len(tokens) - 1), tokens.rows_of("embedding"))
-        # Gemma's embedding multiplies what it looks up
-        scale = getattr(self.base, "embed_scale", 1.0)
-        return torch.where(added.unsqueeze(-1), (rows * scale).to(base.dtype), base)
+    def forward(self, given: Tensor) -> Tensor:
+        return self._compute(self.base, self._tokens[0], given)
 
 
-class _Head(nn.Module):
-    def __init__(self, base: nn.Linear, tokens: AddedTokens) -> None:
-        super().__init__()
-        self.base = base
-        self._tokens = (tokens,)
+def _looked_up(embedding: nn.Embedding, tokens: AddedTokens, ids: Tensor) -> Tensor:
+    index = ids - tokens.first_id
+    added = (index >= 0) & (index < len(tokens))
+    base: Tensor = embedding(ids.masked_fill(added, 0))
+    rows = nn.functional.embedding(index.clamp(0, len(tokens) - 1), tokens.rows_of("embedding"))
+    # Gemma's embedding multiplies what it looks up
+    scale = getattr(embedding, "embed_scale", 1.0)
+    return torch.where(added.unsqueeze(-1), (rows * scale).to(base.dtype), base)
 
-    @property
-    def weight(self) -> Tensor:
-        """The base's rows: transformers asks for their dtype and device."""
-        return self.base.weight
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        tokens = self._tokens[0]
-        logits: Tensor = self.base(hidden)
-        added = nn.functional.linear(hidden, tokens.rows_of("head").to(hidden.dtype))
-        if tokens.hidden_from_base and not tokens.enabled:
-            added = torch.full_like(added, float("-inf"))
-        # a base may have more rows than tokens: the first of those then belong to the added ones
-        first = tokens.first_id
-        return torch.cat([logits[..., :first], added, logits[..., first + len(tokens) :]], dim=-1)
+def _scored(head: nn.Linear, tokens: AddedTokens, hidden: Tensor) -> Tensor:
+    logits: Tensor = head(hidden)
+    added = nn.functional.linear(hidden, tokens.rows_of("head").to(hidden.dtype))
+    if tokens.hidden_from_base and not tokens.enabled:
+        added = torch.full_like(added, float("-inf"))
+    # a base may have more rows than tokens: the first of those then belong to the added ones
+    first = tokens.first_id
+    return torch.cat([logits[..., :first], added, logits[..., first + len(tokens) :]], dim=-1)
 
 
 def pieces_of_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -207,8 +203,8 @@ def attach_tokens(
     starts = [_means(embedding.weight, pieces)] + ([] if tied else [_means(head.weight, pieces)])
     tokens = AddedTokens(first_id, starts[0], None if tied else starts[1], hidden_from_base=hidden_from_base)
     tokens.names = {"embedding": names[id(embedding)], "head": names[id(head)]}
-    model.set_input_embeddings(_Embedding(embedding, tokens))
-    model.set_output_embeddings(_Head(head, tokens))
+    model.set_input_embeddings(_Extended(embedding, tokens, _looked_up))
+    model.set_output_embeddings(_Extended(head, tokens, _scored))
     model.add_module("hone_added_tokens", tokens)
     config: Any = model.config.get_text_config()
     config.vocab_size = max(config.vocab_size, first_id + len(pieces))

@@ -2,7 +2,8 @@
 
 transformers lets a caller register an attention function by name (its ``AttentionInterface``); every architecture
 that supports the interface hands us query, key and value after rotary embedding. No layer is replaced and nothing is
-patched. On the CPU the groups are multiplied by hand (``attention_products.py``); elsewhere by fused kernels.
+patched. On the CPU the groups are multiplied by hand (``attention_products.py``); elsewhere by fused kernels, or, where
+that is asked for and CUDA's kernel can, as segments of any length without groups (``attention_varlen.py``).
 
 Shape legend: T tokens of the batch; H query heads, K key-value heads; D width of a head; B rows of a group, Q most
 queries of one, L longest path.
@@ -12,22 +13,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from hone.data.pack import pack
 from hone.model.attention_groups import AttentionGroup, AttentionGroups
 from hone.model.attention_products import attention_by_products
+from hone.model.attention_varlen import attention_by_varlen, varlen_refusal
 from hone.model.head import find_output_head
+from hone.types import TokenSequence
 
-__all__ = ["packed_attention", "packed_attention_enabled", "supports_packing"]
+__all__ = ["attention_in_words", "packed_attention", "packed_attention_enabled", "supports_packing"]
 
 PACKED_ATTENTION = "hone_packed"
+_PACKED_VARLEN = "hone_packed_varlen"
+_PROBE = "hone_packed_probe"
 # Architectures that declare support for the interface, and then keep the window or the keywords from the attention
-# function (Phi-3.5-MoE, Nemotron), or write a learned bias into the mask that this path has none of (Doge).
-_NOT_PACKABLE = frozenset({"doge", "nemotron", "phimoe"})
+# function (Phi-3.5-MoE, Nemotron), or write a learned bias into the mask that this path has none of (Doge), or, in
+# older releases, do not say that some of their layers are recurrent (RecurrentGemma).
+_NOT_PACKABLE = frozenset({"doge", "nemotron", "phimoe", "recurrent_gemma"})
 # Devices on which products by hand are faster than the fused kernels.
 _BY_PRODUCTS = frozenset({"cpu"})
 
@@ -45,6 +53,7 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    varlen: bool = False,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of each packed sequence over itself alone.
@@ -61,6 +70,7 @@ def packed_attention(
         sliding_window: tokens that a token sees, itself included; all where None.
         softcap: bound of the scores, ``softcap * tanh(scores / softcap)`` (Gemma 2).
         s_aux: [H] attention sinks (gpt-oss).
+        varlen: without groups where the kernel for segments of any length can.
 
     Returns:
         [1, T, H, D], as transformers expects, and None in place of probabilities.
@@ -70,6 +80,9 @@ def packed_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query_THD, key_TKD, value_TKD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     plain = softcap is None and s_aux is None
+    if varlen and not varlen_refusal(query_THD, value_TKD, plain=plain):
+        out_THD = attention_by_varlen(query_THD, key_TKD, value_TKD, groups, scale=scale, window=sliding_window)
+        return out_THD.unsqueeze(0), None
     if plain and query.device.type in _BY_PRODUCTS:
         out_THD = attention_by_products(query_THD, key_TKD, value_TKD, groups, scale=scale, window=sliding_window)
         return out_THD.unsqueeze(0), None
@@ -135,13 +148,56 @@ def supports_packing(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def packed_attention_enabled(model: PreTrainedModel) -> Iterator[None]:
-    """Let ``model`` attend over packed batches inside the block; its own attention is back afterwards."""
+def packed_attention_enabled(model: PreTrainedModel, *, varlen: bool = False) -> Iterator[None]:
+    """Let ``model`` attend over packed batches inside the block; its own attention is back afterwards.
+
+    Args:
+        model: see :func:`supports_packing`.
+        varlen: let CUDA's kernel for segments of any length attend where it can. Not measured on a GPU yet, so
+            nothing asks for it by itself; ``benchmarks/gpu.py`` compares it with the oracle and then times it.
+    """
     find_output_head(model)  # looked for while the model still takes plain batches
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+    AttentionInterface.register(_PACKED_VARLEN, partial(packed_attention, varlen=True))
+    with _attention_of(model, _PACKED_VARLEN if varlen else PACKED_ATTENTION):
+        yield
+
+
+@contextmanager
+def _attention_of(model: PreTrainedModel, name: str) -> Iterator[None]:
     previous = model.config._attn_implementation
-    model.set_attn_implementation(PACKED_ATTENTION)
+    model.set_attn_implementation(name)
     try:
         yield
     finally:
         model.set_attn_implementation(previous)
+
+
+@torch.no_grad()
+def attention_in_words(model: PreTrainedModel, *, varlen: bool = False) -> str:
+    """How ``model`` attends on packed batches, for a person; seen in a forward pass of two tokens.
+
+    Args:
+        model: inside :func:`packed_attention_enabled`.
+        varlen: as it was given there; where the kernel refuses some layers, the reason is told.
+    """
+    ways: dict[str, None] = {}
+
+    def note(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **named: Any) -> Any:
+        plain = named.get("softcap") is None and named.get("s_aux") is None
+        refusal = varlen_refusal(query[0].transpose(0, 1), value[0].transpose(0, 1), plain=plain) if varlen else "-"
+        way = "matrix products" if query.device.type in _BY_PRODUCTS else "SDPA on padded groups"
+        way = way if plain else "plain softmax on padded groups"
+        ways.setdefault("the varlen kernel" if not refusal else way if refusal == "-" else f"{way} ({refusal})")
+        return packed_attention(module, query, key, value, mask, varlen=varlen, **named)
+
+    AttentionInterface.register(_PROBE, note)
+    batch = pack([TokenSequence((0, 0), (False, True), 1)])
+    with _attention_of(model, _PROBE):
+        model(
+            input_ids=torch.tensor([batch.ids_T], device=model.device),
+            position_ids=torch.tensor([batch.positions_T], device=model.device),
+            groups=AttentionGroups(batch, model.device),
+            use_cache=False,
+        )
+    return " and ".join(ways)

@@ -3,20 +3,23 @@
 A segment's queries see the tokens of its path, up to themselves. Segments of similar size are padded on the right to
 one group, so that each group is a few plain matrix products.
 
-Shape legend: T tokens of the batch, B segments (or blocks of them) of a group, Q most queries of one, L longest path.
+Shape legend: T tokens of the batch, N segments, B segments (or blocks of them) of a group, Q most queries of one,
+L longest path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from hone.data.pack import PackedBatch
 
-__all__ = ["AttentionGroup", "AttentionGroups", "attention_groups"]
+__all__ = ["AttentionGroup", "AttentionGroups", "SegmentStarts"]
 
 # Queries of a block: a long segment is cut, so that its blocks skip the keys after them, half of all products.
 _BLOCK_QUERIES = 256
@@ -69,18 +72,91 @@ class AttentionGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionGroups:
-    """All groups of a batch, and the way back.
+class SegmentStarts:
+    """The segments of a batch as a kernel for sequences of any length takes them: end to end, with their beginnings.
+
+    Tokens of a segment lie beside each other in T, so the queries are T as it is.
 
     Args:
-        groups: every token is a query in exactly one place of one of them.
-        queries_T: for each token, its index in the concatenation of all flattened ``queries_BQ``.
-        keys_T: the same for ``keys_BL``; None where some token is a key in several places.
+        queries: [N + 1] int32; where each segment begins in T, and the end.
+        keys: [N + 1] int32; the same in the concatenation of all paths.
+        most_queries: tokens of the longest segment.
+        longest_path: tokens of the longest path.
+        paths: indices into T of all paths, end to end; None where each path is its segment, so that keys are T as well.
     """
 
-    groups: tuple[AttentionGroup, ...]
-    queries_T: Tensor
-    keys_T: Tensor | None
+    queries: Tensor
+    keys: Tensor
+    most_queries: int
+    longest_path: int
+    paths: Tensor | None
+
+
+class AttentionGroups:
+    """All groups of a batch, and the way back; or its segments for a kernel that needs no groups.
+
+    Each of the two is made when it is first asked for, and then used by every layer.
+
+    Args:
+        batch: what is to be attended over.
+        device: of the index tensors.
+    """
+
+    def __init__(self, batch: PackedBatch, device: torch.device | str) -> None:
+        self._batch, self._device = batch, device
+
+    @property
+    def groups(self) -> tuple[AttentionGroup, ...]:
+        """Every token is a query in exactly one place of one of them."""
+        return self._grouped[0]
+
+    @property
+    def queries_T(self) -> Tensor:
+        """For each token, its index in the concatenation of all flattened ``queries_BQ``."""
+        return self._grouped[1]
+
+    @property
+    def keys_T(self) -> Tensor | None:
+        """The same for ``keys_BL``; None where some token is a key in several places."""
+        return self._grouped[2]
+
+    @cached_property
+    def starts(self) -> SegmentStarts:
+        """The segments, end to end."""
+        batch, device = self._batch, self._device
+        paths = [batch.path(index) for index in range(len(batch.segments))]
+        lengths = [segment.length for segment in batch.segments]
+        alone = all(segment.parent is None for segment in batch.segments)
+        ends = [accumulate(lengths), accumulate(map(len, paths))]
+        queries, keys = (torch.tensor([0, *each], dtype=torch.int32, device=device) for each in ends)
+        return SegmentStarts(
+            queries=queries,
+            keys=keys,
+            most_queries=max(lengths),
+            longest_path=max(map(len, paths)),
+            paths=None if alone else torch.tensor([token for path in paths for token in path], device=device),
+        )
+
+    @cached_property
+    def _grouped(self) -> tuple[tuple[AttentionGroup, ...], Tensor, Tensor | None]:
+        batch, device = self._batch, self._device
+        # elsewhere than on the CPU the fused kernels skip by themselves what a query does not see
+        block_queries = _BLOCK_QUERIES if torch.device(device).type == "cpu" else batch.num_tokens
+        blocks = []
+        for index, segment in enumerate(batch.segments):
+            path = batch.path(index)
+            for start in range(0, segment.length, block_queries):
+                end = min(start + block_queries, segment.length)
+                own = range(segment.start + start, segment.start + end)
+                blocks.append(_Block(own, path[: segment.offset + end], segment.offset + start))
+        parts = [_group(members, device) for members in _similar(blocks)]
+        queries = torch.cat([group.queries_BQ[_real(group)] for group, _ in parts])
+        places = torch.cat([places for _, places in parts])
+        offsets = _flat_offsets([group.queries_BQ.numel() for group, _ in parts], [len(p) for _, p in parts], device)
+        queries_T = torch.empty(len(batch.ids_T), dtype=torch.long, device=device)
+        queries_T[queries] = places + offsets
+        same = all(group.is_causal for group, _ in parts)
+        return tuple(group for group, _ in parts), queries_T, queries_T if same else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,27 +170,6 @@ class _Block:
     @property
     def pairs(self) -> int:
         return len(self.queries) * len(self.keys)
-
-
-def attention_groups(batch: PackedBatch, device: torch.device | str) -> AttentionGroups:
-    """Index tensors of ``batch`` on ``device``."""
-    # elsewhere than on the CPU the fused kernels skip by themselves what a query does not see
-    block_queries = _BLOCK_QUERIES if torch.device(device).type == "cpu" else batch.num_tokens
-    blocks = []
-    for index, segment in enumerate(batch.segments):
-        path = batch.path(index)
-        for start in range(0, segment.length, block_queries):
-            end = min(start + block_queries, segment.length)
-            own = range(segment.start + start, segment.start + end)
-            blocks.append(_Block(own, path[: segment.offset + end], segment.offset + start))
-    parts = [_group(members, device) for members in _similar(blocks)]
-    queries = torch.cat([group.queries_BQ[_real(group)] for group, _ in parts])
-    places = torch.cat([places for _, places in parts])
-    offsets = _flat_offsets([group.queries_BQ.numel() for group, _ in parts], [len(p) for _, p in parts], device)
-    queries_T = torch.empty(len(batch.ids_T), dtype=torch.long, device=device)
-    queries_T[queries] = places + offsets
-    same = all(group.is_causal for group, _ in parts)
-    return AttentionGroups(tuple(group for group, _ in parts), queries_T, queries_T if same else None)
 
 
 def _real(group: AttentionGroup) -> Tensor:

@@ -25,16 +25,19 @@ class FastLayers:
         groups: groups of them, by the input they read.
         norms: norms computed by hand.
         left: what stayed as it was, each with the reason.
+        attention: how packed tokens attend; empty where they do not.
     """
 
     adapted: int
     groups: int
     norms: int
     left: tuple[str, ...]
+    attention: str = ""
 
     def describe(self) -> str:
         """One line for a person."""
         text = f"{self.adapted} adapted layers in {self.groups} groups, {self.norms} norms"
+        text += f", attention by {self.attention}" if self.attention else ""
         return text if not self.left else f"{text}; left as they are: {'; '.join(self.left)}"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch
-from hone.model.attention_groups import attention_groups
+from hone.model.attention_groups import AttentionGroups
 from hone.model.head import find_output_head, token_logprobs
 
 __all__ = ["Forward", "packed_logits", "packed_logprobs", "padded_logits", "padded_logprobs", "targets_of"]
@@ -52,7 +52,7 @@ def _packed_inputs(batch: PackedBatch, device: torch.device) -> dict[str, Any]:
     return {
         "input_ids": torch.tensor([batch.ids_T], device=device),
         "position_ids": torch.tensor([batch.positions_T], device=device),
-        "groups": attention_groups(batch, device),
+        "groups": AttentionGroups(batch, device),
     }
 
 

