@@ -54,7 +54,7 @@ def test_it_learns_and_leaves_a_readable_folder(train_options: TrainOptions, hon
     assert result["run_dir"] == str(folder)
     expected = {
         "adapter", "audit.json", "checkpoints", "config.yaml", "ledger.jsonl", "log.txt", "manifest.json",
-        "metrics.jsonl", "probe.safetensors", "proof.json", "result.json", "run.json", "timings.jsonl",
+        "metrics.jsonl", "plan.json", "probe.safetensors", "proof.json", "result.json", "run.json", "timings.jsonl",
     }  # fmt: skip
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == expected
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == result
