@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hone.config.load import dump_resolved, load_config
+from hone.config.proof import PROOF_OPTIONS, ProofConfig
 from hone.config.schema import (
     DEFAULT_MODEL,
     ChatConfig,
@@ -15,9 +16,11 @@ from hone.config.schema import (
 
 __all__ = [
     "DEFAULT_MODEL",
+    "PROOF_OPTIONS",
     "ChatConfig",
     "EvaluateConfig",
     "GenerateConfig",
+    "ProofConfig",
     "RunConfig",
     "TrainConfig",
     "dump_resolved",
