@@ -161,7 +161,9 @@ def test_what_these_tests_take_for_clean_rows_are_no_copies_of_each_other() -> N
 
 def model_checked(one: Subject, forward: Forward = packed_logprobs) -> dict[int, Invariant]:
     with packed_attention_enabled(one.model):
-        return by_number(check_model(one.model, one.sequences, parameters=adapter_parameters(one.model), forward=forward))
+        return by_number(
+            check_model(one.model, one.sequences, parameters=adapter_parameters(one.model), forward=forward)
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -190,7 +192,14 @@ def test_it_holds_in_bfloat16(family: str) -> None:
 def test_the_reference_path_holds_as_well(family: str) -> None:
     one = subject(family)
     attach_adapter(one.model, rank=4, alpha=8.0)
-    assert failing(by_number(check_model(one.model, one.sequences, parameters=adapter_parameters(one.model), forward=padded_logprobs))) == []
+    assert (
+        failing(
+            by_number(
+                check_model(one.model, one.sequences, parameters=adapter_parameters(one.model), forward=padded_logprobs)
+            )
+        )
+        == []
+    )
 
 
 def one_group(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:

@@ -183,9 +183,7 @@ def _on_rows(answerer: Answerer, run: RunFolder) -> list[Invariant]:
     )
     examples, by_row = render_rows(wanted, renderer, loaded.ledger)
     sequences = [sequence for example in examples for sequence in by_row[example.row]]
-    found = check_rows(
-        examples, _held_out(run), sequences, renderer, bos_id=answerer.base.tokenizer.bos_token_id
-    )
+    found = check_rows(examples, _held_out(run), sequences, renderer, bos_id=answerer.base.tokenizer.bos_token_id)
     model, adaptation = answerer.base.model, answerer.adaptation
     parameters = adaptation.parameters() if adaptation is not None else {}
     if not parameters or not found[0].holds:
@@ -219,9 +217,7 @@ def _training(answerer: Answerer, run: RunFolder) -> list[Invariant]:
     norms = [line["gradient_norm"] for line in lines if line["event"] == "step"]
     if not norms:
         return []
-    return [
-        check_training(adaptation.parts(), smallest_gradient_norm=min(norms), largest_gradient_norm=max(norms))
-    ]
+    return [check_training(adaptation.parts(), smallest_gradient_norm=min(norms), largest_gradient_norm=max(norms))]
 
 
 def _stored(answerer: Answerer, run: RunFolder) -> list[Invariant]:

@@ -324,7 +324,9 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
     write_probe(probe, base.model, probe_sequences(sequences), forward=job.forward)
     thinking = bool(job.renderer.describe()["thinking"])
     own = make_renderer(base, (), max_length=None, note=lambda _text: None, thinking=thinking)
-    files = probe_files(base.model, own, forward=job.forward, note=lambda text: job.say("probe", text))
+    files = probe_files(
+        base.model, own, forward=job.forward, note=lambda text: job.recorder.record(Event("note", {"text": text}))
+    )
     if job.parallel.is_first:
         job.adaptation.save(job.folder.adapter, tokenizer=base.tokenizer, base_name=base.name, notes=notes, files=files)
     return moved
