@@ -35,7 +35,7 @@ from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 _THINGS = ("lamp", "order", "garden", "bell", "letter", "river", "ladder", "window", "engine", "coat")
 _ANSWERS = ("is on the way", "is lit", "waits", "is lost", "stands by the door")
-# Learned to the end of the answer by every seed tried: invariant 12 measures training, too, and may fail for good cause.
+# Enough to learn the end of an answer: invariant 12 measures the training, too, and may fail for a good cause.
 _EPOCHS = 40
 
 

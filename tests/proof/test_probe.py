@@ -35,7 +35,8 @@ WITH_TOOLS = (
     "{% if tools %}{{ '<|im_start|>system\\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}"
     "{{ '<|im_end|>\\n' }}{% endif %}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{{ message['content'] or '' }}{% for call in message['tool_calls'] or [] %}{{ '<call>' + (call | tojson) }}"
-    "{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 OTHER = CHATML.replace("'\n' + message['content']", "': ' + message['content']").replace(
     "assistant\n' }}{% endif %}", "assistant: ' }}{% endif %}"

@@ -185,8 +185,8 @@ def _proof(proof: Sequence[_Json]) -> Iterator[str]:
 def _use(adaptation: str, known_as: str) -> Iterator[str]:
     yield "## Use"
     yield ""
-    yield "`probe.json` and `probe.safetensors` hold eight conversations with the token ids and log-probabilities that a"
-    yield "right copy gives; hone compares them at each load. Render prompts with the base's chat template."
+    yield "`probe.json` and `probe.safetensors` hold eight conversations with the token ids and log-probabilities that"
+    yield "a right copy gives; hone compares them at each load. Render prompts with the base's chat template."
     if adaptation in _WITHOUT_PEFT:
         return
     yield ""

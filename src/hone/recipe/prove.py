@@ -1,4 +1,4 @@
-"""``hone proof``: the invariants that come before a training, without the training; or a finished one's, measured again.
+"""``hone proof``: the invariants that come before a training, alone; or a finished one's, measured again.
 
 What cannot be measured again keeps the figure of its run, and the reason is said.
 """
