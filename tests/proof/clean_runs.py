@@ -25,7 +25,15 @@ from hone.model.low_rank import LowRankAdaptation
 from hone.objective.supervised import supervised_loss
 from hone.proof.invariant import Invariant, described
 from hone.proof.memory import check_memory
-from hone.proof.postflight import check_merged, check_probe, check_stops, check_training, probe_sequences, write_probe
+from hone.proof.postflight import (
+    check_merged,
+    check_probe,
+    check_stops,
+    check_training,
+    probe_sequences,
+    stored_rows_logprobs,
+    write_probe,
+)
 from hone.proof.preflight import check_model
 from hone.proof.rows import check_rows
 from hone.recipe.inference import training_path
@@ -119,6 +127,7 @@ def _after(
     forward, path = training_path(model)
     with path:
         found = [check_probe(folder / "probe", model, forward=forward)]
+        tuned_S = stored_rows_logprobs(folder / "probe", model, forward=forward)
         reproduced = reproduce(folder / "adapter", model, renderer, forward=forward)
     assert reproduced is not None
     prompts = [renderer.prompt(example.messages[:-1]) for example in training]
@@ -126,7 +135,7 @@ def _after(
     LowRankAdaptation(model, title="LoRA").merge()
     forward, path = training_path(model)
     with path:
-        merged = check_merged(folder / "probe", model, forward=forward)
+        merged = check_merged(folder / "probe", model, tuned_S=tuned_S, forward=forward)
     return [*found, reproduced, merged, check_stops([answer.stopped for answer in answers])]
 
 

@@ -13,7 +13,7 @@ from hone.model.forward import packed_logprobs
 from hone.model.lora import adapted_layers
 from hone.model.low_rank import LowRankAdaptation
 from hone.proof.invariant import Invariant
-from hone.proof.postflight import check_merged, write_probe
+from hone.proof.postflight import check_merged, stored_rows_logprobs, write_probe
 from tests.proof.subjects import FAMILIES, subject
 from tests.tiny import attach_random_adapter
 
@@ -29,6 +29,7 @@ def merged(
     attach_random_adapter(model)
     with packed_attention_enabled(model):
         write_probe(folder / "probe", model, one.sequences[:3], forward=packed_logprobs)
+        tuned_S = stored_rows_logprobs(folder / "probe", model, forward=packed_logprobs)
     for index, (_, layer) in enumerate(adapted_layers(model)):
         layer.scaling *= scale
         if layers is not None and index >= layers:
@@ -36,7 +37,7 @@ def merged(
                 layer.lora_B.zero_()
     LowRankAdaptation(model, title="LoRA").merge()
     with packed_attention_enabled(model):
-        return check_merged(folder / "probe", model, forward=packed_logprobs)
+        return check_merged(folder / "probe", model, tuned_S=tuned_S, forward=packed_logprobs)
 
 
 @BOTH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Callable
@@ -13,14 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hone.config import ProofConfig, RunConfig, TrainConfig
-from hone.errors import ConfigError, ProofError, StorageError
+from hone.errors import ConfigError, ModelError, ProofError, StorageError
 from hone.proof.probe import PROBE_NAMES
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.prove import ProofResult, prove
 from hone.recipe.run import run, train
 from hone.registry import RunFolder, register_version
+from tests.proof.test_probe import OTHER as OTHER_TEMPLATE
 from tests.recipe.conftest import Finished, Listener, row, write_jsonl
-from tests.tiny import CHATML, without_sums
+from tests.tiny import without_sums
 
 
 def proven(home: Path, **given: Any) -> ProofResult:
@@ -165,11 +167,7 @@ def test_a_changed_template_is_refused_with_the_first_token_that_differs(
 ) -> None:
     run(run_options(model=str(own_base), max_steps=1), home=hone_home, recorder=Listener())
     path = own_base / "chat_template.jinja"
-    changed = CHATML.replace("assistant\n", "helper\n")
-    assert changed != CHATML
-    path.write_text(changed, encoding="utf-8")
-    from hone.errors import ModelError
-
+    path.write_text(OTHER_TEMPLATE, encoding="utf-8")
     with pytest.raises(ModelError) as raised:
         load("questions", hone_home)
     assert raised.value.details
@@ -213,4 +211,4 @@ def test_the_proof_files_agree_with_the_result(finished: Finished) -> None:
     assert set(PROBE_NAMES) <= {path.name for path in (finished.folder / "adapter").iterdir()}
     report = (finished.folder / "report.html").read_text(encoding="utf-8")
     for invariant in finished.result["proof"]:
-        assert invariant["name"] in report
+        assert html.escape(invariant["name"], quote=False).replace("'", "&#39;") in report

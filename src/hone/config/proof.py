@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hone.config.schema import RunConfig
+from hone.config.schema import TrainConfig
 
 __all__ = ["PROOF_OPTIONS", "ProofConfig"]
 
@@ -19,7 +19,7 @@ PROOF_OPTIONS = (
 """Those of a run's options that its proof before training depends on, and the version."""
 
 
-class ProofConfig(RunConfig):
+class ProofConfig(TrainConfig):
     """Options of ``hone proof``; those of a run mean what they mean there."""
 
     version: _Text | None = Field(
@@ -27,4 +27,7 @@ class ProofConfig(RunConfig):
     )
     data: _Text | None = Field(  # type: ignore[assignment]  # a run always has rows, a version's proof names none
         None, description="Training rows to check before a run, in place of a version."
+    )
+    evaluation_data: _Text | None = Field(
+        None, alias="eval", description="With --data, a file of held-out rows; rows are set aside unless given."
     )

@@ -22,7 +22,16 @@ from hone.proof.invariant import Invariant, listed
 from hone.proof.sample import sample_sequences
 from hone.types import TokenSequence
 
-__all__ = ["check_merged", "check_probe", "check_stops", "check_training", "probe_sequences", "write_probe"]
+__all__ = [
+    "check_merged",
+    "check_probe",
+    "check_stops",
+    "check_training",
+    "is_of_dtype",
+    "probe_sequences",
+    "stored_rows_logprobs",
+    "write_probe",
+]
 
 _PROBE_TOKENS = 512
 _MIN_STOP_SHARE = 0.9
@@ -103,8 +112,34 @@ def write_probe(
         "supervised": torch.tensor([flag for sequence in sequences for flag in sequence.supervised]),
         "tuned": tuned_S,
         "base": base_S,
+        "value_bytes": torch.tensor([model.dtype.itemsize]),
     }
     write_atomically(path, save(tensors))
+
+
+def is_of_dtype(path: Path, dtype: torch.dtype) -> bool:
+    """Whether a probe was written in ``dtype``: another one gives other numbers, and says nothing of the files.
+
+    Args:
+        path: what :func:`write_probe` wrote; one from before the type was stored counts as of the same.
+        dtype: of the model now.
+    """
+    stored = load_file(path).get("value_bytes")
+    return stored is None or int(stored) == dtype.itemsize
+
+
+def stored_rows_logprobs(path: Path, model: PreTrainedModel, *, forward: Forward) -> torch.Tensor:
+    """Log-probabilities [S] that ``model`` now gives the supervised tokens of a probe's rows, on the processor.
+
+    Args:
+        path: what :func:`write_probe` wrote.
+        model: the one to ask.
+        forward: the path.
+
+    Raises:
+        TrainingError: some are not finite.
+    """
+    return _probe_logprobs(model, _stored_sequences(load_file(path)), forward)
 
 
 def check_probe(path: Path, model: PreTrainedModel, *, forward: Forward) -> Invariant:
@@ -132,13 +167,14 @@ def check_probe(path: Path, model: PreTrainedModel, *, forward: Forward) -> Inva
     )  # fmt: skip
 
 
-def check_merged(path: Path, model: PreTrainedModel, *, forward: Forward) -> Invariant:
+def check_merged(path: Path, model: PreTrainedModel, *, tuned_S: torch.Tensor, forward: Forward) -> Invariant:
     """Invariant 11: the merged weights give the log-probabilities that the adapter gave.
 
     Args:
-        path: what :func:`write_probe` wrote.
+        path: what :func:`write_probe` wrote; its rows are read.
         model: with the adapter merged into its weights (:meth:`hone.model.adaptation.Adaptation.merge`).
-        forward: the same path as when it was written.
+        tuned_S: what :func:`stored_rows_logprobs` gave before.
+        forward: the same path as then.
 
     Raises:
         TrainingError: some log-probability is not finite.
@@ -146,8 +182,8 @@ def check_merged(path: Path, model: PreTrainedModel, *, forward: Forward) -> Inv
     probe = load_file(path)
     sequences = _stored_sequences(probe)
     found_S = _probe_logprobs(model, sequences, forward)
-    gap = _rms(found_S - probe["tuned"])
-    distance = _rms(probe["base"] - probe["tuned"])
+    gap = _rms(found_S - tuned_S)
+    distance = _rms(probe["base"] - tuned_S)
     is_float32 = model.dtype == torch.float32
     tolerance = max(_MERGED_NATS[is_float32], _MERGED_SHARE[is_float32] * distance)
     return Invariant(

@@ -172,6 +172,23 @@ def load_answerer(
     if version is not None:
         verify_version(version)
     notes = _notes_of_run(folder)
+    base, renderer, base_renderer = _load_same_base(reference, notes, folder, home, device, dtype, note)
+    adaptation = load_adaptation(base.model, folder / "adapter")
+    if not notes.get("reference_path"):
+        fuse_adapted_layers(base.model)  # as in training, so that the sums are rounded alike
+    name = version.reference if version else folder.name
+    answerer = Answerer(name, base, renderer, folder, version, notes, adaptation, base_renderer)
+    return _reproduced(answerer, note, refuse_changed=refuse_changed)
+
+
+def _load_same_base(
+    reference: str, notes: JsonDict, folder: Path, home: Path, device: str | None, dtype: str | None, note: Note
+) -> tuple[LoadedModel, Renderer, Renderer | None]:
+    """The base that a run was trained on, its renderer, and the base's own renderer where training added tokens.
+
+    Raises:
+        ModelError: base, template or tokenizer is not the one it was trained with.
+    """
     base = load_base_as(
         notes["base_name"], quantize=notes.get("quantize"), home=home, device=device, dtype=dtype, note=note
     )
@@ -203,12 +220,7 @@ def load_answerer(
             why="the adapter would read other tokens than it was trained on",
             remedy="put the old files back, or train again",
         )
-    adaptation = load_adaptation(base.model, folder / "adapter")
-    if not notes.get("reference_path"):
-        fuse_adapted_layers(base.model)  # as in training, so that the sums are rounded alike
-    name = version.reference if version else folder.name
-    answerer = Answerer(name, base, renderer, folder, version, notes, adaptation, base_renderer)
-    return _reproduced(answerer, note, refuse_changed=refuse_changed)
+    return base, renderer, base_renderer
 
 
 def _reproduced(answerer: Answerer, note: Note, *, refuse_changed: bool) -> Answerer:

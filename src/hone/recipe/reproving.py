@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hone.errors import ModelError
 from hone.proof.invariant import Invariant
-from hone.proof.postflight import check_merged, check_probe
+from hone.proof.postflight import check_merged, check_probe, is_of_dtype, stored_rows_logprobs
 from hone.recipe.inference import Answerer, training_path
 from hone.recipe.run_files import PROBE_FILE
 
@@ -24,7 +24,7 @@ def measure_reloaded(answerer: Answerer) -> list[Invariant]:
         TrainingError: some log-probability is not finite.
     """
     probe = _probe_of(answerer)
-    if probe is None:
+    if probe is None or not is_of_dtype(probe, answerer.base.model.dtype):
         return [] if answerer.reproduced is None else [answerer.reproduced]
     forward, path = training_path(answerer.base.model, reference=answerer.reference_path)
     with path:
@@ -32,7 +32,7 @@ def measure_reloaded(answerer: Answerer) -> list[Invariant]:
     conversations = answerer.reproduced
     if conversations is None:
         return [rows]
-    worse = rows if not rows.holds else conversations
+    worse = conversations if not conversations.holds else rows
     both = f"{rows.checked}; {conversations.checked}: {conversations.measured:.2g}, {conversations.bound}"
     return [
         replace(rows, holds=rows.holds and conversations.holds, checked=both, remedy=worse.remedy, found=worse.found)
@@ -51,14 +51,17 @@ def measure_merged(answerer: Answerer) -> list[Invariant]:
     probe = _probe_of(answerer)
     if probe is None or answerer.adaptation is None:
         return []
+    model = answerer.base.model
+    forward, path = training_path(model, reference=answerer.reference_path)
+    with path:
+        tuned_S = stored_rows_logprobs(probe, model, forward=forward)
     try:
         answerer.adaptation.merge()
     except ModelError:
         return []  # a base in 4 bits holds no sum
-    model = answerer.base.model
     forward, path = training_path(model, reference=answerer.reference_path)
     with path:
-        return [check_merged(probe, model, forward=forward)]
+        return [check_merged(probe, model, tuned_S=tuned_S, forward=forward)]
 
 
 def _probe_of(answerer: Answerer) -> Path | None:
