@@ -44,5 +44,5 @@ def test_equal_remedies_are_said_once() -> None:
 
 def test_it_goes_through_json_and_back() -> None:
     one = invariant(9, holds=True)
-    assert set(one.to_json()) == {"number", "name", "holds", "measured", "bound", "checked", "remedy"}
+    assert set(one.to_json()) == {"number", "name", "holds", "measured", "bound", "checked", "remedy", "found"}
     assert Invariant(**json.loads(json.dumps(one.to_json(), ensure_ascii=False))) == one

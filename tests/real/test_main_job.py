@@ -116,7 +116,7 @@ def test_the_validation_loss_falls(job: Job, answerer: Answerer, sequences: dict
 
 def test_the_proof_holds(job: Job) -> None:
     proof = {one["number"]: one for one in job.result["proof"]}
-    assert sorted(proof) == [1, 2, 3, 5, 6, 8, 9, 10, 12]
+    assert sorted(proof) == list(range(1, 13))
     # answers are cut after 24 tokens here, so few end by themselves
     assert [number for number, one in proof.items() if not one["holds"]] in ([], [12])
 

@@ -20,6 +20,7 @@ from hone.cli.generate import generate
 from hone.cli.models import models
 from hone.cli.output import prepare_streams, show
 from hone.cli.plan import plan
+from hone.cli.proof import proof
 from hone.cli.run import run
 from hone.cli.signals import terminates_as_ctrl_c
 from hone.cli.train import train
@@ -57,6 +58,7 @@ app.command("chat", epilog="Example: hone chat support --base")(chat)
 app.command("generate", epilog='Example: hone generate support "Where is my order?"')(generate)
 app.command("train", epilog="Example: hone train examples.jsonl --output my-run --epochs 3")(train)
 app.command("evaluate", epilog="Example: hone evaluate support held_out.jsonl")(evaluate)
+app.command("proof", epilog="Example: hone proof support    or: hone proof --data examples.jsonl")(proof)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 app.command("plan", epilog="Example: hone plan examples.jsonl --target-device h100 --rate 2.5/h")(plan)

@@ -121,7 +121,8 @@ def proof_lines(proof: Sequence[_Json], *, columns: int) -> Iterator[str | Text]
     yield labelled("Proof", f"{held} of {len(proof)} invariants hold on this model and data", columns=columns)
     for one in failed:
         figures = f"measured {one['measured']:g}, bound {one['bound']} ({one['checked']})"
-        text = f"Does not hold: {one['number']}. {one['name']}: {figures}. What to do: {one['remedy']}"
+        found = f" Found: {one['found']}." if one.get("found") else ""
+        text = f"Does not hold: {one['number']}. {one['name']}: {figures}.{found} What to do: {one['remedy']}"
         yield labelled("", text, columns=columns, hang=2)
 
 

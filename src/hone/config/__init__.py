@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hone.config.load import dump_resolved, load_config
 from hone.config.plan import PlanConfig
+from hone.config.proof import PROOF_OPTIONS, ProofConfig
 from hone.config.schema import (
     DEFAULT_MODEL,
     ChatConfig,
@@ -16,10 +17,12 @@ from hone.config.schema import (
 
 __all__ = [
     "DEFAULT_MODEL",
+    "PROOF_OPTIONS",
     "ChatConfig",
     "EvaluateConfig",
     "GenerateConfig",
     "PlanConfig",
+    "ProofConfig",
     "RunConfig",
     "TrainConfig",
     "dump_resolved",

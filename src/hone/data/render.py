@@ -108,6 +108,10 @@ class Renderer:
         """Hash of all that decides the rendered text: template, keywords, message form, date, special tokens."""
         return self._hash
 
+    def token_text(self, token: int) -> str:
+        """The text of one token id, special ones written out."""
+        return self._tokens.decode([token])
+
     def describe(self) -> JsonDict:
         """What was chosen for this template, for storage with a version, and how many rows took an uncommon way."""
         settings = self._settings

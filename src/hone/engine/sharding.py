@@ -24,7 +24,7 @@ from hone.data.pack import PackedBatch
 from hone.engine.parallel import Parallel
 from hone.model.forward import Forward
 
-__all__ = ["needs_sharding", "shard_model"]
+__all__ = ["ShardedForward", "needs_sharding", "shard_model"]
 
 # Share of a device's free memory that weights, gradients and optimizer state may take; the rest is for activations.
 _SHARE_FOR_WEIGHTS = 0.6
@@ -47,7 +47,7 @@ def needs_sharding(*, weight_bytes: int, trainable_values: int, available_bytes:
 
 def shard_model(
     model: PreTrainedModel, forward: Forward, parallel: Parallel, *, replicated: Collection[nn.Parameter]
-) -> tuple[Forward, Parallel]:
+) -> tuple[ShardedForward, Parallel]:
     """Shard the weights of ``model`` in place over all processes.
 
     Every forward pass must from now on go through the one returned. Parameters are other objects afterwards: ask the
@@ -69,29 +69,47 @@ def shard_model(
         parameter.data = parameter.data.to(device)
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     options: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "ignored_params": set(replicated)}
-    root = _WholePass(model, forward)
+    root = _WholePass(model)
     for unit in [*_decoder_layers(model), root]:
         sharded: FSDPModule = fully_shard(unit, **options)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
 
-    def sharded_forward(_: PreTrainedModel, batch: PackedBatch) -> Tensor:
-        logprobs_S: Tensor = root(batch)
-        return logprobs_S
+    return ShardedForward(root, forward), replace(parallel, in_step=True)
 
-    return sharded_forward, replace(parallel, in_step=True)
+
+class ShardedForward:
+    """A forward pass over sharded weights, which all processes make together.
+
+    Args:
+        root: holds the model, and gathers its weights while it runs.
+        forward: the pass to make.
+    """
+
+    def __init__(self, root: _WholePass, forward: Forward) -> None:
+        self._root = root
+        self.forward = forward
+
+    def __call__(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+        """What the pass gives for ``batch``; the model is the sharded one, whichever is named."""
+        del model
+        found: Tensor = self._root(batch, self.forward)
+        return found
+
+    def through(self, other: Forward) -> ShardedForward:
+        """Another pass over the same weights, as the one that gives logits."""
+        return ShardedForward(self._root, other)
 
 
 class _WholePass(nn.Module):
     """A forward pass as a module, so that its weights are gathered while it runs."""
 
-    def __init__(self, model: PreTrainedModel, forward: Forward) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self._pass = forward
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        return self._pass(self.model, batch)
+    def forward(self, batch: PackedBatch, through: Forward) -> Tensor:
+        return through(self.model, batch)
 
 
 def _decoder_layers(module: nn.Module) -> Iterator[nn.Module]:

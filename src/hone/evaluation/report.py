@@ -209,9 +209,10 @@ def _curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str | None:
 def _proof_row(item: Mapping[str, Any]) -> JsonDict:
     mark, word, style = ("✓", "holds", "good") if item["holds"] else ("✕", "does not hold", "bad")
     values = {key: item.get(key) for key in ("number", "name", "measured", "bound", "checked")}
+    found = f"{item['found']}: " if item.get("found") else ""
     return {
         **values,
-        "remedy": None if item["holds"] else item.get("remedy"),
+        "remedy": None if item["holds"] or not item.get("remedy") else f"{found}{item['remedy']}",
         "mark": mark,
         "word": word,
         "style": style,

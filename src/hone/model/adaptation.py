@@ -54,7 +54,13 @@ class Adaptation(Protocol):
         """(moved away from the base, finite) for each part that is trained, by name."""
 
     def save(
-        self, folder: Path, *, tokenizer: PreTrainedTokenizerBase, base_name: str, notes: Mapping[str, Any]
+        self,
+        folder: Path,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        base_name: str,
+        notes: Mapping[str, Any],
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Write files that :func:`load_adaptation` reads.
 
@@ -63,6 +69,7 @@ class Adaptation(Protocol):
             tokenizer: written where the files are a whole model.
             base_name: recorded where the format has a place for it.
             notes: what hone needs to load it safely; stands in ``hone.json``.
+            files: content of further files beside it, by name.
 
         Raises:
             ModelError: a value is not finite; nothing is written.

@@ -60,6 +60,7 @@ def save_adapter(
     base_name: str,
     notes: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write the adapter of ``model`` as ``folder``: whole, with its sums, or not at all.
 
@@ -69,6 +70,7 @@ def save_adapter(
         base_name: recorded as ``base_model_name_or_path``.
         notes: what hone needs to load it safely (hash of the base, template); stands in ``hone.json`` beside it.
         tokenizer: written beside it, where it has tokens that the base's has not.
+        files: content of further files beside it, by name.
 
     Raises:
         ModelError: the adapter holds a value that is not finite; nothing is written.
@@ -96,11 +98,13 @@ def save_adapter(
         write_json(temporary / _CONFIG, config)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
-        seal_adapter(temporary, notes)
+        seal_adapter(temporary, notes, files or {})
 
 
-def seal_adapter(folder: Path, notes: Mapping[str, Any]) -> None:
-    """Write the notes beside a trained result, and the sums of all its files, which each load compares."""
+def seal_adapter(folder: Path, notes: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Write notes and further files beside a trained result, and the sums of all, which each load compares."""
+    for name, content in files.items():
+        write_atomically(folder / name, content)
     write_json(folder / NOTES_FILE, {**notes, _SEALED: True})
     seal_folder(folder, facts={})
 

@@ -16,10 +16,23 @@ from hone.data.pack import PackedBatch
 from hone.model.attention_groups import AttentionGroups
 from hone.model.head import find_output_head, token_logprobs
 
-__all__ = ["Forward", "packed_logits", "packed_logprobs", "padded_logits", "padded_logprobs", "targets_of"]
+__all__ = [
+    "Forward",
+    "logits_pass",
+    "packed_logits",
+    "packed_logprobs",
+    "padded_logits",
+    "padded_logprobs",
+    "targets_of",
+]
 
 # (model, batch) to the log-probabilities [S] of the supervised tokens, float32
 Forward = Callable[[PreTrainedModel, PackedBatch], Tensor]
+
+
+def logits_pass(forward: Forward) -> Forward:
+    """The pass that gives logits [S, V] of the same path as ``forward``, one of this module's two."""
+    return packed_logits if forward is packed_logprobs else padded_logits
 
 
 def packed_logprobs(model: PreTrainedModel, batch: PackedBatch) -> Tensor:

@@ -53,11 +53,17 @@ class LowRankAdaptation:
         return layers | ({} if tokens is None else tokens.parts())
 
     def save(
-        self, folder: Path, *, tokenizer: PreTrainedTokenizerBase, base_name: str, notes: Mapping[str, Any]
+        self,
+        folder: Path,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        base_name: str,
+        notes: Mapping[str, Any],
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Write a PEFT adapter; with added tokens, the tokenizer that has them beside it."""
         extended = tokenizer if added_tokens_of(self.model) is not None else None
-        save_adapter(self.model, folder, base_name=base_name, notes=notes, tokenizer=extended)
+        save_adapter(self.model, folder, base_name=base_name, notes=notes, tokenizer=extended, files=files)
 
     def merge(self) -> None:
         """Add the updates to the weights; the model is a plain one afterwards."""

@@ -104,7 +104,13 @@ class PeftAdaptation:
         }
 
     def save(
-        self, folder: Path, *, tokenizer: PreTrainedTokenizerBase, base_name: str, notes: Mapping[str, Any]
+        self,
+        folder: Path,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        base_name: str,
+        notes: Mapping[str, Any],
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Write what PEFT writes."""
         del tokenizer  # is the base's
@@ -121,7 +127,7 @@ class PeftAdaptation:
                 # False: "auto" would ask the hub about the base
                 self._wrapped.save_pretrained(temporary, save_embedding_layers=False)
                 (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-                seal_adapter(temporary, notes)
+                seal_adapter(temporary, notes, files or {})
         except SafetensorError as error:  # its writer's own form of OSError: no space, no permission
             raise StorageError(f"cannot be written: {error}", where=str(folder)) from error
 

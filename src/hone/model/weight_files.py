@@ -64,7 +64,13 @@ class WeightAdaptation:
         return self._weights.parts()
 
     def save(
-        self, folder: Path, *, tokenizer: PreTrainedTokenizerBase, base_name: str, notes: Mapping[str, Any]
+        self,
+        folder: Path,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        base_name: str,
+        notes: Mapping[str, Any],
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Write a model folder, or the changed tensors."""
         del base_name  # stands in the notes
@@ -83,7 +89,7 @@ class WeightAdaptation:
                         tokenizer.save_pretrained(temporary)
                 else:
                     write_atomically(temporary / CHANGED_WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
-                seal_adapter(temporary, notes)
+                seal_adapter(temporary, notes, files or {})
         except SafetensorError as error:  # its writer's own form of OSError: no space, no permission
             raise StorageError(f"cannot be written: {error}", where=str(folder)) from error
 

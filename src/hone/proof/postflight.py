@@ -1,4 +1,4 @@
-"""Invariants checked after training: the adapter moved, it survives being saved, and the model ends its answers.
+"""Invariants checked after training: what was trained moved, survives being saved and merged, and ends its answers.
 
 Shape legend: S supervised tokens of the probe.
 """
@@ -18,13 +18,26 @@ from hone.errors import TrainingError
 from hone.files import write_atomically
 from hone.model.forward import Forward
 from hone.model.lora import adapter_disabled
-from hone.proof.invariant import Invariant
+from hone.proof.invariant import Invariant, listed
+from hone.proof.sample import sample_sequences
 from hone.types import TokenSequence
 
-__all__ = ["check_probe", "check_stops", "check_training", "probe_sequences", "write_probe"]
+__all__ = [
+    "check_merged",
+    "check_probe",
+    "check_stops",
+    "check_training",
+    "is_of_dtype",
+    "probe_sequences",
+    "stored_rows_logprobs",
+    "write_probe",
+]
 
-_PROBE_ROWS = 3
+_PROBE_TOKENS = 512
 _MIN_STOP_SHARE = 0.9
+# What rounding the merged weights to bfloat16 may cost: this much (rms nats), or this share of the way from the base.
+_MERGED_NATS = {True: 1e-3, False: 0.05}
+_MERGED_SHARE = {True: 0.01, False: 0.15}
 
 
 def check_training(
@@ -40,21 +53,26 @@ def check_training(
         smallest_gradient_norm: over all steps; None where there was no step.
         largest_gradient_norm: over all steps; None where there was no step.
     """
-    bad = [name for name, (moved, finite) in parts.items() if not (moved and finite)]
+    bad = [
+        f"{name} {'did not move' if finite else 'is not finite'}"
+        for name, (moved, finite) in parts.items()
+        if not (moved and finite)
+    ]
     smallest = smallest_gradient_norm or 0.0
     finite = largest_gradient_norm is not None and math.isfinite(largest_gradient_norm)
+    found = listed(bad) if parts else "no layer has an adapter: nothing was trained"
     return Invariant(
         9, "gradients were finite and not zero, and the adapter moved in every layer",
-        finite and smallest > 0 and not bad, len(bad),
+        bool(parts) and finite and smallest > 0 and not bad, len(bad),
         f"0 of {len(parts)} layers unmoved or not finite; smallest gradient norm {smallest:.2g} > 0",
         f"{len(parts)} layers",
-        "raise --learning-rate if nothing moved; lower it or use --dtype float32 if a value is not finite",
+        "raise --learning-rate if nothing moved; lower it or use --dtype float32 if a value is not finite", found,
     )  # fmt: skip
 
 
 def probe_sequences(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
-    """The rows that the probe reads: the shortest, so that it costs little."""
-    return sorted(sequences, key=lambda sequence: len(sequence.ids))[:_PROBE_ROWS]
+    """The rows that the probe reads: a short, a middle and the longest, with 512 tokens together at most."""
+    return sample_sequences(sequences, max_tokens=_PROBE_TOKENS)
 
 
 @torch.inference_mode()
@@ -94,8 +112,34 @@ def write_probe(
         "supervised": torch.tensor([flag for sequence in sequences for flag in sequence.supervised]),
         "tuned": tuned_S,
         "base": base_S,
+        "value_bytes": torch.tensor([model.dtype.itemsize]),
     }
     write_atomically(path, save(tensors))
+
+
+def is_of_dtype(path: Path, dtype: torch.dtype) -> bool:
+    """Whether a probe was written in ``dtype``: another one gives other numbers, and says nothing of the files.
+
+    Args:
+        path: what :func:`write_probe` wrote; one from before the type was stored counts as of the same.
+        dtype: of the model now.
+    """
+    stored = load_file(path).get("value_bytes")
+    return stored is None or int(stored) == dtype.itemsize
+
+
+def stored_rows_logprobs(path: Path, model: PreTrainedModel, *, forward: Forward) -> torch.Tensor:
+    """Log-probabilities [S] that ``model`` now gives the supervised tokens of a probe's rows, on the processor.
+
+    Args:
+        path: what :func:`write_probe` wrote.
+        model: the one to ask.
+        forward: the path.
+
+    Raises:
+        TrainingError: some are not finite.
+    """
+    return _probe_logprobs(model, _stored_sequences(load_file(path)), forward)
 
 
 def check_probe(path: Path, model: PreTrainedModel, *, forward: Forward) -> Invariant:
@@ -110,6 +154,47 @@ def check_probe(path: Path, model: PreTrainedModel, *, forward: Forward) -> Inva
         TrainingError: some log-probability is not finite.
     """
     probe = load_file(path)
+    sequences = _stored_sequences(probe)
+    found_S = _probe_logprobs(model, sequences, forward)
+    gap = float((found_S - probe["tuned"]).abs().max())
+    distance = float((found_S - probe["base"]).abs().max())
+    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
+    return Invariant(
+        10, "saved, and reloaded in a fresh process, it gives the log-probabilities it had in memory",
+        gap <= tolerance and distance > gap, gap,
+        f"largest difference <= {tolerance:g} nats, and under its distance from the base ({distance:.3g})",
+        f"{len(found_S)} tokens of {len(sequences)} rows", "the adapter's files are damaged or its base has changed",
+    )  # fmt: skip
+
+
+def check_merged(path: Path, model: PreTrainedModel, *, tuned_S: torch.Tensor, forward: Forward) -> Invariant:
+    """Invariant 11: the merged weights give the log-probabilities that the adapter gave.
+
+    Args:
+        path: what :func:`write_probe` wrote; its rows are read.
+        model: with the adapter merged into its weights (:meth:`hone.model.adaptation.Adaptation.merge`).
+        tuned_S: what :func:`stored_rows_logprobs` gave before.
+        forward: the same path as then.
+
+    Raises:
+        TrainingError: some log-probability is not finite.
+    """
+    probe = load_file(path)
+    sequences = _stored_sequences(probe)
+    found_S = _probe_logprobs(model, sequences, forward)
+    gap = _rms(found_S - tuned_S)
+    distance = _rms(probe["base"] - tuned_S)
+    is_float32 = model.dtype == torch.float32
+    tolerance = max(_MERGED_NATS[is_float32], _MERGED_SHARE[is_float32] * distance)
+    return Invariant(
+        11, "merged weights give the adapter's answers", gap <= tolerance, gap,
+        f"difference of log-probabilities (rms) <= {tolerance:.2g}; the base's is {distance:.3g}",
+        f"{len(found_S)} tokens of {len(sequences)} rows, merged in memory as {_name(model.dtype)}",
+        "keep the adapter beside its base, or merge with --dtype float32",
+    )  # fmt: skip
+
+
+def _stored_sequences(probe: Mapping[str, torch.Tensor]) -> list[TokenSequence]:
     sequences = []
     start = 0
     for length in probe["lengths"].tolist():
@@ -117,16 +202,15 @@ def check_probe(path: Path, model: PreTrainedModel, *, forward: Forward) -> Inva
         flags = tuple(bool(flag) for flag in probe["supervised"][window].tolist())
         sequences.append(TokenSequence(tuple(probe["ids"][window].tolist()), flags, row=0))
         start += length
-    found = _probe_logprobs(model, sequences, forward)
-    gap = float((found - probe["tuned"]).abs().max())
-    distance = float((found - probe["base"]).abs().max())
-    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
-    return Invariant(
-        10, "saved, and reloaded in a fresh process, it gives the log-probabilities it had in memory",
-        gap <= tolerance and distance > gap, gap,
-        f"largest difference <= {tolerance:g} nats, and under its distance from the base ({distance:.3g})",
-        f"{len(found)} tokens of {len(sequences)} rows", "the adapter's files are damaged or its base has changed",
-    )  # fmt: skip
+    return sequences
+
+
+def _rms(difference_S: torch.Tensor) -> float:
+    return float(difference_S.square().mean().sqrt())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def check_stops(stopped: Sequence[bool]) -> Invariant:

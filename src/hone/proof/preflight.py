@@ -1,144 +1,183 @@
-"""Invariants checked before training, on the user's own model and rows.
+"""Invariants of the computation, before training: packing, accumulation, the fast path, the adapter's start.
 
 Shape legend: T real tokens of a batch, S supervised tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch, pack
-from hone.data.render import Renderer
-from hone.data.split import near_copies
+from hone.engine.step import accumulate_gradients
 from hone.model.fast_layers import fast_layers_paused
 from hone.model.forward import Forward, padded_logits, targets_of
 from hone.model.lora import adapter_disabled
+from hone.objective.supervised import supervised_loss
 from hone.proof.invariant import Invariant
-from hone.types import Example, TokenSequence
+from hone.proof.sample import describe_sample, sample_sequences
+from hone.types import TokenSequence
 
-__all__ = ["check_model", "check_rows"]
+__all__ = ["Accumulate", "check_model"]
 
-_SAMPLE_ROWS = 16
-_SAMPLE_TOKENS = 256
+Accumulate = Callable[..., float]
+"""As :func:`hone.engine.step.accumulate_gradients`."""
+
 # Difference of log-probabilities that float32 sums in another order stay under, with room.
 _FLOAT32_NATS = 1e-4
-# Cosine of gradients, by whether the weights are float32. In bfloat16 both paths round: each lies at 0.99 to 0.995 of
-# the float32 gradient of its worst tensor, and 0.986 to 0.995 of each other, as measured on the ready tasks' rows.
-_LEAST_COSINE = {True: 0.9999, False: 0.95}
-# Standard deviation of B for the comparison of gradients.
+# Standard deviation of B while gradients are compared.
 _PROBE_SPREAD = 0.01
+_NO_GRADIENT = "no trained tensor has a gradient: nothing would be learned"
+_REFERENCE_REMEDY = "train this architecture on the reference path, with --reference-path"
 
 
-def check_rows(
-    train: Sequence[Example],
-    held_out: Sequence[Example],
-    sequences: Sequence[TokenSequence],
-    renderer: Renderer,
-    *,
-    bos_id: int | None,
-) -> list[Invariant]:
-    """Invariants 1, 2 and 8: what is trained on.
+@dataclass(frozen=True, slots=True)
+class _Rounding:
+    """How far two right computations may lie from each other in a model's type.
 
     Args:
-        train: the rows trained on.
-        held_out: the rows set aside.
-        sequences: ``train`` rendered.
-        renderer: the one that rendered them.
-        bos_id: the tokenizer's first token, where it has one.
+        eps: one unit in the last place of 1.
+        least_cosine: of gradients. In bfloat16 both paths round: each lies at 0.99 to 0.995 of the float32 gradient of
+            its worst tensor, and 0.986 to 0.995 of each other, as measured on the ready tasks' rows.
+        gradient_difference: over their norm, on one path with sums in another order.
+        routed: tokens are sent to experts, and 16 bits: a rounding may send one to another expert, which is no fault
+            and changes its row. What is typical of tokens and tensors is then compared, and not the worst.
     """
-    unsupervised = sum(sequence.num_supervised == 0 for sequence in sequences)
-    open_ended = sum(not _turns_end(sequence, renderer.stop_ids) for sequence in sequences)
-    sample = _spread(train)
-    by_row: dict[int, list[TokenSequence]] = defaultdict(list)
-    for sequence in sequences:
-        by_row[sequence.row].append(sequence)
-    wrong_prompts = sum(_prompts_differ(example, by_row[example.row], renderer) for example in sample)
-    double_bos = 0 if bos_id is None else sum(list(s.ids[:2]).count(bos_id) > 1 for s in sequences)
-    copies = near_copies(list(train), list(held_out)) if held_out else []
-    every = f"all {len(sequences)} sequences"
-    return [
-        Invariant(
-            1, "every row has supervised tokens, and each supervised turn's end is among them",
-            unsupervised + open_ended == 0, unsupervised + open_ended, "0 rows without", every,
-            "look at the rows with `hone data show`",
-        ),
-        Invariant(
-            2, "the prompt rendered for generation is a prefix of the row trained on, with one BOS at most",
-            wrong_prompts + double_bos == 0, wrong_prompts + double_bos, "0 rows that differ",
-            f"{len(sample)} of {len(train)} rows; BOS on all", "the chat template is not consistent; report the model",
-        ),
-        Invariant(
-            8, "no held-out row, nor a near-copy of one, is in the training rows", not copies, len(copies), "0 rows",
-            f"{len(train)} training against {len(held_out)} held-out rows", "remove the copies from the training file",
-        ),
-    ]  # fmt: skip
+
+    eps: float
+    least_cosine: float
+    gradient_difference: float
+    routed: bool
 
 
-def _prompts_differ(example: Example, sequences: Sequence[TokenSequence], renderer: Renderer) -> bool:
-    """Whether some supervised turn is not trained on right after the prompt that generation would give."""
-    for index, message in enumerate(example.messages):
-        if not message.supervised:
-            continue
-        prompt = renderer.prompt(example.messages[:index], example.tools)
-        # a turn that was cut for its length has no sequence that reaches it
-        reaching = [sequence for sequence in sequences if len(sequence.ids) > len(prompt)]
-        if reaching and not any(s.ids[: len(prompt)] == prompt and s.supervised[len(prompt)] for s in reaching):
-            return True
-    return False
+def _rounding_of(model: PreTrainedModel) -> _Rounding:
+    eps = torch.finfo(model.dtype).eps
+    if model.dtype == torch.float32:
+        return _Rounding(eps, 0.9999, 1e-3, routed=False)
+    shape = model.config.get_text_config()
+    experts = [getattr(shape, name, None) or 0 for name in ("num_local_experts", "num_experts", "n_routed_experts")]
+    return _Rounding(eps, 0.95, 0.05, routed=max(experts) > 1)
 
 
-def _turns_end(sequence: TokenSequence, stop_ids: Sequence[int]) -> bool:
-    flags = (*sequence.supervised, False)
-    return all(sequence.ids[at] in stop_ids for at in range(len(sequence.ids)) if flags[at] and not flags[at + 1])
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Loss in nats a token, log-probabilities, and each trained tensor's gradient, of one way to compute a step."""
+
+    loss: float
+    logprobs_S: Tensor
+    gradients: dict[str, Tensor]
 
 
-def _spread(examples: Sequence[Example]) -> list[Example]:
-    stride = max(1, len(examples) // _SAMPLE_ROWS)
-    return list(examples[::stride])[:_SAMPLE_ROWS]
-
-
-def check_model(model: PreTrainedModel, sequences: Sequence[TokenSequence], *, forward: Forward) -> list[Invariant]:
-    """Invariants 3, 5 and 6: how it is computed, on three short rows.
+def check_model(
+    model: PreTrainedModel,
+    sequences: Sequence[TokenSequence],
+    *,
+    parameters: Mapping[str, nn.Parameter],
+    forward: Forward,
+    accumulate: Accumulate = accumulate_gradients,
+) -> list[Invariant]:
+    """Invariants 3 to 6: how it is computed, on a short, a middle and the longest row.
 
     Args:
         model: with a fresh adapter attached; as it was, afterwards.
-        sequences: the rendered rows.
+        sequences: the rendered rows. Where none carries loss there is nothing to compute, and no invariant.
+        parameters: the trained tensors by name; see :meth:`hone.model.adaptation.Adaptation.parameters`.
         forward: the path that training takes.
+        accumulate: how training adds up the gradients of a step.
     """
-    sample = [_shortened(sequence) for sequence in sorted(sequences, key=lambda s: len(s.ids))[:3]]
+    sample = sample_sequences(sequences)
+    if not sample:
+        return []
     batch = pack(sample)
+    checked = describe_sample(sample, sequences)
     with torch.inference_mode():
-        packed_S = forward(model, batch)
-        leak = max(_leak(model, batch, row, packed_S, forward) for row in range(len(sample)))
-        reference_S, largest_logit = _reference(model, batch)
+        start_S = forward(model, batch)
+        leaks = [_leak(model, batch, row, start_S, forward) for row in range(len(sample))]
         with adapter_disabled(model):
-            base_gap = _rms(forward(model, batch) - packed_S)
-    gap = _rms(reference_S - packed_S)
-    cosine, least_cosine = _gradient_cosine(model, batch, forward), _LEAST_COSINE[model.dtype == torch.float32]
+            base_gap = _rms(forward(model, batch) - start_S)
+    reference = _Reference()
+    with _drawn_start(model, parameters):
+        once = _step(model, [batch], parameters, forward, accumulate)
+        plain = _step(model, [batch], parameters, reference, accumulate)
+        parts = _step(model, [pack([row]) for row in sample], parameters, forward, accumulate)
     # one unit in the last place of the largest logit: what another order of the same sums may change
-    last_place = largest_logit * torch.finfo(model.dtype).eps
+    rounding = _rounding_of(model)
+    last_place = reference.largest_logit * rounding.eps
     tolerance = max(_FLOAT32_NATS, last_place)
     # a disturbed neighbour changes no shape, and so not even the order of sums
-    leak_tolerance = max(_FLOAT32_NATS, last_place / 8)
-    checked = f"{len(sample)} rows, {batch.num_supervised} supervised tokens"
-    remedy = "train this architecture on the reference path, with --reference-path"
     return [
-        Invariant(3, "packed rows do not read each other", leak <= leak_tolerance, leak,
-                  f"change of the other rows' log-probabilities (rms) <= {leak_tolerance:.2g}", checked, remedy),
-        Invariant(5, "the fast path agrees with the reference path", gap <= tolerance and cosine >= least_cosine, gap,
-                  f"difference of log-probabilities (rms) <= {tolerance:.2g}; least cosine of a tensor's gradients "
-                  f"{cosine:.4f} >= {least_cosine}", checked, remedy),
+        _packing(leaks, sample, max(_FLOAT32_NATS, last_place / 8), checked),
+        _accumulation(once, parts, tolerance, checked, rounding),
+        _agreement(once, plain, tolerance, checked, rounding),
         Invariant(6, "with the adapter at initialisation the model equals its base", base_gap == 0.0, base_gap,
                   "difference of log-probabilities = 0", checked,
                   "report the model; its linear layers cannot be wrapped"),
     ]  # fmt: skip
+
+
+def _packing(leaks: Sequence[float], sample: Sequence[TokenSequence], tolerance: float, checked: str) -> Invariant:
+    worst = max(leaks, key=_not_finite_first)
+    holds = worst <= tolerance
+    moving = [f"changing row {row.row} moves the others by {leak:.2g}" for row, leak in zip(sample, leaks, strict=True)]
+    return Invariant(
+        3, "packed rows do not read each other", holds, worst,
+        f"change of the other rows' log-probabilities (rms) <= {tolerance:.2g}", checked, _REFERENCE_REMEDY,
+        "" if holds else moving[leaks.index(worst)],
+    )  # fmt: skip
+
+
+def _accumulation(once: _Pass, parts: _Pass, tolerance: float, checked: str, rounding: _Rounding) -> Invariant:
+    norms = {name: float(whole.norm()) for name, whole in once.gradients.items()}
+    gaps = {name: float((parts.gradients[name] - whole).norm()) for name, whole in once.gradients.items()}
+    norm = math.hypot(*norms.values())
+    if not norm:
+        difference = math.inf
+    elif rounding.routed:
+        difference = statistics.median(gaps[name] / norms[name] for name in gaps if norms[name])
+    else:
+        difference = math.hypot(*gaps.values()) / norm
+    loss_gap = abs(once.loss - parts.loss)
+    holds = difference <= rounding.gradient_difference and loss_gap <= tolerance
+    worst = max(gaps, key=lambda name: _not_finite_first(gaps[name]), default="")
+    whose = "a typical tensor's gradient" if rounding.routed else "all gradients"
+    return Invariant(
+        4, "one batch of k rows equals k accumulated batches of one", holds, difference,
+        f"difference of {whose} over the norm <= {rounding.gradient_difference:g}; of the losses {loss_gap:.2g} <= "
+        f"{tolerance:.2g}", checked, "report the model, and until then give --batch-size 1",
+        "" if holds else f"largest in {worst}" if norm else _NO_GRADIENT,
+    )  # fmt: skip
+
+
+def _agreement(once: _Pass, plain: _Pass, tolerance: float, checked: str, rounding: _Rounding) -> Invariant:
+    gaps_S = plain.logprobs_S - once.logprobs_S
+    gap = float(gaps_S.abs().median()) if rounding.routed else _rms(gaps_S)
+    cosines = _cosines(once.gradients, plain.gradients, eps=rounding.eps)
+    worst = min(cosines, key=lambda name: -_not_finite_first(-cosines[name]), default=None)
+    least = statistics.median(cosines.values()) if rounding.routed and worst else cosines[worst] if worst else 0.0
+    holds = gap <= tolerance and least >= rounding.least_cosine
+    if holds:
+        found = ""
+    elif worst is None:
+        found = _NO_GRADIENT
+    else:
+        found = f"least cosine in {worst}" if not least >= rounding.least_cosine else "the log-probabilities differ"
+    kinds = ("median", "median") if rounding.routed else ("rms", "least")
+    return Invariant(
+        5, "the fast path agrees with the reference path", holds, gap,
+        f"difference of log-probabilities ({kinds[0]}) <= {tolerance:.2g}; {kinds[1]} cosine of a tensor's gradients "
+        f"{least:.4f} >= {rounding.least_cosine}", checked, _REFERENCE_REMEDY, found,
+    )  # fmt: skip
+
+
+def _not_finite_first(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
 
 
 def _leak(model: PreTrainedModel, batch: PackedBatch, row: int, packed_S: Tensor, forward: Forward) -> float:
@@ -156,12 +195,19 @@ def _rms(difference_S: Tensor) -> float:
     return float(difference_S.square().mean().sqrt()) if difference_S.numel() else 0.0
 
 
-def _reference(model: PreTrainedModel, batch: PackedBatch) -> tuple[Tensor, float]:
-    """Log-probabilities from the model's own layers and eager attention on right-padded rows; and its largest logit."""
-    with _reference_path(model):
-        logits_SV = padded_logits(model, batch).float()
-    targets_S = targets_of(batch, logits_SV.device).unsqueeze(1)
-    return torch.log_softmax(logits_SV, dim=-1).gather(1, targets_S).squeeze(1), float(logits_SV.detach().abs().max())
+class _Reference:
+    """A forward pass of the model's own layers and eager attention on right-padded rows; keeps the largest logit."""
+
+    def __init__(self) -> None:
+        self.largest_logit = 0.0
+
+    def __call__(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+        """Log-probabilities [S] of the supervised tokens."""
+        with _reference_path(model):
+            logits_SV = padded_logits(model, batch).float()
+        self.largest_logit = max(self.largest_logit, float(logits_SV.detach().abs().max()))
+        targets_S = targets_of(batch, logits_SV.device).unsqueeze(1)
+        return torch.log_softmax(logits_SV, dim=-1).gather(1, targets_S).squeeze(1)
 
 
 @contextmanager
@@ -175,36 +221,55 @@ def _reference_path(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _gradient_cosine(model: PreTrainedModel, batch: PackedBatch, forward: Forward) -> float:
-    """The least cosine between a tensor's gradients on both paths; 1 where they point the same way."""
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+@contextmanager
+def _drawn_start(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """B drawn at random inside the block, because A has no gradient while B is zero; no gradients are left behind."""
     before = {name: one.detach().clone() for name, one in parameters.items() if name.endswith("lora_B")}
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        # B is zero at first, and then A would have no gradient to compare
         for name in before:
             parameters[name].copy_(torch.randn(parameters[name].shape, generator=generator) * _PROBE_SPREAD)
-    tensors = list(parameters.values())
-    # a tensor that a row does not reach, as an expert's, has a gradient of zero
-    found = torch.autograd.grad(forward(model, batch).sum(), tensors, materialize_grads=True)
-    expected = torch.autograd.grad(_reference(model, batch)[0].sum(), tensors, materialize_grads=True)
-    with torch.no_grad():
-        for name, start in before.items():
-            parameters[name].copy_(start)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, start in before.items():
+                parameters[name].copy_(start)
+        model.zero_grad(set_to_none=True)
+
+
+def _step(
+    model: PreTrainedModel,
+    batches: Sequence[PackedBatch],
+    parameters: Mapping[str, nn.Parameter],
+    forward: Forward,
+    accumulate: Accumulate,
+) -> _Pass:
+    """One step of training without its update."""
+    heard: list[Tensor] = []
+
+    def listening(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+        heard.append(forward(model, batch))
+        return heard[-1]
+
+    for parameter in parameters.values():
+        parameter.grad = None
+    loss = accumulate(model, batches, forward=listening, objective=supervised_loss)
+    # a tensor that no row reaches, as an expert's, has a gradient of zero
+    gradients = {name: torch.zeros_like(one) if one.grad is None else one.grad for name, one in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    return _Pass(loss, torch.cat([one.detach() for one in heard]), gradients)
+
+
+def _cosines(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, eps: float) -> dict[str, float]:
+    """The cosine between each tensor's gradients on both paths, where there is one: 1 where they point the same way."""
     # the gradient of some biases is zero by algebra, as of keys without rotary positions: what is left is rounding
-    rounding = 4 * torch.finfo(model.dtype).eps * max(float(one.norm()) for one in expected)
-    cosines = [
-        nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0)
-        for one, other in zip(found, expected, strict=True)
-        if (bool(other.any()) or bool(one.any())) and (other.dim() > 1 or float(other.norm()) > rounding)
-    ]
-    return min((float(cosine) for cosine in cosines), default=1.0)
-
-
-def _shortened(sequence: TokenSequence) -> TokenSequence:
-    if len(sequence.ids) <= _SAMPLE_TOKENS:
-        return sequence
-    first = sequence.supervised.index(True)
-    start = max(0, first - _SAMPLE_TOKENS // 2)
-    window = slice(start, start + _SAMPLE_TOKENS)
-    return replace(sequence, ids=sequence.ids[window], supervised=sequence.supervised[window])
+    rounding = 4 * eps * max((float(one.norm()) for one in expected.values()), default=0.0)
+    cosines = {}
+    for name, other in expected.items():
+        one = found[name]
+        if (bool(other.any()) or bool(one.any())) and (other.dim() > 1 or float(other.norm()) > rounding):
+            cosine = nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0)
+            cosines[name] = float(cosine)
+    return cosines

@@ -24,10 +24,10 @@ from hone.evaluation.verdict import Verdict, decide
 from hone.model.generate import Generation, SamplingSettings, generate
 from hone.model.lora import adapter_disabled
 from hone.proof.invariant import Invariant
-from hone.proof.postflight import check_probe, check_stops
+from hone.proof.postflight import check_stops
 from hone.recipe.inference import Answerer, load_answerer, training_path
+from hone.recipe.reproving import measure_merged, measure_reloaded
 from hone.recipe.rows import last_user_text, render_rows
-from hone.recipe.sft import PROBE_FILE
 from hone.types import ArmName, Example, JsonDict, TokenSequence
 
 __all__ = ["EvaluationResult", "evaluate"]
@@ -48,7 +48,7 @@ class EvaluationResult:
         evaluation: the ``evaluation`` object of the result.
         answers: every held-out row with each arm's answer and score.
         verdict: what it allows to say; None for a base alone, where there is nothing to decide.
-        proof: invariants 10 and 12, where a tuned model answered.
+        proof: invariants 10, 11 and 12, where a tuned model answered.
         settings: how answers were made, to repeat them.
         data: row counts of the held-out rows.
     """
@@ -77,7 +77,10 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         recorder.record(Event("note", {"text": text}))
 
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.version}"}))
-    answerer = load_answerer(config.version, home=home, device=config.device, dtype=config.dtype, note=note)
+    answerer = load_answerer(
+        config.version, home=home, device=config.device, dtype=config.dtype, note=note,
+        refuse_changed=not _is_run_folder(config.version),
+    )  # fmt: skip
     arms = _arms(config.arms, answerer)
     source = _rows_of(config, answerer)
     loaded = load_examples(source, mapping=config.mapping, limit=config.limit)
@@ -87,11 +90,7 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     references = [example.answer for example in examples]
     limit = config.max_new_tokens or _limit(answerer, sequences)
 
-    proof: list[Invariant] = []
-    if answerer.run_folder is not None and (answerer.run_folder / PROBE_FILE).exists():
-        forward, attention = training_path(answerer.base.model, reference=answerer.reference_path)
-        with attention:
-            proof.append(check_probe(answerer.run_folder / PROBE_FILE, answerer.base.model, forward=forward))
+    proof = measure_reloaded(answerer)
     results = [_answer(arm, answerer, examples, sequences, limit, recorder) for arm in arms]
     evaluation = evaluate_arms(
         _shape(answerer, examples),
@@ -105,11 +104,17 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     )
     tuned = next((result for result in results if result.arm == "tuned"), None)
     if tuned is not None:
-        proof.append(check_stops(tuned.stopped))
+        # last, because merging makes the model a plain one
+        proof += [*measure_merged(answerer), check_stops(tuned.stopped)]
     verdict = decide(evaluation) if answerer.is_tuned else None
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
     data = {"source": source, **loaded.ledger.summary()}
     return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data)
+
+
+def _is_run_folder(reference: str) -> bool:
+    """A run that may not be registered yet: what is wrong with it is measured, and registered as unproven."""
+    return (Path(reference) / "run.json").is_file()
 
 
 def _arms(wanted: Sequence[ArmName] | None, answerer: Answerer) -> list[ArmName]:

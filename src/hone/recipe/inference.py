@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from hone.data.render import Renderer, ensure_chat_template, has_reasoning
-from hone.errors import ConfigError, ModelError, StorageError, VersionError
+from hone.errors import ConfigError, ModelError, ProofError, StorageError, VersionError
 from hone.model.adaptation import Adaptation, load_adaptation
 from hone.model.adapter_files import read_adapter_notes
 from hone.model.added_tokens import add_tokens
@@ -21,7 +21,9 @@ from hone.model.fast_layers import FastLayers, fast_layers_enabled
 from hone.model.forward import Forward, packed_logprobs, padded_logprobs
 from hone.model.fused_lora import fuse_adapted_layers
 from hone.model.load import LoadedModel, load_base
+from hone.proof.invariant import Invariant, described
 from hone.recipe.adapting import load_base_as
+from hone.recipe.proving import first_difference, reproduce
 from hone.registry.versions import Version, resolve_version, verify_version
 from hone.types import ArmName, Example, JsonDict, Message
 
@@ -43,6 +45,7 @@ class Answerer:
         notes: what training wrote beside the adapter; empty for a plain base.
         adaptation: what was trained; None for a plain base.
         base_renderer: the base's own, where training added tokens.
+        reproduced: how it compares with the probe stored with it; None for a plain base, or where there is no probe.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Answerer:
     notes: JsonDict
     adaptation: Adaptation | None = None
     base_renderer: Renderer | None = None
+    reproduced: Invariant | None = None
 
     def renderer_of(self, arm: ArmName) -> Renderer:
         """The renderer of an arm: the base does not read the tokens that training added."""
@@ -136,9 +140,15 @@ def _fast_path(model: PreTrainedModel) -> Iterator[FastLayers]:
 
 
 def load_answerer(
-    reference: str, *, home: Path, device: str | None = None, dtype: str | None = None, note: Note
+    reference: str,
+    *,
+    home: Path,
+    device: str | None = None,
+    dtype: str | None = None,
+    note: Note,
+    refuse_changed: bool = True,
 ) -> Answerer:
-    """Load what ``reference`` names.
+    """Load what ``reference`` names, and hold it against the probe stored with it. Every loader comes through here.
 
     Args:
         reference: ``support``, ``support@3``, ``support@production``, a run's folder, or any name of a base.
@@ -146,10 +156,14 @@ def load_answerer(
         device: as for training; chosen where None.
         dtype: as for training; chosen where None.
         note: receives sentences for the user.
+        refuse_changed: False loads a version all the same where it does not reproduce its probe, to look at it;
+            ``reproduced`` then says so.
 
     Raises:
         VersionError, ModelError: there is no such thing; or the base or template is not the one it was trained with.
         StorageError: its files are not those that were registered.
+        ProofError: it does not reproduce its probe; the first token that differs is named. A version that was
+            registered as unproven for that reason is loaded with a note.
     """
     version, folder = _find_run(reference, home, note)
     if folder is None:
@@ -158,6 +172,23 @@ def load_answerer(
     if version is not None:
         verify_version(version)
     notes = _notes_of_run(folder)
+    base, renderer, base_renderer = _load_same_base(reference, notes, folder, home, device, dtype, note)
+    adaptation = load_adaptation(base.model, folder / "adapter")
+    if not notes.get("reference_path"):
+        fuse_adapted_layers(base.model)  # as in training, so that the sums are rounded alike
+    name = version.reference if version else folder.name
+    answerer = Answerer(name, base, renderer, folder, version, notes, adaptation, base_renderer)
+    return _reproduced(answerer, note, refuse_changed=refuse_changed)
+
+
+def _load_same_base(
+    reference: str, notes: JsonDict, folder: Path, home: Path, device: str | None, dtype: str | None, note: Note
+) -> tuple[LoadedModel, Renderer, Renderer | None]:
+    """The base that a run was trained on, its renderer, and the base's own renderer where training added tokens.
+
+    Raises:
+        ModelError: base, template or tokenizer is not the one it was trained with.
+    """
     base = load_base_as(
         notes["base_name"], quantize=notes.get("quantize"), home=home, device=device, dtype=dtype, note=note
     )
@@ -178,20 +209,41 @@ def load_answerer(
     if renderer.template_hash != template["template_hash"]:
         raise ModelError(
             f"the chat template of {notes['base_name']} renders otherwise than when {reference} was trained",
+            details=first_difference(folder / "adapter", renderer),
             why="a prompt that looks different from the training rows gets worse answers",
             remedy="use the versions of transformers and of the base stored in the run's result.json, or train again",
         )
     if notes.get("tokenizer_hash") not in (None, base.tokenizer_hash):
         raise ModelError(
             f"the tokenizer of {notes['base_name']} has changed since {reference} was trained",
+            details=first_difference(folder / "adapter", renderer),
             why="the adapter would read other tokens than it was trained on",
             remedy="put the old files back, or train again",
         )
-    adaptation = load_adaptation(base.model, folder / "adapter")
-    if not notes.get("reference_path"):
-        fuse_adapted_layers(base.model)  # as in training, so that the sums are rounded alike
-    name = version.reference if version else folder.name
-    return Answerer(name, base, renderer, folder, version, notes, adaptation, base_renderer)
+    return base, renderer, base_renderer
+
+
+def _reproduced(answerer: Answerer, note: Note, *, refuse_changed: bool) -> Answerer:
+    """The same, held against its probe; and what is known to be wrong with it is said."""
+    assert answerer.run_folder is not None, "a plain base has no probe"
+    forward, path = training_path(answerer.base.model, reference=answerer.reference_path)
+    with path:
+        found = reproduce(answerer.run_folder / "adapter", answerer.base.model, answerer.renderer, forward=forward)
+    failed = [one for one in (answerer.version and answerer.version.proof) or [] if not one["holds"]]
+    known = any(one["number"] == 10 for one in failed)
+    if found is None:
+        note(f"{answerer.name} has no probe: it was made before probes were stored, so nobody can tell whether it is "
+             "as it was saved")  # fmt: skip
+    elif not found.holds and refuse_changed and not known:
+        raise ProofError(
+            f"{answerer.name} is not what was saved: {found.found}",
+            why="it would give answers that nobody has measured",
+            remedy=f"{found.remedy}; `hone proof {answerer.name}` shows all that can be checked",
+            details=[described(found)],
+        )
+    for one in failed:
+        note(f"{answerer.name} is unproven: {described(Invariant(**one))}")
+    return replace(answerer, reproduced=found)
 
 
 def _notes_of_run(folder: Path) -> JsonDict:

@@ -24,6 +24,7 @@ from hone.files import write_json
 from hone.model.catalog import resolve_model
 from hone.proof.invariant import Invariant
 from hone.recipe.audit import audit_file, describe_warnings, require_usable
+from hone.recipe.model_card import write_model_card
 from hone.recipe.reporting import write_run_report
 from hone.recipe.run_files import describe_documents, held_out_file, store_proof
 from hone.recipe.sft import SftResult, train_sft
@@ -73,7 +74,7 @@ def run(
     name = check_name(config.name) if config.name else version_name_for(config.data)
     if config.metric:
         metric_named(config.metric)  # a misspelt one is to be found now, not after the training
-    resolve_model(config.model, home=home)
+    source = resolve_model(config.model, home=home)
     documents = describe_documents(config.documents)
     loaded = load_examples(config.data, mapping=config.mapping)
     held_out_data = load_examples(config.evaluation_data, mapping=config.mapping) if config.evaluation_data else None
@@ -101,6 +102,7 @@ def run(
             "report": str(work.folder.report_html),
         }
         write_run_report(work.folder, trained.config, result, answers=answered["answers"])
+        write_model_card(work.folder.adapter, version.reference, result, source=source)
         work.folder.finish(result)
     return result
 
@@ -118,7 +120,7 @@ def train(
 
     Args and errors as for :func:`run`.
     """
-    resolve_model(config.model, home=home)
+    source = resolve_model(config.model, home=home)
     loaded = load_examples(config.data, mapping=config.mapping)
     audit = _audited(config)
     name = version_name_for(config.data)
@@ -131,6 +133,7 @@ def train(
         if not parallel.is_first:
             return {}
         result = _result(work.folder, trained, trained.proof)
+        write_model_card(work.folder.adapter, work.folder.name, result, source=source)
         work.folder.finish(result)
     return result
 

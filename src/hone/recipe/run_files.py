@@ -26,6 +26,7 @@ from hone.registry.runs import RunFolder
 from hone.types import JsonDict
 
 __all__ = [
+    "PROBE_FILE",
     "describe_base",
     "describe_data",
     "describe_documents",
@@ -34,6 +35,9 @@ __all__ = [
     "store_inputs",
     "store_proof",
 ]
+
+PROBE_FILE = "probe.safetensors"
+"""Log-probabilities of some rows of the training, in the run's folder, for invariants 10 and 11."""
 
 _Config = TypeVar("_Config", bound=TrainConfig)
 

@@ -32,7 +32,6 @@ from hone.planning.choose import TrainingChoices
 from hone.planning.shape import shape_of
 from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
-from hone.proof.preflight import check_model, check_rows
 from hone.recipe.adapting import (
     NewTokens,
     attach_method,
@@ -45,14 +44,14 @@ from hone.recipe.inference import make_renderer, training_path
 from hone.recipe.placement import memory_for_training, place_base, require_same_work
 from hone.recipe.planned import plan_run
 from hone.recipe.planner import choose_numbers
+from hone.recipe.proving import check_before, probe_files
 from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
-from hone.recipe.run_files import describe_base, describe_data, describe_training, store_inputs, store_proof
+from hone.recipe.run_files import PROBE_FILE, describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.registry.runs import RunFolder
 from hone.types import Example, JsonDict
 
-__all__ = ["PROBE_FILE", "SftResult", "train_sft"]
+__all__ = ["SftResult", "train_sft"]
 
-PROBE_FILE = "probe.safetensors"
 # Validations in a row that are not kept before the run stops; one may be chance.
 _PATIENCE_EPOCHS = 2
 # Answers go on improving for a while after the loss of the reference answers has begun to rise: measured on validation
@@ -183,7 +182,7 @@ def train_sft(
     job = _Job(config, base, renderer, rows, choices, folder, recorder, forward, adaptation, new_tokens, parallel)
     keep_freed_memory()
     with path as fast_layers:
-        before = _check_before(job)
+        before = _check_before(job, sharded=place.sharded)
         if place.sharded:
             job = _shard(job)
             base = job.base
@@ -211,14 +210,13 @@ def train_sft(
     )
 
 
-def _check_before(job: _Job) -> list[Invariant]:
+def _check_before(job: _Job, *, sharded: bool) -> list[Invariant]:
     job.say("proof", "checking the rows and the model before training")
-    rows, tokenizer = job.rows, job.base.tokenizer
-    sequences = rows.rendered(rows.train + rows.validation)
-    found = check_rows(
-        rows.train + rows.validation, rows.held_out, sequences, job.renderer, bos_id=tokenizer.bos_token_id
-    )
-    found += check_model(job.base.model, sequences, forward=job.forward)
+    alone = job.parallel.world_size == 1
+    found = check_before(
+        job.base, job.renderer, job.rows, adaptation=job.adaptation, choices=job.choices, forward=job.forward,
+        free_bytes=None if alone else memory_for_training(job.parallel, job.base.device), sharded=sharded,
+    )  # fmt: skip
     require_all(found)
     return found
 
@@ -303,8 +301,13 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
     # the probe goes first: it refuses a model that gives no numbers, and then there is no adapter to be taken for one
     probe = job.folder.path / PROBE_FILE if job.parallel.is_first else None
     write_probe(probe, base.model, probe_sequences(sequences), forward=job.forward)
+    thinking = bool(job.renderer.describe()["thinking"])
+    own = make_renderer(base, (), max_length=None, note=lambda _text: None, thinking=thinking)
+    files = probe_files(
+        base.model, own, forward=job.forward, note=lambda text: job.recorder.record(Event("note", {"text": text}))
+    )
     if job.parallel.is_first:
-        job.adaptation.save(job.folder.adapter, tokenizer=base.tokenizer, base_name=base.name, notes=notes)
+        job.adaptation.save(job.folder.adapter, tokenizer=base.tokenizer, base_name=base.name, notes=notes, files=files)
     return moved
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hone.registry.names import check_name, version_name_for
+from hone.registry.proven import require_proven
 from hone.registry.provenance import describe_code
 from hone.registry.recorder import RunRecorder
 from hone.registry.runs import RunFolder, RunStatus, create_run
@@ -27,6 +28,7 @@ __all__ = [
     "describe_code",
     "list_versions",
     "register_version",
+    "require_proven",
     "resolve_version",
     "set_alias",
     "verify_version",

@@ -24,6 +24,7 @@ from hone.registry.store import alias_history, aliases, open_store, runs, timest
 from hone.types import JsonDict
 
 __all__ = [
+    "MODEL_CARD",
     "Version",
     "VersionStatus",
     "list_versions",
@@ -32,6 +33,9 @@ __all__ = [
     "set_alias",
     "verify_version",
 ]
+
+MODEL_CARD = "README.md"
+"""The model card's name in the adapter's folder; it is not one of the version's registered files."""
 
 VersionStatus = Literal["proven", "unproven"]
 
@@ -245,7 +249,8 @@ def _insert_once(connection: Connection, values: Mapping[str, Any]) -> Row[Any]:
 
 
 def _hash_adapter(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    # a model card is for people, who may edit it; nothing is computed from it
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MODEL_CARD)
     if not files:
         raise StorageError("the run has no adapter to register", where=str(folder))
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
