@@ -339,7 +339,7 @@ def test_a_packing_leak_stops_the_run_before_training(
     monkeypatch.setattr("hone.recipe.inference.packed_logprobs", leaking)
     with pytest.raises(ProofError) as raised:
         trained(train_options(output=str(tmp_path / "out")), hone_home)
-    assert [detail.partition(".")[0] for detail in raised.value.details] == ["3", "5"]
+    assert [detail.partition(".")[0] for detail in raised.value.details] == ["3", "4", "5"]
     assert "--reference-path" in str(raised.value.remedy)
     assert nothing_was_trained(tmp_path / "out")
     trained(train_options(output=str(tmp_path / "out"), reference_path=True, max_steps=1), hone_home)
