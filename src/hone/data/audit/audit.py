@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from hone.data.audit.balance import Balance
 from hone.data.audit.copies import MOST_COMPARED, CopyFinder, HeldOut
@@ -143,13 +144,10 @@ class _Tally:
 
     def finish(self, held_out: Sequence[HeldOut], *, allow_few_rows: bool) -> None:
         """What all rows together show, and whether enough of them are left."""
-        for one in held_out:
-            for fault in self.copies.leaks(one):
-                self.log.add(fault)
-                if FAULTS[fault.code].severity == "error":
-                    self._late.setdefault(fault.row, (fault.code, fault.message))
-        for fault in (*self.copies.faults(), *self._balance.faults()):
+        for fault in chain(self.copies.faults(held_out), self._balance.faults()):
             self.log.add(fault)
+            if FAULTS[fault.code].severity == "error":
+                self._late.setdefault(fault.row, (fault.code, fault.message))
         if PREFERENCE in self._formats:
             self.log.add(Fault.of("preference_rows", "its rows are preferences", line=self._formats[PREFERENCE][1]))
         if self._refused:
@@ -168,10 +166,10 @@ class _Tally:
 
     def report(self, source: str) -> AuditReport:
         notes = []
-        if self._compare and not self.copies.compared_all:
+        if self.copies.searched:
             notes.append(
-                f"more than {MOST_COMPARED} rows or 8 MB of prompts: "
-                "equal prompts were looked for, nearly equal ones were not"
+                f"more than {MOST_COMPARED:,} rows or 8 MB of prompts: nearly equal ones were searched by MinHash, "
+                "which misses about 1 pair of 5,000"
             )
         formats = list(self._formats)
         late_cut = sum(row in self._cut_rows for row in self._late)
