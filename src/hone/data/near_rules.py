@@ -35,6 +35,7 @@ _TEMPLATE_SHARE = 0.5
 _TEMPLATE_MIN_PROMPTS = 5
 _NUMBERS_COUNT_BELOW_WORDS = 50
 _TYPO_MIN_LETTERS = 4
+_DIGIT = re.compile(r"\d")
 
 # Numbers, a minus before a digit, runs of letters, single letters of scripts written without spaces, other symbols.
 _TOKEN = re.compile(
@@ -64,9 +65,12 @@ def words_of(text: str) -> tuple[str, ...]:
 
 def joined(tokens: Sequence[str]) -> str:
     """Words in one text without spaces, two numbers kept apart: equal results are equal prompts."""
+    plain = "".join(tokens)
+    if not _DIGIT.search(plain):
+        return plain
     parts: list[str] = []
     for token in tokens:
-        if parts and parts[-1][-1:].isdigit() and token[:1].isdigit():
+        if parts and parts[-1][-1:].isdecimal() and token[:1].isdecimal():
             parts.append(" ")
         parts.append(token)
     return "".join(parts)

@@ -8,7 +8,7 @@ from itertools import chain
 
 from hone.data.audit.balance import Balance
 from hone.data.audit.copies import MOST_COMPARED, CopyFinder, HeldOut
-from hone.data.audit.judge import Judge
+from hone.data.audit.judge import Judge, TextSearch
 from hone.data.audit.reading import JudgedRow, judged_rows
 from hone.data.audit.report import AuditReport, FaultLog
 from hone.data.detection import PREFERENCE, FormatMapping, detect_format, mixed_formats
@@ -33,6 +33,7 @@ def audit_source(
     content: bool = True,
     compare: bool = True,
     allow_few_rows: bool = False,
+    search: TextSearch | None = None,
 ) -> AuditReport:
     """Check a source for every fault of the catalogue that needs no model.
 
@@ -43,6 +44,7 @@ def audit_source(
         content: whether texts are looked through (debris, secrets, refusals); without, only the form is checked.
         compare: whether rows are compared with one another, and what they cover is counted.
         allow_few_rows: whether fewer than 10 usable rows are accepted.
+        search: looks through each text besides.
 
     Raises:
         DataError: the source is missing, a folder, or cannot be read. What is wrong inside it stands in the report.
@@ -50,7 +52,7 @@ def audit_source(
         MissingDependencyError: an optional package is needed for this kind of source.
     """
     columns = FormatMapping.from_pairs(mapping) if mapping is not None else None
-    tally = _Tally(Judge(columns, content=content), compare=compare)
+    tally = _Tally(Judge(columns, content=content, search=search), compare=compare)
     try:
         try:
             for row in judged_rows(source, tally.judge, tally.log.add):

@@ -150,7 +150,8 @@ class NearSearch:
 
     def _template_of(self, sample: Numbers) -> Numbers:
         """The trigrams that stand in too many prompts to tell anything, sorted."""
-        words, characters = [], 0
+        words: list[tuple[str, ...]] = []
+        characters = 0
         for place in sample.tolist():
             text = self._texts.read(place)[3]
             characters += len(text)
@@ -161,7 +162,8 @@ class NearSearch:
         return values[counts > template_count(len(words))]
 
     def _batches(self, places: Sequence[int]) -> Iterator[list[tuple[int, tuple[str, ...]]]]:
-        batch, characters = [], 0
+        batch: list[tuple[int, tuple[str, ...]]] = []
+        characters = 0
         for place in places:
             text = self._texts.read(place)[3]
             batch.append((place, words_of(text)))
