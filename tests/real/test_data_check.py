@@ -36,7 +36,9 @@ def test_planted_rows_are_found(
         code = main(["data", "check", str(path), "--model", embedded_base, "--json"])
     report = json.loads(capsys.readouterr().out)
     assert (code, report["rows"], report["kept"]) == (0, 24, 24)
-    lines = {name: [f["line"] for f in report["faults"] if f["code"] == name] for name in ("mismatched_pair", "loss_outlier")}
+    lines = {
+        name: [f["line"] for f in report["faults"] if f["code"] == name] for name in ("mismatched_pair", "loss_outlier")
+    }
     assert {4, 17} <= set(lines["mismatched_pair"])
     assert len(lines["mismatched_pair"]) <= 4
     assert 11 in lines["loss_outlier"]

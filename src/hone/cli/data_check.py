@@ -196,7 +196,9 @@ def _coverage_lines(coverage: dict[str, Any], columns: int) -> _Lines:
             text = f"{group['share']:.0%} of the prompts are of the kind of line {group['line']}: {words}"
             yield labelled("", harmless(text), columns=columns, hang=2)
         if coverage["groups"] and coverage["groups"][0]["share"] >= _DOMINANT_SHARE:
-            yield labelled("", "so most of what is learned is that kind; add others that will be asked", columns=columns, hang=2)
+            yield labelled(
+                "", "most of what is learned is that kind: add others that will be asked", columns=columns, hang=2
+            )
     if coverage["refusals"]:
         yield labelled("", f"{coverage['refusals']} answers refuse", columns=columns)
 
@@ -208,11 +210,13 @@ def _curve_lines(curve: dict[str, Any], columns: int) -> _Lines:
     double = curve["predicted"][0]
     gain = f"{double['rows']} rows: at best {double['loss']:.3f}, {curve['doubling_gain']:.0%} less"
     if curve["says"] == "unclear":
-        text = f"cannot be told: the smaller trainings miss the last by {curve['error']:.0%}, more than doubling may gain"
+        text = f"cannot be told: the smaller trainings miss the last by {curve['error']:.0%}"
     elif curve["says"] == "more":
         text = f"more rows would help ({gain})"
     else:
-        text = f"more rows like these would hardly lower it ({gain})" if curve["doubling_gain"] > 0 else (
-            "more rows like these did not lower it"
+        text = (
+            f"more rows like these would hardly lower it ({gain})"
+            if curve["doubling_gain"] > 0
+            else ("more rows like these did not lower it")
         )
     yield labelled("", text, columns=columns, hang=2)

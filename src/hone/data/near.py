@@ -219,4 +219,3 @@ def _typo_pairs(prompts: Sequence[Prompt]) -> Iterator[_Pair]:
         if 1 < len(same) <= SLOT_FILLERS:
             for one, other in typos_in_slot(same, place):
                 yield one, other, 1 - 1 / max(len(joined(one.tokens)), len(joined(other.tokens)))
-

@@ -46,9 +46,7 @@ def audit_file(
     search = PresidioSearch() if presidio else None
     held_out = [held_out_prompts(evaluation_data, mapping=mapping)] if evaluation_data else []
     held_out += [held_out_prompts(name, code="probe_copy") for name in benchmarks]
-    report = audit_source(
-        source, mapping=mapping, held_out=held_out, allow_few_rows=allow_few_rows, search=search
-    )
+    report = audit_source(source, mapping=mapping, held_out=held_out, allow_few_rows=allow_few_rows, search=search)
     return replace(report, notes=(*report.notes, search.describe())) if search else report
 
 

@@ -83,12 +83,14 @@ def add_learning_curve(
     renderer = make_renderer(base, examples, max_length=max_length, note=note)
     usable, sequences = render_rows(examples, renderer, loaded.ledger)
     aside = min(_MOST_VALIDATION, round(_VALIDATION_SHARE * len(usable)))
-    split = split_examples(usable, held_out=aside, seed=seed, purpose="validation") if len(usable) >= _LEAST_ROWS else None
+    split = (
+        split_examples(usable, held_out=aside, seed=seed, purpose="validation") if len(usable) >= _LEAST_ROWS else None
+    )
     if split is None or len(nested_sizes(len(split.train))) < LEAST_POINTS:
         raise DataError(
             f"{len(usable)} rows can be used, at least {_LEAST_ROWS} with different prompts are needed",
             where=f"{report.source} (--learning-curve)",
-            why="a curve needs three trainings, each on twice as many rows as the one before, and rows to judge them by",
+            why="a curve needs three trainings, each on twice as many rows as the one before, and others to judge by",
             remedy="leave --learning-curve out",
         )
     # ordered by the hash of seed and prompt: a prefix is a random choice, and the larger ones hold the smaller

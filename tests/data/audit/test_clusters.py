@@ -11,9 +11,11 @@ from hone.data.audit.clusters import odd_prompts, prompt_groups
 from hone.data.audit.languages import language_of
 from hone.data.audit.report import AuditReport
 
-CARD = "card payment terminal declined shop purchase".split()
-TRIP = "flight hotel luggage booking airport delay".split()
-FILLER = [a + b for a in ("bra", "klo", "mur", "sti", "tra", "vel", "wik", "zon") for b in ("da", "mi", "pe", "ru", "so")]
+CARD = ["card", "payment", "terminal", "declined", "shop", "purchase"]
+TRIP = ["flight", "hotel", "luggage", "booking", "airport", "delay"]
+FILLER = [
+    a + b for a in ("bra", "klo", "mur", "sti", "tra", "vel", "wik", "zon") for b in ("da", "mi", "pe", "ru", "so")
+]
 
 
 def prompts_of(words: list[str], count: int, seed: int) -> list[str]:

@@ -90,7 +90,9 @@ def test_the_search_agrees_with_comparing_all_pairs(seed: int) -> None:
         # the same twin is named; how alike they are said to be may differ, where a long prompt has a typing error
         same = sum(twin_of(found[row]) == twin_of(expected[row]) for row in found)
         assert same >= 0.99 * len(found)
-    others = [[fault for fault in some if fault.code in ("duplicate", "conflicting_answers")] for some in (every, searched)]
+    others = [
+        [fault for fault in some if fault.code in ("duplicate", "conflicting_answers")] for some in (every, searched)
+    ]
     assert others[0] == others[1]
 
 

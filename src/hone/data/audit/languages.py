@@ -39,9 +39,11 @@ _LANGUAGES_OF: dict[str, list[str]] = {
 }
 # More of English, which tell no language from another but no subject either.
 _MORE_ENGLISH = frozenset(
-    "about all also any been but could did does don from get give had has her him his into its just let like make many "
-    "may more much need one only other our out over please see should she some such tell than them then there these "
-    "they too two use was way were when where which who why will would".split()
+    """
+    about all also any been but could did does don from get give had has her him his into its just let like
+    make many may more much need one only other our out over please see she should some such tell than them
+    then there these they too two use was way were when where which who why will would
+    """.split()  # noqa: SIM905  a list of words a line would hide the code
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _LEAST_SHARE = 0.05
@@ -59,13 +61,16 @@ def language_of(text: str, *, sure: bool = False) -> str:
 
     Args:
         text: in any language.
-        sure: whether only clear cases count: three frequent words of a language, and twice as many as of any other.
+        sure: whether only clear cases count: four different frequent words of a language, and twice as many as of
+            any other.
     """
     letters = sum(character.isalpha() for character in text)
     for name, script in _SCRIPTS:
         if letters and len(script.findall(text)) >= (0.5 if sure else _SCRIPT_SHARE) * letters:
             return name
     words = _WORD.findall(text.casefold())
+    if sure:
+        words = sorted(set(words))
     counts: Counter[str] = Counter()
     for word in words:
         languages = _LANGUAGES_OF.get(word, ())
@@ -75,6 +80,6 @@ def language_of(text: str, *, sure: bool = False) -> str:
         return "other"
     best = min(counts, key=lambda name: (-counts[name], name))
     runner_up = max((count for name, count in counts.items() if name != best), default=0)
-    if sure and (counts[best] < 3 * _POINTS or counts[best] < 2 * runner_up):
+    if sure and (counts[best] < 4 * _POINTS or counts[best] < 2 * runner_up):
         return "other"
     return best

@@ -1,4 +1,4 @@
-"""Near copies among prompts of any number: candidates by MinHash and banding, each verified by the rules of ``near.py``.
+"""Near copies among prompts of any number: candidates by MinHash and banding, each verified as ``near.py`` does.
 
 Everything that grows with the file is on disk: the prompts, a key for each band, and a key for each word that may hold
 a typing error. In memory are 8 bytes a distinct prompt, one of 64 parts of a table at a time, and what was read last.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hone.data.audit.sketches import Numbers, TokenHashes, band_keys, distances, mixed, signatures, trigrams
+from hone.data.audit.sketches import Numbers, TokenHashes, band_keys, distances, signatures, trigrams
 from hone.data.audit.spill import NumberTable, StoredText, TextTable
 from hone.data.near_rules import (
     BELOW_EQUAL,
@@ -222,7 +222,9 @@ class NearSearch:
             (_EQUAL, 1, 0, 1),
         ):
             some = rows[kinds == kind]
-            for one, other in _partners(some[:, 0], some[:, 1] >= boundary, first=first, before=before, apart_most=apart):
+            for one, other in _partners(
+                some[:, 0], some[:, 1] >= boundary, first=first, before=before, apart_most=apart
+            ):
                 away = distances(some[one, 2], some[other, 2])
                 near = away <= _MOST_DISTANT
                 self._pairs.extend(

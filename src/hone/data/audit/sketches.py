@@ -86,7 +86,7 @@ def signatures(values: Numbers, owners: NDArray[np.int64], count: int) -> NDArra
 
 
 def band_keys(signature: NDArray[np.uint32]) -> tuple[Numbers, Numbers]:
-    """(keys, sketch) of signatures: a key for each band, equal where the band is; one bit of 64 values as the sketch."""
+    """(keys, sketch) of signatures: a key for each band, equal where the band is; a bit of each of 64 values."""
     bands = signature.astype(np.uint64).reshape(len(signature), BANDS, ROWS_A_BAND)
     keys = np.broadcast_to(np.arange(1, BANDS + 1, dtype=np.uint64), bands.shape[:2]).copy()
     for place in range(ROWS_A_BAND):
