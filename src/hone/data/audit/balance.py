@@ -37,6 +37,7 @@ _FEW_LABELS = 20
 _ROWS_PER_LABEL_SHARE = 5
 _ROWS_PER_LABEL = 3
 _OPENING_WORDS = 3
+_WORDS_TOLD = 3
 _GROUPS = 3
 _GROUP_SHARE = 0.1
 _SHOWN_CHARACTERS = 60
@@ -131,9 +132,10 @@ class Balance:
     def faults(self) -> Iterator[Fault]:
         """Class imbalance; answers many times as long as the others (at most 100); among the sample, odd rows."""
         yield from self._odd_languages()
-        for index in odd_prompts([row.asked for row in self._sample]):
+        for index, words in odd_prompts([row.asked for row in self._sample]):
             row, line, offset = self._sample[index].place
-            message = f"no other prompt has any of its words: {_shown(self._sample[index].asked)}"
+            told = ", ".join(words[:_WORDS_TOLD])
+            message = f"of {len(self._sample):,} prompts looked at no other has any of its words, as {told}"
             yield Fault.of("odd_prompt", message, row=row, line=line, offset=offset)
         if labels := self.labels:
             (most, many), (least, few) = labels.most_common(1)[0], min(labels.items(), key=lambda one: (one[1], one[0]))

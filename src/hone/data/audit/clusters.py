@@ -34,6 +34,7 @@ _LEAST_PROMPTS = 20
 _WORDS_TOLD = 3
 # Odd is only what stands out: nearly all others must share a word with one another.
 _SHARING_SHARE = 0.95
+_SHARED_WORDS = 0.9
 _ODD_LEAST_WORDS = 3
 
 _Mask = NDArray[np.bool_]
@@ -85,20 +86,25 @@ def prompt_groups(prompts: Sequence[str], *, least_share: float, most: int) -> l
     return sorted(groups, key=lambda group: (-len(group.members), group.centre))[:most]
 
 
-def odd_prompts(prompts: Sequence[str]) -> list[int]:
-    """Prompts of three or more telling words that stand in no other, where 95% of them have one that others have too.
+def odd_prompts(prompts: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
+    """Prompts of three or more telling words that stand in no other, where prompts share nearly all their words.
 
     Args:
         prompts: any number.
+
+    Returns:
+        (index, words) of each. None where half the prompts have a tenth or more of their telling words alone: there it
+        is nothing odd.
     """
     if len(prompts) < _LEAST_PROMPTS:
         return []
     words, counts = _telling_words(prompts)
     sharing = [any(counts[word] > 1 for word in some) for some in words]
-    if sum(sharing) < _SHARING_SHARE * len(prompts):
+    shared = [sum(counts[word] > 1 for word in some) / len(some) for some in words if some]
+    if sum(sharing) < _SHARING_SHARE * len(prompts) or np.median(shared) <= _SHARED_WORDS:
         return []
     return [
-        index
+        (index, tuple(sorted(some)))
         for index, (some, shares) in enumerate(zip(words, sharing, strict=True))
         if not shares and len(some) >= _ODD_LEAST_WORDS
     ]
