@@ -41,7 +41,7 @@ def test_groups_are_the_kinds_that_there_are() -> None:
 
 def test_a_prompt_on_something_else_is_odd() -> None:
     prompts = [*prompts_of(CARD, 60, 2), "compose verses about autumn leaves falling"]
-    assert odd_prompts(prompts) == [(60, ("about", "autumn", "compose", "falling", "leaves", "verses")[1:])]
+    assert odd_prompts(prompts) == [(60, ("autumn", "compose", "falling", "leaves", "verses"))]
     # where many are like none other, none is odd
     apart = [f"{chr(97 + n) * 5} {chr(98 + n) * 6} {chr(99 + n) * 7}" for n in range(20)]
     assert odd_prompts([*prompts, *apart]) == []
@@ -71,5 +71,5 @@ def test_an_answer_in_another_language_is_odd(tmp_path: Path) -> None:
 def test_only_clear_cases_of_a_language_are_sure() -> None:
     assert language_of("die Hard is a film") != "other"
     assert language_of("die Hard is a film", sure=True) == "other"
-    assert language_of("what is the price of the lamp", sure=True) == "en"
+    assert language_of("what is the price of the lamp that you have and how can it be paid", sure=True) == "en"
     assert language_of("der Preis ist nicht hoch und das ist gut", sure=True) == "de"
