@@ -128,7 +128,8 @@ def _vectors(words: Sequence[frozenset[str]], counts: Counter[str]) -> NDArray[n
     for row, some in enumerate(words):
         vectors[row, [column[word] for word in some if word in column]] = 1.0
     lengths = np.sqrt(vectors.sum(axis=1, keepdims=True))
-    return vectors / np.maximum(lengths, 1.0)
+    vectors /= np.maximum(lengths, 1.0)
+    return vectors
 
 
 def _settled(vectors: NDArray[np.float32], members: _Mask, left: _Mask) -> tuple[_Mask, int]:

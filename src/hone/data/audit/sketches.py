@@ -98,4 +98,5 @@ def band_keys(signature: NDArray[np.uint32]) -> tuple[Numbers, Numbers]:
 def distances(one: Numbers, other: Numbers) -> NDArray[np.int64]:
     """In how many of their 64 bits sketches differ: about 32 times one less the similarity."""
     differing = (one ^ other).view(np.uint8).reshape(-1, 8)
-    return np.unpackbits(differing, axis=1).sum(axis=1, dtype=np.int64)
+    count: NDArray[np.int64] = np.unpackbits(differing, axis=1).sum(axis=1, dtype=np.int64)
+    return count
