@@ -86,19 +86,7 @@ def check_data(
             presidio=presidio,
         )
         if model is not None:
-            from hone.recipe.audit_model import add_model_faults
-
-            options: dict[str, Any] = {
-                "model": model,
-                "home": hone_home(),
-                "mapping": config.mapping,
-                "max_length": config.max_length,
-            }
-            report = add_model_faults(report, **options, note=say)
-            if learning_curve:
-                from hone.recipe.learning_curve import add_learning_curve
-
-                report = add_learning_curve(report, **options, note=say)
+            report = _with_model(report, config, model, learning_curve=learning_curve)
         written = repair(report, fix, mapping=config.mapping, redact=redact) if fix is not None else None
     if as_json:
         print_json({**report.to_json(), "fix": written.to_json() if written else None})
@@ -109,6 +97,23 @@ def check_data(
     code = report.exit_code(strict=strict)
     if code:
         raise typer.Exit(code)
+
+
+def _with_model(report: AuditReport, config: RunConfig, model: str, *, learning_curve: bool) -> AuditReport:
+    from hone.recipe.audit_model import add_model_faults
+
+    options: dict[str, Any] = {
+        "model": model,
+        "home": hone_home(),
+        "mapping": config.mapping,
+        "max_length": config.max_length,
+    }
+    report = add_model_faults(report, **options, note=say)
+    if not learning_curve:
+        return report
+    from hone.recipe.learning_curve import add_learning_curve
+
+    return add_learning_curve(report, **options, note=say)
 
 
 def _repair_lines(written: Repair, columns: int) -> _Lines:

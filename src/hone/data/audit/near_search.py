@@ -51,7 +51,7 @@ _TYPO_MOST_TRIGRAMS = 40
 _TYPO_MOST_WORDS = 200
 _MOST_IN_SLOT = 64
 _BANDED, _TYPO, _EQUAL = 0, 1, 2
-_KIND = np.uint64(3)
+_KIND = 3
 _MASK = (1 << 64) - 1
 _UNITS = 1_000_000_000
 
@@ -204,7 +204,7 @@ class NearSearch:
         return value
 
     def _add_keys(self, keys: Numbers, kind: int, places: Numbers, sketches: Numbers) -> None:
-        self._keys.extend(np.column_stack([(keys & ~_KIND) | np.uint64(kind), places, sketches]))
+        self._keys.extend(np.column_stack([(keys & ~np.uint64(_KIND)) | np.uint64(kind), places, sketches]))
 
     def _typo_keys(self, words: Sequence[str]) -> Iterator[int]:
         """For each word that may hold a typing error a key that all prompts have which differ there alone."""
@@ -216,7 +216,7 @@ class NearSearch:
 
     def _pair_up(self, rows: Numbers, boundary: int) -> None:
         """Note the candidates among one part of the table of keys."""
-        kinds = rows[:, 0] & _KIND
+        kinds = rows[:, 0] & np.uint64(_KIND)
         for kind, first, before, apart in (
             (_BANDED, _COMPARED_FIRST, _COMPARED_BEFORE, _COMPARED_HELD_OUT),
             (_EQUAL, 1, 0, 1),

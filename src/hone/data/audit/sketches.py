@@ -27,9 +27,9 @@ _SEED = 2_026
 _SKETCH_BITS = 64
 _MOST_TOKENS = 1 << 20
 # Odd numbers without pattern (the digits of pi, e, the golden ratio and the square root of two).
-_FACTORS = tuple(
-    np.uint64(number | 1)
-    for number in (0x243F6A8885A308D3, 0xB7E151628AED2A6A, 0x9E3779B97F4A7C15, 0x6A09E667F3BCC908, 0xBB67AE8584CAA73B)
+_FACTORS = (
+    *(0x243F6A8885A308D3, 0xB7E151628AED2A6B, 0x9E3779B97F4A7C15),
+    *(0x6A09E667F3BCC909, 0xBB67AE8584CAA73B),
 )
 
 
@@ -67,14 +67,16 @@ def trigrams(prompts: Sequence[Sequence[str]], hashes: TokenHashes) -> tuple[Num
     # a trigram begins at each place but the last two of its prompt
     ends = np.repeat(np.cumsum(lengths), lengths)
     starts = np.flatnonzero(np.arange(len(values)) < ends - 2)
-    found = mixed(sum((values[starts + step] * _FACTORS[step] for step in range(3)), np.zeros(len(starts), np.uint64)))
+    found = mixed(
+        sum((values[starts + step] * np.uint64(_FACTORS[step]) for step in range(3)), np.zeros(len(starts), np.uint64))
+    )
     owners = owners[starts]
     order = np.lexsort((found, owners))
     found, owners = found[order], owners[order]
     fresh = np.r_[True, (found[1:] != found[:-1]) | (owners[1:] != owners[:-1])]
     places = np.arange(len(found))
     occurrence = places - np.maximum.accumulate(np.where(fresh, places, 0))
-    return mixed(found + occurrence.astype(np.uint64) * _FACTORS[3]), owners
+    return mixed(found + occurrence.astype(np.uint64) * np.uint64(_FACTORS[3])), owners
 
 
 def signatures(values: Numbers, owners: NDArray[np.int64], count: int) -> NDArray[np.uint32]:
@@ -90,7 +92,7 @@ def band_keys(signature: NDArray[np.uint32]) -> tuple[Numbers, Numbers]:
     bands = signature.astype(np.uint64).reshape(len(signature), BANDS, ROWS_A_BAND)
     keys = np.broadcast_to(np.arange(1, BANDS + 1, dtype=np.uint64), bands.shape[:2]).copy()
     for place in range(ROWS_A_BAND):
-        keys = mixed(keys * _FACTORS[4] + bands[:, :, place])
+        keys = mixed(keys * np.uint64(_FACTORS[4]) + bands[:, :, place])
     bits = (signature[:, :_SKETCH_BITS] & 1).astype(np.uint8)
     return keys, np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
