@@ -73,7 +73,7 @@ def check_data(
     if redact and fix is None:
         raise ConfigError("changes what --fix writes", where="--redact", remedy="give --fix OUT as well")
     if learning_curve and model is None:
-        raise ConfigError("trains a base on parts of the rows", where="--learning-curve", remedy="give --model as well")
+        raise ConfigError("trains a base", where="--learning-curve", remedy="give --model as well")
     from hone.recipe.audit import audit_file, repair
 
     with result_stream(as_json):
@@ -91,12 +91,16 @@ def check_data(
     if as_json:
         print_json({**report.to_json(), "fix": written.to_json() if written else None})
     else:
-        columns = text_columns(console(sys.stdout))
-        for line in (*_lines(report, columns), *(_repair_lines(written, columns) if written else ())):
-            show(line)
+        _show(report, written)
     code = report.exit_code(strict=strict)
     if code:
         raise typer.Exit(code)
+
+
+def _show(report: AuditReport, written: Repair | None) -> None:
+    columns = text_columns(console(sys.stdout))
+    for line in (*_lines(report, columns), *(_repair_lines(written, columns) if written else ())):
+        show(line)
 
 
 def _with_model(report: AuditReport, config: RunConfig, model: str, *, learning_curve: bool) -> AuditReport:
