@@ -66,8 +66,7 @@ def check_data(
 ) -> None:
     """Find every fault of a file before a model learns it.
 
-    Each fault has a code, its line, byte and place in the row, and what to do. Ends with code 2 where a row is
-    rejected or the file refused.
+    Each has a code, line, byte, place in the row and remedy. Ends with code 2 where a row is rejected or the file is.
     """
     config = load_config(RunConfig, given)
     if redact and fix is None:
@@ -92,8 +91,7 @@ def check_data(
         print_json({**report.to_json(), "fix": written.to_json() if written else None})
     else:
         _show(report, written)
-    code = report.exit_code(strict=strict)
-    if code:
+    if code := report.exit_code(strict=strict):
         raise typer.Exit(code)
 
 
