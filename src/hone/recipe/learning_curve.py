@@ -78,7 +78,7 @@ def add_learning_curve(
         return report
     loaded = load_examples(report.source, mapping=mapping)
     examples = [example for example in loaded.examples if example.row not in report.late_drops]
-    config = TrainConfig(data=report.source, model=model, seed=seed)
+    config = TrainConfig.model_validate({"data": report.source, "model": model, "seed": seed})
     base = load_base(model, home=home, note=note)
     renderer = make_renderer(base, examples, max_length=max_length, note=note)
     usable, sequences = render_rows(examples, renderer, loaded.ledger)
