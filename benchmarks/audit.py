@@ -79,6 +79,26 @@ MODES = {
 }
 
 
+# The columns that --map would name, by the folder of the file: (prompt, completion).
+COLUMNS = {
+    "arc_easy": ("query", "gold"),
+    "banking77": ("text", "category"),
+    "bitext_customer_support": ("utterance", "intent"),
+    "boolq_500": ("query", "gold"),
+    "e2e_nlg": ("mr", "ref"),
+    "hate_offensive_6000": ("tweet", "class"),
+    "llmbar": ("input", "output_1"),
+    "mbpp": ("text", "code"),
+    "mts_dialog": ("dialogue", "section_text"),
+    "nl2bash": ("description", "prediction"),
+    "openbookqa": ("query", "gold"),
+    "simple_arithmetic": ("context", "continuation"),
+    "svamp": ("Question", "Answer"),
+    "triviaqa_700": ("context", "answer"),
+    "winogrande": ("continuation", "gold"),
+}
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,14 +135,17 @@ def main() -> None:
 
 
 def print_table(folder: Path) -> None:
-    """One line a file: rows, what becomes of them, and every code with its count."""
-    print("| file | format | rows | kept | found |\n|---|---|---|---|---|")
+    """One line a file: rows, what becomes of them, and every code with its count; with columns named where it must."""
+    print("| file | columns | rows | kept | found |\n|---|---|---|---|---|")
     for path in sorted(path for kind in ("jsonl", "json", "csv", "tsv") for path in folder.glob(f"*/*.{kind}")):
-        report = audit_source(str(path))
+        columns = COLUMNS.get(path.parent.name)
+        mapping = dict(zip(("prompt", "completion"), columns, strict=True)) if columns else None
+        report = audit_source(str(path), mapping=mapping)
         totals = report.to_json()["totals"]
         found = ", ".join(f"{code} {count:,}" for code, count in totals.items() if code not in QUIET) or "nothing"
         name = f"{path.parent.name}/{path.name}"
-        print(f"| {name} | {report.format or 'none'} | {report.rows:,} | {report.kept:,} | {found} |", flush=True)
+        shape = " → ".join(columns) if columns else report.format or "none"
+        print(f"| {name} | {shape} | {report.rows:,} | {report.kept:,} | {found} |", flush=True)
 
 
 def generate(path: Path, size: int, row_bytes: int) -> int:

@@ -124,6 +124,76 @@ def test_a_model_adds_what_its_template_refuses(tmp_path: Path, tiny_base: Path,
     assert ended.json["learned"]["scored"] == 12
 
 
+def test_a_model_tells_what_is_cut(tmp_path: Path, tiny_base: Path, hone: Hone) -> None:
+    turns = [{"role": "user", "content": "what is it?"}, {"role": "assistant", "content": "a lamp"}]
+    long = [*turns, {"role": "user", "content": "and now? " * 60}, {"role": "assistant", "content": "still a lamp"}]
+    path = tmp_path / "chat.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"messages": [{"role": "user", "content": f"{n}: what is it?"}, turns[1]]}) + "\n"
+            for n in range(11)
+        )
+        + json.dumps({"messages": long})
+        + "\n",
+        encoding="utf-8",
+    )
+    ended = hone("data", "check", path, "--model", tiny_base, "--max-length", 120, "--json")
+    assert ended.code == 0, ended.err
+    assert [ended.json[name] for name in ("rows", "kept", "cut", "dropped")] == [12, 11, 1, 0]
+    [fault] = [fault for fault in ended.json["faults"] if fault["code"] == "cut_row"]
+    assert (fault["row"], fault["line"], fault["severity"]) == (12, 12, "warning")
+    tokens = int(fault["message"].split()[0])
+    assert fault["message"] == f"{tokens} tokens are left out"
+    assert tokens > 100  # the second question alone has more
+    assert hone("data", "check", path, "--model", tiny_base, "--json").json["totals"].get("cut_row") is None
+
+
+def test_a_model_run_tells_labels_that_others_do_not_bear_out(tmp_path: Path, tiny_base: Path, hone: Hone) -> None:
+    words = {"money": "refund price invoice", "travel": "flight hotel luggage"}
+    rows = [
+        {"prompt": f"{words[label]} question {n}", "completion": label}
+        for n, label in enumerate(["money", "travel"] * 20)
+    ]
+    rows[9]["completion"] = "money"
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    ended = hone("data", "check", path, "--model", tiny_base, "--json")
+    assert ended.code == 0, ended.err
+    [fault] = [fault for fault in ended.json["faults"] if fault["code"] == "label_error"]
+    assert fault["line"] == 10
+    assert "'money'" in fault["message"]
+    assert "'travel'" in fault["message"]
+    assert "mismatched_pair" not in ended.json["totals"]  # with labels it would say nothing
+
+
+def test_a_learning_curve(tmp_path: Path, tiny_base: Path, hone: Hone) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", 48)
+    ended = hone("data", "check", path, "--model", tiny_base, "--learning-curve", "--json")
+    assert ended.code == 0, ended.err
+    curve = ended.json["learned"]["learning_curve"]
+    most = 48 - curve["validation_rows"]
+    assert curve["validation_rows"] in range(8, 13)
+    assert [point["rows"] for point in curve["measured"]] == [most // 4, most // 2, most]
+    assert curve["says"] in ("more", "enough", "unclear")
+    # training on such rows makes others like them likelier, and what is predicted lies on the law through the points
+    assert all(0 < point["loss"] < curve["base_loss"] for point in curve["measured"])
+    first, second = curve["predicted"]
+    assert (first["rows"], second["rows"]) == (2 * most, 4 * most)
+    assert second["loss"] / first["loss"] == pytest.approx(2 ** -curve["exponent"], rel=2e-3)
+    again = hone("data", "check", path, "--model", tiny_base, "--learning-curve", "--json")
+    assert again.json["learned"] == ended.json["learned"]
+
+
+def test_a_learning_curve_needs_a_model_and_rows(tmp_path: Path, tiny_base: Path, hone: Hone) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", 24)
+    ended = hone("data", "check", path, "--learning-curve")
+    assert ended.code == 2
+    assert "--model" in ended.err
+    ended = hone("data", "check", path, "--learning-curve", "--model", tiny_base)
+    assert ended.code == 2
+    assert "at least 40" in ended.err
+
+
 def test_convert_there_and_back(tmp_path: Path, hone: Hone) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 3)
     chat, back = tmp_path / "chat.jsonl", tmp_path / "back.jsonl"

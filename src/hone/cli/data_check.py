@@ -26,6 +26,7 @@ __all__ = ["check_data"]
 _PLACES_A_CODE = 3
 # Of fewer rows a share says nothing.
 _ROWS_TO_SPEAK_OF = 20
+_DOMINANT_SHARE = 0.5
 _HEADINGS = {"refused": "Refused", "error": "Error", "warning": "Warning", "fixed": "Fixed"}
 _STYLES = {"refused": "bold red", "error": "bold red", "warning": "bold yellow", "fixed": "bold"}
 
@@ -43,6 +44,13 @@ def check_data(
         str | None,
         typer.Option(metavar="TEXT", help="A base to look with as well: its template, and how likely answers are."),
     ] = None,
+    learning_curve: Annotated[
+        bool,
+        typer.Option("--learning-curve", help="With --model: train on parts of the rows, to see if more would help."),
+    ] = False,
+    presidio: Annotated[
+        bool, typer.Option("--presidio", help="Look for personal data with Presidio as well, an optional package.")
+    ] = False,
     fix: Annotated[
         Path | None,
         typer.Option(
@@ -58,12 +66,13 @@ def check_data(
 ) -> None:
     """Find every fault of a file before a model learns it.
 
-    Each fault has a code, its line, byte and place in the row, and what to do. Ends with code 2 where a row is
-    rejected or the file refused.
+    Each has a code, line, byte, place in the row and remedy. Ends with code 2 where a row is rejected or the file is.
     """
     config = load_config(RunConfig, given)
     if redact and fix is None:
         raise ConfigError("changes what --fix writes", where="--redact", remedy="give --fix OUT as well")
+    if learning_curve and model is None:
+        raise ConfigError("trains a base", where="--learning-curve", remedy="give --model as well")
     from hone.recipe.audit import audit_file, repair
 
     with result_stream(as_json):
@@ -73,23 +82,40 @@ def check_data(
             evaluation_data=config.evaluation_data,
             benchmarks=benchmark or (),
             allow_few_rows=config.allow_few_rows,
+            presidio=presidio,
         )
         if model is not None:
-            from hone.recipe.audit_model import add_model_faults
-
-            report = add_model_faults(
-                report, model=model, home=hone_home(), mapping=config.mapping, max_length=config.max_length, note=say
-            )
+            report = _with_model(report, config, model, learning_curve=learning_curve)
         written = repair(report, fix, mapping=config.mapping, redact=redact) if fix is not None else None
     if as_json:
         print_json({**report.to_json(), "fix": written.to_json() if written else None})
     else:
-        columns = text_columns(console(sys.stdout))
-        for line in (*_lines(report, columns), *(_repair_lines(written, columns) if written else ())):
-            show(line)
-    code = report.exit_code(strict=strict)
-    if code:
+        _show(report, written)
+    if code := report.exit_code(strict=strict):
         raise typer.Exit(code)
+
+
+def _show(report: AuditReport, written: Repair | None) -> None:
+    columns = text_columns(console(sys.stdout))
+    for line in (*_lines(report, columns), *(_repair_lines(written, columns) if written else ())):
+        show(line)
+
+
+def _with_model(report: AuditReport, config: RunConfig, model: str, *, learning_curve: bool) -> AuditReport:
+    from hone.recipe.audit_model import add_model_faults
+
+    options: dict[str, Any] = {
+        "model": model,
+        "home": hone_home(),
+        "mapping": config.mapping,
+        "max_length": config.max_length,
+    }
+    report = add_model_faults(report, **options, note=say)
+    if not learning_curve:
+        return report
+    from hone.recipe.learning_curve import add_learning_curve
+
+    return add_learning_curve(report, **options, note=say)
 
 
 def _repair_lines(written: Repair, columns: int) -> _Lines:
@@ -139,6 +165,8 @@ def _summary_lines(report: AuditReport, columns: int) -> _Lines:
         yield labelled("Format", f"{report.format}{unread}", columns=columns)
     if report.coverage:
         yield from _coverage_lines(report.coverage, columns)
+    if report.learned and "learning_curve" in report.learned:
+        yield from _curve_lines(report.learned["learning_curve"], columns)
     for note in report.notes:
         yield labelled("Note", note, columns=columns)
     steps = report.first_steps()
@@ -169,5 +197,33 @@ def _coverage_lines(coverage: dict[str, Any], columns: int) -> _Lines:
     opening, share = next(iter(coverage["openings"].items()))
     if share >= 0.2 and coverage["sampled"] >= _ROWS_TO_SPEAK_OF:
         yield labelled("", f"{share:.0%} of the prompts begin with {opening!r}", columns=columns)
+    if coverage["sampled"] >= _ROWS_TO_SPEAK_OF:
+        for group in coverage["groups"]:
+            words = ", ".join(group["words"])
+            text = f"{group['share']:.0%} of the prompts are of the kind of line {group['line']}: {words}"
+            yield labelled("", harmless(text), columns=columns, hang=2)
+        if coverage["groups"] and coverage["groups"][0]["share"] >= _DOMINANT_SHARE:
+            yield labelled(
+                "", "most of what is learned is that kind: add others that will be asked", columns=columns, hang=2
+            )
     if coverage["refusals"]:
         yield labelled("", f"{coverage['refusals']} answers refuse", columns=columns)
+
+
+def _curve_lines(curve: dict[str, Any], columns: int) -> _Lines:
+    losses = ", ".join(f"{point['loss']:.3f} with {point['rows']}" for point in curve["measured"])
+    text = f"validation loss {curve['base_loss']:.3f} bits a token without training, {losses} rows"
+    yield labelled("Rows enough?", text, columns=columns, hang=2)
+    double = curve["predicted"][0]
+    gain = f"{double['rows']} rows: at best {double['loss']:.3f}, {curve['doubling_gain']:.0%} less"
+    if curve["says"] == "unclear":
+        text = f"cannot be told: the smaller trainings miss the last by {curve['error']:.0%}"
+    elif curve["says"] == "more":
+        text = f"more rows would help ({gain})"
+    else:
+        text = (
+            f"more rows like these would hardly lower it ({gain})"
+            if curve["doubling_gain"] > 0
+            else ("more rows like these did not lower it")
+        )
+    yield labelled("", text, columns=columns, hang=2)

@@ -244,6 +244,10 @@ FAULTS: dict[str, FaultKind] = {
     "mojibake": _warning("letters garbled by a wrong encoding", "decode the source as UTF-8, and write it anew"),
     "near_duplicate": _warning("a prompt nearly equal to another row's", "keep one, unless the difference matters"),
     "near_empty_answer": _warning("an answer without a letter or a digit", "give the answer, or leave the row out"),
+    "odd_language": _warning(
+        "a text in another language than nearly all others", "look at the row; translate it, or leave it out"
+    ),
+    "odd_prompt": _warning("a prompt with words that no other prompt has", "look at the row; does it belong here?"),
     "personal_data": _warning("personal data", "redact it: --fix OUT --redact"),
     "preference_rows": _warning(
         "chosen and rejected answers", "train on one: --map prompt=COLUMN,completion=chosen", once=True

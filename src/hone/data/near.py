@@ -25,38 +25,29 @@ filtering; Lee et al.: Deduplicating training data makes language models better 
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
+from hone.data.near_rules import (
+    BELOW_EQUAL,
+    NEAR_THRESHOLD,
+    SLOT_FILLERS,
+    Prompt,
+    can_hold_typo,
+    joined,
+    numbers_agree,
+    template_count,
+    typos_in_slot,
+    words_of,
+)
 from hone.types import Example, Message
 
 __all__ = ["NEAR_THRESHOLD", "NearGraph", "comparison_texts", "near_graph", "normalised"]
 
-NEAR_THRESHOLD = 0.85
 _SHINGLE_WORDS = 3
-_TEMPLATE_SHARE = 0.5
-_TEMPLATE_MIN_PROMPTS = 5
-_NUMBERS_COUNT_BELOW_WORDS = 50
-_TYPO_MIN_LETTERS = 4
-# More prompts than this that differ in the same place only fill a slot ("Spell the word ..."); they are not compared.
-_SLOT_FILLERS = 20
 _SIGNATURE_BITS = 512
-_BELOW_EQUAL = 0.999  # similarity 1 is kept for prompts that are equal once normalised
-
-# Numbers, a minus before a digit, runs of letters, single letters of scripts written without spaces, other symbols.
-_TOKEN = re.compile(
-    r"\d+(?:[.,:]\d+)*"
-    r"|(?<![^\W\d_])[-−](?=\s?\d)"
-    r"|[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
-    r"|[^\W\d_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
-    # all but the punctuation of prose: ASCII's, dashes, quotation marks, dots, and that of East Asian scripts
-    r"|[^\w\s.,;:!?'\"()\[\]{}`\-\u2010-\u2027\u2039\u203a\u00a1\u00ab\u00b7\u00bb\u00bf\u3001-\u303f]"
-)
 
 
 def normalised(text: str) -> str:
@@ -64,7 +55,7 @@ def normalised(text: str) -> str:
 
     Words are joined without spaces, so that "top-up", "top up" and "topup" agree; two numbers stay apart.
     """
-    return _joined(_tokens(text))
+    return joined(words_of(text))
 
 
 def comparison_texts(examples: Sequence[Example]) -> list[str]:
@@ -120,12 +111,12 @@ def near_graph(texts: Sequence[str]) -> NearGraph:
     tokens_of: dict[int, tuple[str, ...]] = {}
     representative: list[int] = []
     for index, text in enumerate(texts):
-        tokens = _tokens(text)
-        first = first_of.setdefault(_joined(tokens), index)
+        tokens = words_of(text)
+        first = first_of.setdefault(joined(tokens), index)
         # Equal texts may have different words ("top up", "topup"); the least ones, whatever the order of the texts.
         tokens_of[first] = min(tokens, tokens_of.get(first, tokens))
         representative.append(first)
-    prompts = [_Prompt(index, tokens) for index, tokens in tokens_of.items()]
+    prompts = [Prompt(index, tokens) for index, tokens in tokens_of.items()]
     near: dict[int, dict[int, float]] = defaultdict(dict)
     for one, other, similarity in (*_shingle_pairs(prompts), *_typo_pairs(prompts)):
         best = max(similarity, near[one.index].get(other.index, 0.0))
@@ -133,15 +124,7 @@ def near_graph(texts: Sequence[str]) -> NearGraph:
     return NearGraph(representative, dict(near))
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A distinct text: its index, and its words, numbers and symbols."""
-
-    index: int
-    tokens: tuple[str, ...]
-
-
-_Pair = tuple[_Prompt, _Prompt, float]
+_Pair = tuple[Prompt, Prompt, float]
 
 
 def _text_of(example: Example, *, users_only: bool) -> str:
@@ -150,26 +133,6 @@ def _text_of(example: Example, *, users_only: bool) -> str:
 
     users = joined([message for message in example.prompt if message.role == "user"])
     return users if users_only and users.strip() else joined(example.prompt)
-
-
-def _tokens(text: str) -> tuple[str, ...]:
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    # A text of punctuation alone is still a text of its own.
-    return tuple(_TOKEN.findall(plain)) or (plain.strip(),)
-
-
-def _joined(tokens: Sequence[str]) -> str:
-    parts: list[str] = []
-    for token in tokens:
-        if parts and parts[-1][-1:].isdigit() and token[:1].isdigit():
-            parts.append(" ")
-        parts.append(token)
-    return "".join(parts)
-
-
-def _template_count(num_prompts: int) -> float:
-    """What stands in more prompts than this tells nothing about any of them."""
-    return _TEMPLATE_SHARE * num_prompts if num_prompts >= _TEMPLATE_MIN_PROMPTS else num_prompts
 
 
 def _shingles(tokens: Sequence[str]) -> Iterator[int]:
@@ -186,7 +149,7 @@ def _shingles(tokens: Sequence[str]) -> Iterator[int]:
         yield hash((shingle, seen[shingle]))
 
 
-def _contents(prompts: Sequence[_Prompt]) -> list[array[int]]:
+def _contents(prompts: Sequence[Prompt]) -> list[array[int]]:
     """The trigrams of each prompt, template aside, as ranks from rare to frequent, in ascending order."""
     number_of: dict[int, int] = {}
     numbers = [array("Q", (number_of.setdefault(one, len(number_of)) for one in _shingles(p.tokens))) for p in prompts]
@@ -198,11 +161,11 @@ def _contents(prompts: Sequence[_Prompt]) -> list[array[int]]:
     rank = [0] * len(counts)
     for place, number in enumerate(sorted(range(len(counts)), key=counts.__getitem__)):
         rank[number] = place
-    most = _template_count(len(prompts))
+    most = template_count(len(prompts))
     return [array("Q", sorted(rank[number] for number in shingles if counts[number] <= most)) for shingles in numbers]
 
 
-def _shingle_pairs(prompts: Sequence[_Prompt]) -> Iterator[_Pair]:
+def _shingle_pairs(prompts: Sequence[Prompt]) -> Iterator[_Pair]:
     """The pairs whose trigrams, template aside, are alike enough."""
     contents = _contents(prompts)
     signatures = [_signature(content) for content in contents]
@@ -220,8 +183,8 @@ def _shingle_pairs(prompts: Sequence[_Prompt]) -> Iterator[_Pair]:
             if (signatures[one] & ~signatures[other]).bit_count() > len(content) - shared_at_least:
                 continue
             similarity = _jaccard(set(content), set(contents[other]))
-            if similarity >= NEAR_THRESHOLD and _numbers_agree(prompts[one].tokens, prompts[other].tokens):
-                yield prompts[one], prompts[other], min(similarity, _BELOW_EQUAL)
+            if similarity >= NEAR_THRESHOLD and numbers_agree(prompts[one].tokens, prompts[other].tokens):
+                yield prompts[one], prompts[other], min(similarity, BELOW_EQUAL)
         for rank in prefix:
             holders[rank].append(one)
 
@@ -242,67 +205,17 @@ def _jaccard(one: set[int], other: set[int]) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def _numbers_agree(one: Sequence[str], other: Sequence[str]) -> bool:
-    if min(len(one), len(other)) >= _NUMBERS_COUNT_BELOW_WORDS:
-        return True
-    return Counter(filter(_is_number, one)) == Counter(filter(_is_number, other))
-
-
-def _is_number(token: str) -> bool:
-    return token[:1].isdigit()
-
-
-def _typo_pairs(prompts: Sequence[_Prompt]) -> Iterator[_Pair]:
+def _typo_pairs(prompts: Sequence[Prompt]) -> Iterator[_Pair]:
     """The pairs that agree in all words but one, which differs by a typing error."""
     # All that agree but in one place have the same key for that place; a sum makes each key cheap to take out.
-    slots: dict[tuple[int, int, int], list[_Prompt]] = defaultdict(list)
+    slots: dict[tuple[int, int, int], list[Prompt]] = defaultdict(list)
     for prompt in prompts:
         hashes = [hash((place, token)) for place, token in enumerate(prompt.tokens)]
         total = sum(hashes)
         for place, token in enumerate(prompt.tokens):
-            if len(token) >= _TYPO_MIN_LETTERS and token.isalpha():
+            if can_hold_typo(token):
                 slots[len(hashes), place, total - hashes[place]].append(prompt)
     for (_, place, _), same in slots.items():
-        if 1 < len(same) <= _SLOT_FILLERS:
-            for one, other in _typos_in_slot(same, place):
-                yield one, other, 1 - 1 / max(len(_joined(one.tokens)), len(_joined(other.tokens)))
-
-
-def _typos_in_slot(same: Sequence[_Prompt], place: int) -> list[tuple[_Prompt, _Prompt]]:
-    """The typing errors among prompts that differ at ``place`` only, unless other words stand there too.
-
-    Typing errors of one word hang together; where most words at a place are others altogether ("house", "mouse",
-    "apple", "chair"), it is a slot that is filled, and "house" and "mouse" are two words.
-    """
-    pairs = [(a, b) for a, b in combinations(same, 2) if _is_typo(a.tokens[place], b.tokens[place])]
-    pairs = [(a, b) for a, b in pairs if _agree_but_at(a, b, place)]
-    linked: set[int] = set()
-    found: list[tuple[_Prompt, _Prompt]] = []
-    for start in {a.index for a, _ in pairs}:
-        if start in linked:
-            continue
-        together = {start}
-        for _ in same:  # at most this many steps from one end to the other
-            together |= {one.index for pair in pairs for one in pair if {pair[0].index, pair[1].index} & together}
-        linked |= together
-        if 2 * len(together) > len(same):
-            found += [pair for pair in pairs if pair[0].index in together]
-    return found
-
-
-def _agree_but_at(one: _Prompt, other: _Prompt, place: int) -> bool:
-    return one.tokens[:place] == other.tokens[:place] and one.tokens[place + 1 :] == other.tokens[place + 1 :]
-
-
-def _is_typo(one: str, other: str) -> bool:
-    """Whether one letter inserted, left out, exchanged, or swapped with its neighbour makes one word of the other."""
-    short, long = sorted((one, other), key=len)
-    if len(short) < _TYPO_MIN_LETTERS or len(long) - len(short) > 1:
-        return False
-    start = next((at for at, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
-    if len(short) < len(long):
-        return short[start:] == long[start + 1 :]
-    if short[start + 1 :] == long[start + 1 :]:
-        return True
-    swapped = short[start + 1 : start + 2] + short[start : start + 1]
-    return swapped == long[start : start + 2] and short[start + 2 :] == long[start + 2 :]
+        if 1 < len(same) <= SLOT_FILLERS:
+            for one, other in typos_in_slot(same, place):
+                yield one, other, 1 - 1 / max(len(joined(one.tokens)), len(joined(other.tokens)))

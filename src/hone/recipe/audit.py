@@ -6,9 +6,11 @@ Nothing heavy is imported here; what needs a model stands in ``audit_model.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hone.data.audit.audit import audit_source, held_out_prompts
+from hone.data.audit.presidio import PresidioSearch
 from hone.data.audit.repair import Repair, repair_file
 from hone.data.audit.report import AuditReport
 from hone.data.faults import FAULTS, RefusedSource
@@ -25,6 +27,7 @@ def audit_file(
     evaluation_data: str | None = None,
     benchmarks: Sequence[str] = (),
     allow_few_rows: bool = False,
+    presidio: bool = False,
 ) -> AuditReport:
     """Check a file without a model.
 
@@ -34,13 +37,17 @@ def audit_file(
         evaluation_data: a file of held-out rows; training rows that repeat one are rejected.
         benchmarks: further files whose prompts no row should repeat; rows that do are warned of.
         allow_few_rows: whether fewer than 10 usable rows are accepted.
+        presidio: whether Presidio looks for personal data as well.
 
     Raises:
         DataError: a file is missing or cannot be read, or no row of ``evaluation_data`` can be used.
+        MissingDependencyError: Presidio is asked for, and not installed.
     """
+    search = PresidioSearch() if presidio else None
     held_out = [held_out_prompts(evaluation_data, mapping=mapping)] if evaluation_data else []
     held_out += [held_out_prompts(name, code="probe_copy") for name in benchmarks]
-    return audit_source(source, mapping=mapping, held_out=held_out, allow_few_rows=allow_few_rows)
+    report = audit_source(source, mapping=mapping, held_out=held_out, allow_few_rows=allow_few_rows, search=search)
+    return replace(report, notes=(*report.notes, search.describe())) if search else report
 
 
 def repair(report: AuditReport, out: Path, *, mapping: Mapping[str, str] | None = None, redact: bool = False) -> Repair:

@@ -17,7 +17,7 @@ from hone.data.faults import FAULTS
 
 GOOD = b'{"prompt": "what is it?", "completion": "a lamp"}\n'
 LATER = len(GOOD)
-# Codes that only a model can find, and that tests/recipe/test_audit_model.py covers.
+# Codes that only a model can find: tests/cli/test_data_check.py and tests/real/test_data_check.py.
 LEARNED = {"cut_row", "label_error", "loss_outlier", "mismatched_pair", "template"}
 
 
@@ -261,6 +261,7 @@ def test_every_code_of_the_catalogue_is_tested() -> None:
     tested = {code for code, *_ in (*ROWS, *FILES)} | {"too_few_rows", "bom", "crlf", "blank_lines", "bad_columns"}
     tested |= {"no_final_newline", "other_encoding", "json_document", "table", "bad_csv", "held_out_copy", "probe_copy"}
     tested |= {"near_duplicate", "class_imbalance", "length_outlier", "unread_keys", "preference_rows"}
+    tested |= {"odd_language", "odd_prompt"}  # test_clusters.py
     assert set(FAULTS) - LEARNED == tested
 
 

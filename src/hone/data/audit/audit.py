@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from hone.data.audit.balance import Balance
 from hone.data.audit.copies import MOST_COMPARED, CopyFinder, HeldOut
-from hone.data.audit.judge import Judge
+from hone.data.audit.judge import Judge, TextSearch
 from hone.data.audit.reading import JudgedRow, judged_rows
 from hone.data.audit.report import AuditReport, FaultLog
 from hone.data.detection import PREFERENCE, FormatMapping, detect_format, mixed_formats
@@ -32,6 +33,7 @@ def audit_source(
     content: bool = True,
     compare: bool = True,
     allow_few_rows: bool = False,
+    search: TextSearch | None = None,
 ) -> AuditReport:
     """Check a source for every fault of the catalogue that needs no model.
 
@@ -42,6 +44,7 @@ def audit_source(
         content: whether texts are looked through (debris, secrets, refusals); without, only the form is checked.
         compare: whether rows are compared with one another, and what they cover is counted.
         allow_few_rows: whether fewer than 10 usable rows are accepted.
+        search: looks through each text besides.
 
     Raises:
         DataError: the source is missing, a folder, or cannot be read. What is wrong inside it stands in the report.
@@ -49,7 +52,7 @@ def audit_source(
         MissingDependencyError: an optional package is needed for this kind of source.
     """
     columns = FormatMapping.from_pairs(mapping) if mapping is not None else None
-    tally = _Tally(Judge(columns, content=content), compare=compare)
+    tally = _Tally(Judge(columns, content=content, search=search), compare=compare)
     try:
         try:
             for row in judged_rows(source, tally.judge, tally.log.add):
@@ -143,13 +146,10 @@ class _Tally:
 
     def finish(self, held_out: Sequence[HeldOut], *, allow_few_rows: bool) -> None:
         """What all rows together show, and whether enough of them are left."""
-        for one in held_out:
-            for fault in self.copies.leaks(one):
-                self.log.add(fault)
-                if FAULTS[fault.code].severity == "error":
-                    self._late.setdefault(fault.row, (fault.code, fault.message))
-        for fault in (*self.copies.faults(), *self._balance.faults()):
+        for fault in chain(self.copies.faults(held_out), self._balance.faults()):
             self.log.add(fault)
+            if FAULTS[fault.code].severity == "error":
+                self._late.setdefault(fault.row, (fault.code, fault.message))
         if PREFERENCE in self._formats:
             self.log.add(Fault.of("preference_rows", "its rows are preferences", line=self._formats[PREFERENCE][1]))
         if self._refused:
@@ -168,10 +168,10 @@ class _Tally:
 
     def report(self, source: str) -> AuditReport:
         notes = []
-        if self._compare and not self.copies.compared_all:
+        if self.copies.searched:
             notes.append(
-                f"more than {MOST_COMPARED} rows or 8 MB of prompts: "
-                "equal prompts were looked for, nearly equal ones were not"
+                f"more than {MOST_COMPARED:,} rows or 8 MB of prompts: nearly equal ones were searched by MinHash, "
+                "which misses about 1 pair of 5,000"
             )
         formats = list(self._formats)
         late_cut = sum(row in self._cut_rows for row in self._late)

@@ -1,7 +1,7 @@
-"""What a data set covers: answers, lengths, languages, openings; and what stands out of it.
+"""What a data set covers: answers, lengths, languages, openings, kinds of prompts; and what stands out of it.
 
-Counts are exact; languages and openings are told from a sample of the rows with the smallest hashes, which no order
-of the file changes. Memory is bounded whatever the number of rows.
+Counts are exact; languages, openings and kinds of prompts are told from a sample of the rows with the smallest hashes,
+which no order of the file changes. Memory is bounded whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
+from hone.data.audit.clusters import odd_prompts, prompt_groups
 from hone.data.audit.copies import Place, text_hash
 from hone.data.audit.judge import Judged
 from hone.data.audit.languages import language_of
@@ -34,6 +37,22 @@ _FEW_LABELS = 20
 _ROWS_PER_LABEL_SHARE = 5
 _ROWS_PER_LABEL = 3
 _OPENING_WORDS = 3
+_WORDS_TOLD = 3
+_GROUPS = 3
+_GROUP_SHARE = 0.1
+_SHOWN_CHARACTERS = 60
+# A language is the file's where this share of the texts is in it; of fewer texts than these nothing is said.
+_LANGUAGE_SHARE = 0.95
+_TEXTS_TO_SPEAK_OF = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """A row of the sample: where it stands, and the beginnings of its texts."""
+
+    place: Place
+    asked: str
+    answer: str
 
 
 class _Lengths:
@@ -75,8 +94,8 @@ class Balance:
         self._prompts = _Lengths()
         self._answers = _Lengths()
         self._longest: list[tuple[int, int, Place]] = []
-        # A heap of the smallest hashes, the largest of them on top: (-hash, prompt, answer).
-        self._sample: list[tuple[int, str, str]] = []
+        # A heap of the smallest hashes, the largest of them on top: (-hash, -row, row of the sample).
+        self._heap: list[tuple[int, int, _Sampled]] = []
 
     def add(self, judged: Judged, place: Place) -> None:
         """Count one usable row."""
@@ -91,9 +110,15 @@ class Balance:
         self._prompts.add(len(judged.asked))
         self._answers.add(len(answer))
         _keep(self._longest, (len(answer), -place[0], place), _LONGEST_KEPT)
-        key = -text_hash(judged.asked[:_SAMPLE_CHARACTERS] + answer[:_SAMPLE_CHARACTERS])
-        if len(self._sample) < _SAMPLE or key > self._sample[0][0]:
-            _keep(self._sample, (key, judged.asked[:_SAMPLE_CHARACTERS], answer[:_SAMPLE_CHARACTERS]), _SAMPLE)
+        asked, short = judged.asked[:_SAMPLE_CHARACTERS], answer[:_SAMPLE_CHARACTERS]
+        key = -text_hash(asked + short)
+        if len(self._heap) < _SAMPLE or key > self._heap[0][0]:
+            _keep(self._heap, (key, -place[0], _Sampled(place, asked, short)), _SAMPLE)
+
+    @cached_property
+    def _sample(self) -> list[_Sampled]:
+        """The sampled rows in the order of their hashes; read when all rows were added."""
+        return [row for _, _, row in sorted(self._heap, key=lambda one: (-one[0], -one[1]))]
 
     @property
     def labels(self) -> Counter[str] | None:
@@ -105,7 +130,13 @@ class Balance:
         return self._labels if few and self.rows >= _ROWS_PER_LABEL * distinct else None
 
     def faults(self) -> Iterator[Fault]:
-        """Class imbalance, and the answers that are many times as long as the others (at most 100, the longest)."""
+        """Class imbalance; answers many times as long as the others (at most 100); among the sample, odd rows."""
+        yield from self._odd_languages()
+        for index, words in odd_prompts([row.asked for row in self._sample]):
+            row, line, offset = self._sample[index].place
+            told = ", ".join(words[:_WORDS_TOLD])
+            message = f"of {len(self._sample):,} prompts looked at no other has any of its words, as {told}"
+            yield Fault.of("odd_prompt", message, row=row, line=line, offset=offset)
         if labels := self.labels:
             (most, many), (least, few) = labels.most_common(1)[0], min(labels.items(), key=lambda one: (one[1], one[0]))
             if many >= _IMBALANCE_TIMES * few:
@@ -117,16 +148,49 @@ class Balance:
                 message = f"an answer of {length} characters, where half have {self._answers.at(0.5)} at most"
                 yield Fault.of("length_outlier", message, row=row, line=line, offset=offset)
 
+    def _odd_languages(self) -> Iterator[Fault]:
+        """Prompts, and answers, that are clearly in another language than nearly all others."""
+        for what, texts in (
+            ("prompt", [row.asked for row in self._sample]),
+            ("answer", [row.answer for row in self._sample]),
+        ):
+            told = [language_of(text, sure=True) for text in texts]
+            counts = Counter(name for name in told if name != "other")
+            if sum(counts.values()) < _TEXTS_TO_SPEAK_OF:
+                continue
+            main, count = counts.most_common(1)[0]
+            share = count / sum(counts.values())
+            if share < _LANGUAGE_SHARE:
+                continue
+            for row, name in zip(self._sample, told, strict=True):
+                if name not in (main, "other"):
+                    number, line, offset = row.place
+                    message = f"its {what} reads as {name}, where {int(100 * share)}% of the {what}s read as {main}"
+                    yield Fault.of("odd_language", message, row=number, line=line, offset=offset)
+
+    def _groups(self) -> list[JsonDict]:
+        groups = prompt_groups([row.asked for row in self._sample], least_share=_GROUP_SHARE, most=_GROUPS)
+        return [
+            {
+                "share": round(len(group.members) / len(self._sample), 4),
+                "line": self._sample[group.centre].place[1],
+                "prompt": hidden(_shown(self._sample[group.centre].asked)),
+                "words": [hidden(word) for word in group.words],
+            }
+            for group in groups
+        ]
+
     def to_json(self) -> JsonDict:
         """What the data covers.
 
         Returns:
             ``prompt_characters`` and ``answer_characters`` (least, median, p95, most); ``refusals``; ``labels`` with
             their counts, or None; ``languages`` and ``openings`` as shares of ``sampled`` rows, the most frequent
-            first.
+            first; ``groups`` of prompts that are alike, each with its ``share`` of the sampled rows, the ``line`` and
+            the beginning of the ``prompt`` that the others are like, and the ``words`` that mark it.
         """
-        languages = Counter(language_of(f"{asked}\n{answer}") for _, asked, answer in self._sample)
-        openings = Counter(" ".join(asked.split()[:_OPENING_WORDS]) for _, asked, _ in self._sample)
+        languages = Counter(language_of(f"{row.asked}\n{row.answer}") for row in self._sample)
+        openings = Counter(" ".join(row.asked.split()[:_OPENING_WORDS]) for row in self._sample)
         labels = self.labels
         return {
             "prompt_characters": self._prompts.to_json(),
@@ -136,7 +200,13 @@ class Balance:
             "sampled": len(self._sample),
             "languages": _shares(languages, 5),
             "openings": _shares(openings, 5),
+            "groups": self._groups(),
         }
+
+
+def _shown(text: str) -> str:
+    plain = " ".join(text.split())
+    return repr(plain if len(plain) <= _SHOWN_CHARACTERS else plain[: _SHOWN_CHARACTERS - 3] + "...")
 
 
 def _bin(length: float) -> int:

@@ -3,8 +3,8 @@
 Rows are compared by 64-bit hashes of their texts (case and white space do not count), dealt out to disk where they are
 many: among a million rows two different ones are taken for equal in 3 of 100 million files.
 
-Near copies are those of ``data/near.py``, the rule that also keeps held-out rows apart, while the prompts are at most
-:data:`MOST_COMPARED` and 8 MB. Beyond that only equal prompts are compared, and a note says so.
+Near copies are those of ``data/near.py``, the rule that also keeps held-out rows apart: all pairs while the prompts are
+at most :data:`MOST_COMPARED` and 8 MB, and beyond that by ``near_search.py``, which holds none in memory.
 
 Source: Lee et al.: Deduplicating training data makes language models better (ACL 2022).
 """
@@ -12,10 +12,13 @@ Source: Lee et al.: Deduplicating training data makes language models better (AC
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hone.data.audit.judge import Judged
+from hone.data.audit.near_search import NearSearch
 from hone.data.audit.spill import NumberTable
 from hone.data.faults import Fault
 from hone.data.near import near_graph
@@ -57,64 +60,67 @@ class CopyFinder:
     """Collects what is needed to compare rows, one row at a time.
 
     Args:
-        read_row: reads a row again at its byte offset and gives its prompt, for verifying candidates in files of more
-            than :data:`MOST_COMPARED` rows; None where rows cannot be read again, and near copies are then not looked
-            for beyond that many.
+        most_compared: prompts of which all pairs are compared; more are searched on disk.
     """
 
-    def __init__(self, read_row: Callable[[int], str] | None = None) -> None:
-        self._read_row = read_row
+    def __init__(self, *, most_compared: int = MOST_COMPARED) -> None:
+        self._most_compared = most_compared
         self._equal = NumberTable(6)
-        self._prompts: list[str] | None = []
+        self._prompts: list[str] = []
         self._places: list[Place] = []
         self._characters = 0
-        self.rows = 0
+        self._search: NearSearch | None = None
 
     def close(self) -> None:
         """Remove what was put on disk."""
         self._equal.__exit__(None, None, None)
+        if self._search is not None:
+            self._search.close()
 
     @property
-    def compared_all(self) -> bool:
-        """Whether near copies are looked for among all rows."""
-        return self._prompts is not None
+    def searched(self) -> bool:
+        """Whether there are too many prompts to compare all pairs."""
+        return self._search is not None
 
     def add(self, judged: Judged, place: Place) -> None:
         """Note one usable row."""
-        self.rows += 1
         row, line, offset = place
         asked = text_hash(judged.asked)
         # the context is seldom there, and then seldom long
         prompt = asked ^ text_hash(judged.context) if judged.context else asked
         where = _NO_OFFSET if offset is None else offset
-        self._equal.add((prompt, text_hash(judged.answer), row, line, where, asked))
-        if self._prompts is None:
+        compared = judged.asked or judged.context
+        compared_hash = asked if judged.asked else text_hash(compared)
+        self._equal.add((prompt, text_hash(judged.answer), row, line, where, compared_hash))
+        if self._search is not None:
+            self._search.add((row, line, where), compared, compared_hash)
             return
-        self._prompts.append(judged.asked or judged.context)
+        self._prompts.append(compared)
         self._places.append(place)
-        self._characters += len(judged.asked)
-        if len(self._prompts) > MOST_COMPARED or self._characters > _MOST_CHARACTERS:
-            self._prompts, self._places = None, []
+        self._characters += len(compared)
+        if len(self._prompts) > self._most_compared or self._characters > _MOST_CHARACTERS:
+            self._search = NearSearch()
+            for text, (row, line, offset) in zip(self._prompts, self._places, strict=True):
+                where = _NO_OFFSET if offset is None else offset
+                self._search.add((row, line, where), text, text_hash(text))
+            self._prompts, self._places = [], []
 
-    def faults(self) -> Iterator[Fault]:
-        """Copies and contradictions, then near copies."""
+    def faults(self, held_out: Sequence[HeldOut] = ()) -> Iterator[Fault]:
+        """Rows whose prompt is equal or nearly equal to a held-out one; copies and contradictions; near copies."""
+        if self._search is not None:
+            self._search.run([_distinct(one) for one in held_out])
+        for index, one in enumerate(held_out):
+            yield from self._leaks(one) if self._search is None else self._searched_leaks(one, self._search, index)
         for group in self._equal.groups():
             yield from _equal_faults([tuple(int(number) for number in row) for row in group])
-        if self._prompts:
+        if self._search is None:
             yield from _near_faults(self._prompts, self._places)
-
-    def leaks(self, held_out: HeldOut) -> Iterator[Fault]:
-        """A fault for each row whose prompt is equal or nearly equal to a held-out one.
-
-        In files of more than :data:`MOST_COMPARED` rows only equal prompts are found.
-        """
-        if self._prompts is None:
-            known = {text_hash(prompt): line for prompt, line in zip(held_out.prompts, held_out.lines, strict=True)}
-            for rows in self._equal.parts():
-                for _, _, row, line, offset, asked in rows.tolist():
-                    if asked in known:
-                        yield _leak(held_out, (row, line, _offset(offset)), known[asked], 1.0)
             return
+        for twin in self._search.near():
+            row, line, where, _ = twin.text
+            yield _near_fault((row, line, _offset(where)), twin.other[1], twin.similarity)
+
+    def _leaks(self, held_out: HeldOut) -> Iterator[Fault]:
         graph = near_graph([*held_out.prompts, *self._prompts])
         count = len(held_out.prompts)
         for index, place in enumerate(self._places):
@@ -124,9 +130,25 @@ class CopyFinder:
             if best is not None:
                 yield _leak(held_out, place, held_out.lines[-best[1]], best[0])
 
+    def _searched_leaks(self, held_out: HeldOut, search: NearSearch, index: int) -> Iterator[Fault]:
+        known = {text_hash(twin.text[3]): (twin.other[0], twin.similarity) for twin in search.near(index)}
+        hashes = np.array(sorted(known), dtype=np.uint64)
+        for rows in self._equal.parts():
+            for _, _, row, line, where, compared in rows[np.isin(rows[:, 5], hashes)].tolist():
+                number, similarity = known[compared]
+                yield _leak(held_out, (row, line, _offset(where)), held_out.lines[number], similarity)
+
+
+def _distinct(held_out: HeldOut) -> list[tuple[int, str]]:
+    """The different prompts of a held-out file, each with the index of the first that has it."""
+    firsts: dict[int, tuple[int, str]] = {}
+    for index, prompt in enumerate(held_out.prompts):
+        firsts.setdefault(text_hash(prompt), (index, prompt))
+    return list(firsts.values())
+
 
 def _leak(held_out: HeldOut, place: Place, twin: int, share: float) -> Fault:
-    alike = "is equal" if share == 1 else f"is {share:.0%} alike"
+    alike = "is equal" if share == 1 else f"is {_percent(share)} alike"
     row, line, offset = place
     return Fault.of(held_out.code, f"its prompt {alike} to {held_out.name}:{twin}", row=row, line=line, offset=offset)
 
@@ -163,8 +185,17 @@ def _near_faults(prompts: Sequence[str], places: Sequence[Place]) -> Iterator[Fa
         alike = {representative: 1.0, **graph.near.get(representative, {})}
         twin = max(((share, -other) for other, share in alike.items() if other < index), default=None)
         if twin is not None:
-            row, line, offset = places[index]
-            message = f"its prompt is {twin[0]:.0%} alike to line {places[-twin[1]][1]}"
-            if twin[0] == 1:
-                message = f"its prompt differs from line {places[-twin[1]][1]} in punctuation alone"
-            yield Fault.of("near_duplicate", message, row=row, line=line, offset=offset)
+            yield _near_fault(places[index], places[-twin[1]][1], twin[0])
+
+
+def _near_fault(place: Place, other_line: int, similarity: float) -> Fault:
+    row, line, offset = place
+    message = f"its prompt is {_percent(similarity)} alike to line {other_line}"
+    if similarity == 1:
+        message = f"its prompt differs from line {other_line} in punctuation alone"
+    return Fault.of("near_duplicate", message, row=row, line=line, offset=offset)
+
+
+def _percent(similarity: float) -> str:
+    """Rounded down: what is not equal is never 100% alike."""
+    return f"{int(similarity * 100)}%"

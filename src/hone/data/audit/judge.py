@@ -7,7 +7,7 @@ by the full checks. Both give the same verdict, which is that of the reader behi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,10 @@ from hone.data.ledger import RowError, RowStatus
 from hone.data.rows import decoded
 from hone.types import JsonDict, Role
 
-__all__ = ["Judge", "Judged"]
+__all__ = ["Judge", "Judged", "TextSearch"]
+
+TextSearch = Callable[[str], Iterable[tuple[str, str]]]
+"""Text to (code, message) of each thing found in it."""
 
 _MOST_PLANS = 1000
 
@@ -68,9 +71,13 @@ class Judge:
     Args:
         mapping: the columns that the user named, or None.
         content: whether texts are looked through for debris, secrets and the like; without, only the form is checked.
+        search: looks through each text besides, and gives (code, message) of what it finds.
     """
 
-    def __init__(self, mapping: FormatMapping | None = None, *, content: bool = True) -> None:
+    def __init__(
+        self, mapping: FormatMapping | None = None, *, content: bool = True, search: TextSearch | None = None
+    ) -> None:
+        self._search = search
         self._mapping = mapping
         self._content = content
         self._plans: dict[tuple[str, ...], _Plan] = {}
@@ -104,7 +111,7 @@ class Judge:
         texts = _plain_chat(value[plan.turns]) if plan.turns else _plain_pair(value, plan)
         if texts is not None:
             asked, context, answer = texts
-            if not self._content or not worth_a_look(asked, context, answer):
+            if not self._search and (not self._content or not worth_a_look(asked, context, answer)):
                 return Judged("kept", (), plan.format, asked, context, answer, plan.unread)
         return self._looked_at(value, plan)
 
@@ -143,6 +150,9 @@ class Judge:
             asked, context, answer, cut = self._read_example(reading, value, plan.format)
         if self._content:
             reading.findings += text_findings(reading.texts)
+        if self._search:
+            for pointer, _, text in reading.texts:
+                reading.findings += [(code, pointer, message) for code, message in self._search(text)]
         dropped = any(FAULTS[code].severity == "error" for code, _, _ in reading.findings)
         status: RowStatus = "dropped" if dropped else "cut" if cut else "kept"
         return Judged(status, tuple(reading.findings), plan.format, asked, context, answer, plan.unread)

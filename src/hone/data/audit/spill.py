@@ -1,23 +1,31 @@
-"""A table of numbers that may be larger than the memory: rows are dealt out to files by their first column.
+"""Tables that may be larger than the memory, in temporary files: of numbers, and of texts.
 
-Rows with an equal first number always meet in one part, so that groups of equals can be found a part at a time.
+Rows of numbers are dealt out to files by their first column. Rows with an equal first number always meet in one part,
+so that groups of equals can be found a part at a time.
 """
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NumberTable"]
+__all__ = ["NumberTable", "StoredText", "TextTable"]
 
 _PARTS = 64
 _BUFFERED_NUMBERS = 1 << 15
+_PREFIX = "hone-audit-"
+_TEXT_HEAD = struct.Struct("<QQQI")
+
+StoredText = tuple[int, int, int, str]
+"""Three numbers of the caller's, and the text."""
 
 
 class NumberTable:
@@ -48,6 +56,18 @@ class NumberTable:
         if len(buffer) > _BUFFERED_NUMBERS:
             self._spill(row[0] % _PARTS)
 
+    def extend(self, rows: NDArray[np.uint64]) -> None:
+        """Add many rows, as an array of rows and columns."""
+        parts = (rows[:, 0] % np.uint64(_PARTS)).astype(np.intp)
+        rows = rows[np.argsort(parts, kind="stable")]
+        ends = np.cumsum(np.bincount(parts, minlength=_PARTS))
+        for part, (start, end) in enumerate(zip((0, *ends[:-1]), ends, strict=True)):
+            if start == end:
+                continue
+            self._buffers[part].frombytes(rows[start:end].tobytes())
+            if len(self._buffers[part]) > _BUFFERED_NUMBERS:
+                self._spill(part)
+
     def parts(self) -> Iterator[NDArray[np.uint64]]:
         """The rows in parts, each sorted by all columns, the first one foremost; together all rows."""
         for number, buffer in enumerate(self._buffers):
@@ -70,7 +90,38 @@ class NumberTable:
 
     def _spill(self, part: int) -> None:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="hone-audit-")
+            self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX)
         with self._file(part).open("ab") as stream:
             self._buffers[part].tofile(stream)
         del self._buffers[part][:]
+
+
+class TextTable:
+    """Texts in a temporary file, each with three numbers, found again by the place that :meth:`add` gives."""
+
+    def __init__(self) -> None:
+        self._stream: IO[bytes] = tempfile.TemporaryFile(prefix=_PREFIX)  # noqa: SIM115  closed by close
+        self._end = 0
+
+    @property
+    def end(self) -> int:
+        """The place that the next text will have."""
+        return self._end
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._stream.close()
+
+    def add(self, numbers: tuple[int, int, int], text: str) -> int:
+        """Store a text with its numbers; its place."""
+        data = text.encode("utf-8", "surrogatepass")
+        self._stream.write(_TEXT_HEAD.pack(*numbers, len(data)))
+        self._stream.write(data)
+        place, self._end = self._end, self._end + _TEXT_HEAD.size + len(data)
+        return place
+
+    def read(self, place: int) -> StoredText:
+        """What was stored at a place. Nothing may be added after the first reading."""
+        self._stream.seek(place)
+        first, second, third, length = _TEXT_HEAD.unpack(self._stream.read(_TEXT_HEAD.size))
+        return first, second, third, self._stream.read(length).decode("utf-8", "surrogatepass")

@@ -42,7 +42,7 @@ _CONTROL = re.compile(
     r"|<(?:start_of_turn|end_of_turn|bos|eos|pad|unk)>|</?s>|\[/?INST\]|<</?SYS>>|<\uff5c[^\uff5c]{1,40}\uff5c>"
 )
 _REFUSAL = re.compile(
-    r"(?:i(?:['\u2019]m| am) (?:very |really |so )?sorry,? (?:but )?(?:i|that|this|as)\b"
+    r"(?:i(?:['\u2019]m| am) (?:very |really |so )?sorry,? (?:but )?(?!i need\b)(?:i|that|this|as)\b"
     r"|sorry,? (?:but )?i (?:can|am|do)"
     r"|i (?:can(?:['\u2019]t|not)|am (?:not able|unable)|['\u2019]?m (?:not able|unable)) (?:to )?"
     r"(?:help|assist|provide|fulfil|comply|answer|discuss|do that|share|give|create|write|generate)"
