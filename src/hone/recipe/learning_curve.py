@@ -24,11 +24,12 @@ from hone.engine.step import mean_loss
 from hone.errors import DataError
 from hone.evaluation.learning_curve import LEAST_POINTS, LearningCurve, fit_learning_curve, nested_sizes
 from hone.model.load import LoadedModel, load_base
-from hone.model.quantize import count_parameters
 from hone.objective.supervised import supervised_loss
-from hone.planning.choose import TrainingChoices, choose_training
+from hone.planning.choose import TrainingChoices
+from hone.planning.shape import shape_of
 from hone.recipe.adapting import attach_method
 from hone.recipe.inference import make_renderer, training_path
+from hone.recipe.planner import choose_numbers
 from hone.recipe.rows import render_rows
 from hone.types import TokenSequence
 
@@ -112,14 +113,14 @@ def _measure(
 ) -> tuple[LearningCurve, float]:
     """The curve, and the loss of the base without training; in bits per token."""
     sizes = nested_sizes(len(ordered))
-    adaptation = attach_method(config, base, _choose(base, ordered), None, home=home)
+    adaptation = attach_method(config, base, _choose(config, base, ordered), None, home=home)
     parameters = adaptation.parameters()
     start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     forward, path = training_path(base.model, reference=False)
     base.model.eval()
     losses = []
     with path, tempfile.TemporaryDirectory(prefix="hone-curve-") as folder:
-        held = micro_batches(validation, max_tokens=_choose(base, ordered).micro_batch_tokens)
+        held = micro_batches(validation, max_tokens=_choose(config, base, ordered).micro_batch_tokens)
 
         def validation_loss() -> float:
             return mean_loss(base.model, held, forward=forward, objective=supervised_loss)
@@ -133,9 +134,10 @@ def _measure(
                     parameter.copy_(start[name])
             adaptation.refresh()
             rows = ordered[:size]
+            settings = _settings(config, _choose(config, base, rows), size)
             result = train(
                 base.model, rows, parameters=parameters, forward=forward, objective=supervised_loss,
-                settings=_settings(config, _choose(base, rows), size), evaluate=validation_loss, recorder=_Silent(),
+                settings=settings, evaluate=validation_loss, recorder=_Silent(),
                 checkpoints=Path(folder) / str(size), rate_factors=adaptation.rate_factors(config.learning_rate_ratio),
                 refresh=adaptation.refresh,
             )  # fmt: skip
@@ -145,17 +147,11 @@ def _measure(
     return fit_learning_curve(sizes, losses), before
 
 
-def _choose(base: LoadedModel, rows: Sequence[TokenSequence]) -> TrainingChoices:
-    shape = base.model.config.get_text_config()
-    return choose_training(
-        num_parameters=count_parameters(base.model),
-        num_layers=shape.num_hidden_layers,
-        width=shape.hidden_size,
-        row_lengths=[len(row.ids) for row in rows],
-        context_length=base.context_length,
-        available_bytes=None,
-        bytes_per_value=base.model.dtype.itemsize,
-    )
+def _choose(config: TrainConfig, base: LoadedModel, rows: Sequence[TokenSequence]) -> TrainingChoices:
+    return choose_numbers(
+        config, shape_of(base.model, context_length=base.context_length), rows,
+        free_bytes=None, bytes_per_value=base.model.dtype.itemsize, has_validation=True,
+    )  # fmt: skip
 
 
 def _settings(config: TrainConfig, choices: TrainingChoices, size: int) -> LoopSettings:
