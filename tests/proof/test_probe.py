@@ -156,7 +156,7 @@ def test_another_kernel_and_another_type_stay_within_the_tolerance(family: str) 
     assert check_version_probe(probe, model, renderer(), logits=padded_logits).holds
     coarse = held(probe, tuned(family, torch.bfloat16))
     assert coarse.holds
-    assert 1e-3 < coarse.measured < 0.15, "bfloat16 differs by more than float32 may"
+    assert 1e-3 < coarse.measured < 0.25, "bfloat16 differs by more than float32 may"
 
 
 # --- every change is found ---
@@ -208,7 +208,7 @@ def test_a_zeroed_adapter_is_caught_however_small_it_was() -> None:
         zeroed(model)
     found = held(probe, model)
     assert not found.holds
-    assert found.measured < 0.15
+    assert found.measured < 0.25
     assert found.found == "the adapter does not change the base as it did"
 
 

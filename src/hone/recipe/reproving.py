@@ -32,10 +32,10 @@ def measure_reloaded(answerer: Answerer) -> list[Invariant]:
     conversations = answerer.reproduced
     if conversations is None:
         return [rows]
-    worse = conversations if not conversations.holds else rows
+    remedy = conversations.remedy if rows.holds else rows.remedy
     both = f"{rows.checked}; {conversations.checked}: {conversations.measured:.2g}, {conversations.bound}"
     return [
-        replace(rows, holds=rows.holds and conversations.holds, checked=both, remedy=worse.remedy, found=worse.found)
+        replace(rows, holds=rows.holds and conversations.holds, checked=both, remedy=remedy, found=conversations.found or rows.found)
     ]
 
 
