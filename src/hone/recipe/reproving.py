@@ -35,7 +35,13 @@ def measure_reloaded(answerer: Answerer) -> list[Invariant]:
     remedy = conversations.remedy if rows.holds else rows.remedy
     both = f"{rows.checked}; {conversations.checked}: {conversations.measured:.2g}, {conversations.bound}"
     return [
-        replace(rows, holds=rows.holds and conversations.holds, checked=both, remedy=remedy, found=conversations.found or rows.found)
+        replace(
+            rows,
+            holds=rows.holds and conversations.holds,
+            checked=both,
+            remedy=remedy,
+            found=conversations.found or rows.found,
+        )
     ]
 
 
