@@ -155,6 +155,9 @@ def main() -> int:
             if not invariant.holds:
                 alarms[invariant.number] += 1
                 print(what, described(invariant), flush=True)
+        done = seed - options.first + 1
+        if done % 20 == 0:
+            print(f"{done} of {options.count} runs, alarms: {dict(alarms) or 'none'}", file=sys.stderr, flush=True)
     print(f"{options.count} runs, {measured} invariants measured, alarms: {dict(alarms) or 'none'}")
     return 1 if alarms else 0
 

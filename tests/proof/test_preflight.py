@@ -300,4 +300,4 @@ def test_long_rows_are_shortened_to_where_their_supervised_tokens_are(llama: Sub
     attach_adapter(llama.model, rank=4, alpha=8.0)
     found = model_checked(replace(llama, sequences=long))
     assert failing(found) == []
-    assert found[5].checked == "3 rows of 341, 341, 342 tokens (the longest row has 400), 30 supervised tokens"
+    assert found[5].checked == "3 rows of 256, 256, 256 tokens (the longest row has 400), 30 supervised tokens"

@@ -9,7 +9,7 @@ from hone.types import TokenSequence
 
 __all__ = ["SAMPLE_TOKENS", "describe_sample", "sample_sequences"]
 
-SAMPLE_TOKENS = 1024
+SAMPLE_TOKENS = 768
 """Tokens of the rows that are sampled, together: a second or two of each pass of the embedded base on two cores."""
 
 
