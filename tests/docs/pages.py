@@ -106,9 +106,10 @@ def with_tiny(words: list[str]) -> list[str]:
         return words
     job = words[0]
     added: list[str] = []
-    if job in ("run", "train") or (job == "plan" and "--history" not in words) or words[:2] == ["data", "show"]:
+    planned = job == "plan" and "--history" not in words
+    if job in ("run", "train") or planned or words[:2] in (["data", "show"], ["proof", "--data"]):
         added += unless_given("--model", TINY)
-    if job in ("run", "train") or (job == "plan" and "--history" not in words):
+    if job in ("run", "train") or planned:
         added += [*unless_given("--max-steps", "2"), *unless_given("--device", "cpu")]
     if job in (*_RESULTS, "generate", "chat"):
         added += unless_given("--max-new-tokens", "8")
