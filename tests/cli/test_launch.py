@@ -183,7 +183,8 @@ def test_a_split_base_trains_the_same_adapter(tiny_base: Path, rows: Path, tmp_p
     assert (result["training"]["devices"], result["training"]["sharded"]) == (2, True)
     assert ended.err.count("step 8/8") == 1, "one process speaks"
     assert all(one["holds"] for one in result["proof"])
-    assert {path.name for path in folder.iterdir()} == {path.name for path in alone.iterdir()}
+    # what several devices need is not predicted
+    assert {path.name for path in folder.iterdir()} == {path.name for path in alone.iterdir()} - {"plan.json"}
     _assert_same_adapter(alone, folder)
 
 

@@ -10,7 +10,8 @@ Shape legend: N added tokens, V tokens of the base, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +21,15 @@ from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 from hone.errors import ConfigError, ModelError
 from hone.model.switch import Switch
 
-__all__ = ["AddedTokens", "add_tokens", "added_tokens_of", "attach_tokens", "merge_tokens", "pieces_of_tokens"]
+__all__ = [
+    "AddedTokens",
+    "add_tokens",
+    "added_tokens_hidden",
+    "added_tokens_of",
+    "attach_tokens",
+    "merge_tokens",
+    "pieces_of_tokens",
+]
 
 _LEAF = ".token_adapter.trainable_tokens_delta"
 
@@ -174,6 +183,20 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> int:
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in texts])
     assert tokenizer.convert_tokens_to_ids(list(texts)) == list(range(first, first + len(texts)))
     return first
+
+
+@contextmanager
+def added_tokens_hidden(model: PreTrainedModel) -> Iterator[None]:
+    """In the block, a model that is switched off does not have the added tokens at all; see :class:`AddedTokens`."""
+    added = [module for module in model.modules() if isinstance(module, AddedTokens)]
+    before = [tokens.hidden_from_base for tokens in added]
+    for tokens in added:
+        tokens.hidden_from_base = True
+    try:
+        yield
+    finally:
+        for tokens, hidden in zip(added, before, strict=True):
+            tokens.hidden_from_base = hidden
 
 
 def attach_tokens(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["give_back_freed_memory", "keep_freed_memory"]
 
 # <malloc.h> of glibc
 _M_TRIM_THRESHOLD = -1
@@ -31,3 +31,18 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(set_option(_M_MMAP_THRESHOLD, _LARGEST_BLOCK) and set_option(_M_TRIM_THRESHOLD, _LARGEST_INT))
+
+
+def give_back_freed_memory() -> bool:
+    """Give the system the memory that is kept, so that what the next piece of work takes is seen in the resident set.
+
+    Returns:
+        Whether some was given back; other C libraries than glibc have no such call.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        trim = ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return False
+    return bool(trim(0))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from hone.model.allocator import give_back_freed_memory
 from hone.model.machine import available_device_bytes, peak_device_memory_bytes, peak_memory_bytes
 
 __all__ = ["PeakMemory", "watched_memory"]
@@ -54,6 +55,7 @@ def watched_memory(device: str) -> Iterator[PeakMemory]:
         kept = torch.cuda.memory_reserved(device) - before
         memory = PeakMemory(before, None if free is None else free + kept)
     else:
+        give_back_freed_memory()
         memory = PeakMemory(_resident_bytes() if kind == "cpu" else peak_device_memory_bytes(device), free)
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(memory, done), daemon=True)

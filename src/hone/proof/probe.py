@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from hone.data.pack import pack
 from hone.data.render import Renderer
 from hone.errors import StorageError, TemplateError, TrainingError
+from hone.model.added_tokens import added_tokens_hidden
 from hone.model.forward import Forward
 from hone.model.lora import adapter_disabled
 from hone.proof.conversations import PROBE_CONVERSATIONS
@@ -225,7 +226,8 @@ def check_version_probe(
     tuned_PK, base_at_tuned_PK = tuned_PV.gather(1, then["tuned_ids"]), base_PV.gather(1, then["tuned_ids"])
     base_gap_PK = base_PV.gather(1, then["base_ids"]) - then["base_logprobs"]
     tuned_gap_PK = tuned_PK - then["tuned_logprobs"]
-    moved_then, moved_now = then["tuned_logprobs"] - then["base_at_tuned"], tuned_PK - base_at_tuned_PK
+    moved_then = _way(then["tuned_logprobs"], then["base_at_tuned"])
+    moved_now = _way(tuned_PK, base_at_tuned_PK)
     gap = max(_rms(tuned_gap_PK), _rms(base_gap_PK))
     as_it_did = _moves_as_it_did(moved_then, moved_now, tolerance)
     bound = (
@@ -237,6 +239,11 @@ def check_version_probe(
         found = _first_difference(probe, renderer, tuned_gap_PK, base_gap_PK, tolerance) if gap > tolerance else ""
         found = found or "the adapter does not change the base as it did"
     return Invariant(10, _NAME, holds, gap, bound, checked, remedy, found)
+
+
+def _way(tuned_PK: Tensor, base_PK: Tensor) -> Tensor:
+    """From base to tuned; 0 for a token that training added, which the base does not have."""
+    return (tuned_PK - base_PK).masked_fill(~torch.isfinite(base_PK), 0.0)
 
 
 def _moves_as_it_did(then_PK: Tensor, now_PK: Tensor, tolerance: float) -> bool:
@@ -304,7 +311,7 @@ def _logprobs(
         sequences.append(TokenSequence(ids, tuple(at in wanted for at in range(len(ids))), index))
     batch = pack(sequences)
     tuned_PV = torch.log_softmax(logits(model, batch).float(), dim=-1).cpu()
-    with adapter_disabled(model):
+    with adapter_disabled(model), added_tokens_hidden(model):
         base_PV = torch.log_softmax(logits(model, batch).float(), dim=-1).cpu()
     if not bool(torch.isfinite(tuned_PV.amax(dim=-1)).all() and torch.isfinite(base_PV.amax(dim=-1)).all()):
         raise TrainingError(
