@@ -76,7 +76,8 @@ def _plan_lines(planned: _Json, columns: int) -> _Lines:
     data, model, machine = planned["data"], planned["model"], planned["machine"]
     guessed = ", tokens estimated from bytes" if data["tokens_are_estimated"] else ""
     rows = (
-        f"{data['train']} rows to train on, {data['validation']} to choose the best step, {data['held_out']} held out"
+        f"{data['train']} rows to train on, {data['validation']} to choose the step that is kept, "
+        f"{data['held_out']} held out"
     )
     yield labelled("Data", f"{rows}{guessed}", columns=columns)
     yield labelled("Model", f"{model['name']}, {model['parameters'] / 1e6:.0f}M parameters", columns=columns)

@@ -81,7 +81,8 @@ def _run_lines(result: _Json, columns: int) -> _Lines:
 def _training_lines(result: _Json, columns: int) -> _Lines:
     data, training = result["data"], result["training"]
     yield from _row_counts(data, columns)
-    parts = {"trained on": data["train"], "to choose the best step": data["validation"], "held out": data["held_out"]}
+    validation, held_out = data["validation"], data["held_out"]
+    parts = {"trained on": data["train"], "to choose the step that is kept": validation, "held out": held_out}
     used = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
     yield labelled("", used, columns=columns)
     yield from _first_dropped(Path(result["run_dir"]) / "ledger.jsonl", data["source"], columns)

@@ -122,8 +122,8 @@ def _lines(name: str, result: _Json, *, base: str | None, license_name: str | No
     yield ""
     yield (
         f"{data['rows']} rows of `{_cell(data['source'])}`: {data['kept']} kept, {data['cut']} cut, {data['dropped']} "
-        f"dropped; {data['train']} trained on, {data['validation']} to choose the best step, {data['held_out']} held "
-        "out."
+        f"dropped; {data['train']} trained on, {data['validation']} to choose the step that is kept, "
+        f"{data['held_out']} held out."
     )
     yield ""
     numbers = [(key, training.get(key)) for key in _NUMBERS]

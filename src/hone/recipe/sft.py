@@ -28,7 +28,7 @@ from hone.model.load import LoadedModel
 from hone.model.machine import resident_memory_bytes
 from hone.model.recompute import recompute_enabled
 from hone.objective.supervised import supervised_loss
-from hone.planning.choose import TrainingChoices
+from hone.planning.choose import TOLERATED_LOSS_RISE, TrainingChoices
 from hone.planning.shape import shape_of
 from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
@@ -54,9 +54,6 @@ __all__ = ["SftResult", "train_sft"]
 
 # Validations in a row that are not kept before the run stops; one may be chance.
 _PATIENCE_EPOCHS = 2
-# Answers go on improving for a while after the loss of the reference answers has begun to rise: measured on validation
-# rows (docs/defaults.md), as Ouyang et al. 2022 (arXiv:2203.02155, appendix C) found with raters.
-_TOLERATED_LOSS_RISE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +243,7 @@ def _train(job: _Job, *, resume_from: Checkpoint | None, should_stop: Callable[[
         patience=_PATIENCE_EPOCHS if config.early_stop else None,
         save_every_steps=config.save_every_steps,
         keep_checkpoints=0 if config.save_every_steps else 2,
-        tolerated_loss_rise=_TOLERATED_LOSS_RISE,
+        tolerated_loss_rise=TOLERATED_LOSS_RISE,
     )
 
     def validation_loss() -> float:
