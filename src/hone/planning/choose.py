@@ -39,7 +39,7 @@ _BYTES_PER_TRAINED_VALUE = 16  # float32: the value, its gradient and AdamW's tw
 _MICRO_BATCH_TOKENS = 2048
 _ASSUMED_BYTES = 4 * 2**30
 # Optimizer steps under which a small data set is passed over more often, and the passes beyond which it is memorised.
-_WANTED_STEPS = 60
+_WANTED_STEPS = 48
 _EPOCHS = (3, 6)
 # Answers go on improving for a while after the loss of the reference answers has begun to rise: measured on validation
 # rows (docs/defaults.md), as Ouyang et al. 2022 (arXiv:2203.02155, appendix C) found with raters.
@@ -278,7 +278,7 @@ def _batch_size(rows: int) -> int:
     # Small data sets need steps more than they need smooth gradients; large ones can afford both.
     if rows < 16:
         return 2
-    return 4 if rows < 200 else 8 if rows < 2000 else 16
+    return 4 if rows < 64 else 8 if rows < 2000 else 16
 
 
 def _epochs(rows: int, batch_size: int, has_validation: bool) -> tuple[int, str]:
