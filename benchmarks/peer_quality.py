@@ -5,7 +5,7 @@
 
 LoRA of rank 16 on all linear layers, on every row of ``train.jsonl``; its own template and its own prediction, greedy;
 corpus BLEU and chrF by sacrebleu against the single references of ``eval.jsonl``. ``--model`` is the folder of the
-converted base, as ``hone doctor`` names the home folder it lies in. The environment is that of ``speed.py``, with jieba,
+converted base, as ``hone doctor`` names the home folder it lies in. The environment is that of ``speed.py`` with jieba,
 nltk and rouge-chinese beside it, which its prediction imports.
 """
 
