@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hone.errors import ConfigError, DataError
@@ -35,7 +35,7 @@ class ArmResult:
         arm: its name.
         predictions: the answers' texts.
         stopped: whether the model ended the answer by itself, not by the token limit.
-        output_tokens: tokens generated for each answer.
+        output_tokens: tokens generated for each answer; None where nobody counted them.
         seconds: wall-clock time of generating all answers; None where nobody measured it.
         bits: bits that the model needs for each reference answer; None where nobody measured them.
         reference_bytes: UTF-8 bytes of each reference answer; empty where ``bits`` is None.
@@ -47,7 +47,7 @@ class ArmResult:
     arm: str
     predictions: Sequence[str]
     stopped: Sequence[bool]
-    output_tokens: Sequence[int]
+    output_tokens: Sequence[int] | None
     seconds: float | None = None
     bits: Sequence[float] | None = None
     reference_bytes: Sequence[int] = ()
@@ -68,6 +68,7 @@ def evaluate_arms(
     row_numbers: Sequence[int] | None = None,
     confidence: float = 0.95,
     grounding: JsonDict | None = None,
+    not_run: Sequence[Mapping[str, str]] = (),
 ) -> Evaluation:
     """Score all arms on the same rows and compare them.
 
@@ -82,6 +83,7 @@ def evaluate_arms(
         row_numbers: ordinals of the rows in their file, for the examples; by default 1, 2, 3, ...
         confidence: nominal coverage of the intervals.
         grounding: as :func:`hone.evaluation.grounding.measure_grounding` gives it, kept with the figures.
+        not_run: {"what", "reason"} of each arm that could not answer.
 
     Raises:
         ConfigError: ``metric`` is unknown, or needs likelihoods that not all arms have.
@@ -113,7 +115,7 @@ def evaluate_arms(
         other_differences=[one for one in differences if one.metric != primary.name],
         examples=pick_examples(answers, *_focus(arms), higher_is_better=primary.higher_is_better),
         answers=answers,
-        not_measured=unmeasured,
+        not_measured=[*map(dict, not_run), *unmeasured],
         method=_method(bootstrap, clusters is not None),
         reference_most_common_share=_most_common_share(references),
         grounding=grounding,
@@ -131,7 +133,7 @@ def _check(references: Sequence[str], prompts: Sequence[str], arms: Sequence[Arm
     assert len({arm.arm for arm in arms}) == len(arms), "each arm once"
     assert len(prompts) == len(references), "one prompt per row"
     for arm in arms:
-        columns = (arm.predictions, arm.stopped, arm.output_tokens)
+        columns = (arm.predictions, arm.stopped, arm.predictions if arm.output_tokens is None else arm.output_tokens)
         assert all(len(column) == len(references) for column in columns), f"{arm.arm}: one answer per row"
         if arm.bits is not None:
             assert len(arm.bits) == len(arm.reference_bytes) == len(references), f"{arm.arm}: bits of each row"
@@ -247,7 +249,7 @@ def _summary(
         interval=bootstrap.interval(statistics[primary.name], primary.aggregate, bounds=primary.bounds),
         metrics=scores,
         stop_share=sum(map(bool, arm.stopped)) / len(arm.stopped),
-        tokens=sum(arm.output_tokens),
+        tokens=None if arm.output_tokens is None else sum(arm.output_tokens),
         seconds=arm.seconds,
         most_common_share=_most_common_share(arm.predictions),
         prompt_tokens=None if read is None else sum(read),

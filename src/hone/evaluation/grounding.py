@@ -12,7 +12,8 @@ fact counts only where some passage of the documents holds it and the question d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from hone.evaluation.shape import TaskShape
 from hone.evaluation.text_scores import normalise_short_answer
@@ -20,7 +21,7 @@ from hone.retrieval.passages import Passage
 from hone.retrieval.words import STOP_WORDS, search_words
 from hone.types import JsonDict
 
-__all__ = ["facts_of", "measure_grounding", "supported_share"]
+__all__ = ["measure_grounding", "supported_share"]
 
 _NUMBER_WORDS = {
     word: str(number)
@@ -40,22 +41,29 @@ def supported_share(answer: str, passages: Sequence[Passage], question: str) -> 
     return sum(word in known for word in words) / len(words)
 
 
-def facts_of(reference: str, question: str, passages: Sequence[Passage], *, is_short: bool) -> list[str]:
-    """The facts of a reference that some passage holds and the question does not.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Texts ready to be asked what they hold: numbers, and texts in the normal form of short answers."""
 
-    Args:
-        reference: the right answer.
-        question: what was asked.
-        passages: all passages of the documents.
-        is_short: whether an answer is one fact as a whole.
-    """
-    if is_short:
-        fact = normalise_short_answer(reference)
-        held = fact and _holds_phrase(passages, fact) and not _has_phrase(question, fact)
-        return [fact] if held else []
-    asked = set(_numbers(question))
-    known = {number for passage in passages for number in _numbers(passage.searched)}
-    return [number for number in dict.fromkeys(_numbers(reference)) if number in known and number not in asked]
+    numbers: frozenset[str]
+    phrases: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Iterable[str], *, is_short: bool) -> _Known:
+        listed = list(texts)
+        if is_short:
+            return cls(frozenset(), tuple(f" {normalise_short_answer(text)} " for text in listed))
+        return cls(frozenset(number for text in listed for number in _numbers(text)), ())
+
+    def holds(self, fact: str) -> bool:
+        return fact in self.numbers or any(f" {fact} " in phrase for phrase in self.phrases)
+
+
+def _facts(reference: str, question: str, documents: _Known, *, is_short: bool) -> list[str]:
+    """The facts of a reference that the documents hold and the question does not."""
+    candidates = [normalise_short_answer(reference)] if is_short else list(dict.fromkeys(_numbers(reference)))
+    asked = _Known.of([question], is_short=is_short)
+    return [fact for fact in candidates if fact and documents.holds(fact) and not asked.holds(fact)]
 
 
 def measure_grounding(
@@ -81,41 +89,25 @@ def measure_grounding(
         and ``arms``: by name ``supported`` and ``facts``, shares from 0 to 1, null where there is nothing to share.
     """
     is_short = shape.kind in ("short", "labels")
+    known = _Known.of((passage.searched for passage in passages), is_short=is_short)
     facts = [
-        facts_of(reference, question, passages, is_short=is_short)
+        _facts(reference, question, known, is_short=is_short)
         for reference, question in zip(references, questions, strict=True)
     ]
     with_facts = [row for row, wanted in enumerate(facts) if wanted]
-    found = [all(_holds(given[row], fact, is_short) for fact in facts[row]) for row in with_facts]
+    in_given = {row: _Known.of((one.searched for one in given[row]), is_short=is_short) for row in with_facts}
+    found = [all(in_given[row].holds(fact) for fact in facts[row]) for row in with_facts]
     arms = {}
     for arm, texts in answers.items():
         shares = [supported_share(text, given[row], questions[row]) for row, text in enumerate(texts)]
-        right = [_share_of_facts(texts[row], facts[row], is_short) for row in with_facts]
+        said = {row: _Known.of([texts[row]], is_short=is_short) for row in with_facts}
+        right = [sum(map(said[row].holds, facts[row])) / len(facts[row]) for row in with_facts]
         arms[arm] = {"supported": _mean([share for share in shares if share is not None]), "facts": _mean(right)}
     return {
         "rows_with_facts": len(with_facts),
         "found": _mean([float(one) for one in found]),
         "arms": arms,
     }
-
-
-def _share_of_facts(answer: str, facts: Sequence[str], is_short: bool) -> float:
-    said = set(_numbers(answer))
-    return sum(_has_phrase(answer, fact) if is_short else fact in said for fact in facts) / len(facts)
-
-
-def _holds(passages: Sequence[Passage], fact: str, is_short: bool) -> bool:
-    if is_short:
-        return _holds_phrase(passages, fact)
-    return any(fact in _numbers(passage.searched) for passage in passages)
-
-
-def _holds_phrase(passages: Sequence[Passage], fact: str) -> bool:
-    return any(_has_phrase(passage.searched, fact) for passage in passages)
-
-
-def _has_phrase(text: str, fact: str) -> bool:
-    return f" {fact} " in f" {normalise_short_answer(text)} "
 
 
 def _words(text: str) -> list[str]:

@@ -29,7 +29,7 @@ class ArmSummary:
         interval: confidence interval of ``score``; None with fewer than two rows (or clusters).
         metrics: score by metric name; None where it was not measured.
         stop_share: share of answers, 0 to 1, that the model ended by itself.
-        tokens: tokens generated in all.
+        tokens: tokens generated in all; None where nobody counted them.
         seconds: time of generating all answers; None where nobody measured it.
         most_common_share: share of rows, 0 to 1, that got this arm's most frequent answer.
         prompt_tokens: tokens read in all; None where nobody counted them.
@@ -43,7 +43,7 @@ class ArmSummary:
     interval: tuple[float, float] | None
     metrics: dict[str, float | None]
     stop_share: float
-    tokens: int
+    tokens: int | None
     seconds: float | None
     most_common_share: float
     prompt_tokens: int | None = None
@@ -58,7 +58,7 @@ class ArmSummary:
         Hosts commonly ask four times as much for a token written as for one read, and on one's own machine a written
         token costs a pass of the model of its own.
         """
-        if self.computed_prompt_tokens is None or not self.answers:
+        if self.computed_prompt_tokens is None or self.tokens is None or not self.answers:
             return None
         return (self.computed_prompt_tokens + WRITTEN_TOKEN_PRICE * self.tokens) / self.answers
 

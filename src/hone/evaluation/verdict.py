@@ -142,11 +142,12 @@ def _warnings(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary) -> li
 
 
 def _not_measured(evaluation: Evaluation) -> list[JsonDict]:
+    told = {one["what"] for one in evaluation.not_measured}
     missing = [{"what": "retention", "reason": "what the model forgot outside this task was not measured"}]
     missing += [
         {"what": arm, "reason": f"this arm was not run: {question} is not known"}
         for arm, question in _OTHER_ARMS
-        if arm not in evaluation.arms
+        if arm not in evaluation.arms and arm not in told
     ]
     if evaluation.shape.kind in ("summary", "text"):
         missing.append(
