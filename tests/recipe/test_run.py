@@ -432,8 +432,8 @@ def test_documents_are_named_with_their_hashes(
         (tmp_path / "documents" / name).write_text(f"facts of {name}", encoding="utf-8")
     documents = done(run_options(documents=str(tmp_path / "documents"), max_steps=1), hone_home)["documents"]
     assert documents["files"] == {name: sha256_file(tmp_path / "documents" / name) for name in ("a.md", "deep/b.md")}
-    assert documents["used"] is False
-    assert documents["reason"]
+    assert documents["used"] is True
+    assert documents["reason"] == "read by the arms retrieval and tuned_retrieval"
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,11 @@ def read_training_rows(answerer: Answerer) -> TrainingRows:
     except HoneError as error:
         return TrainingRows((), (), f"the training rows cannot be read: {error.what}")
     by_hash = {example_hash(example): example for example in examples}
-    parts = [_part(manifest.get(name, ()), by_hash) for name in ("train", "validation")]
-    if any(part is None for part in parts) or not parts[0]:
+    train, validation = (_part(manifest.get(name, ()), by_hash) for name in ("train", "validation"))
+    if train is None or validation is None:
         name = Path(str(config["data"])).name
         return TrainingRows((), (), f"{name} has changed since the training, so its rows are not those trained on")
-    return TrainingRows(*(tuple(part or ()) for part in parts))
+    return TrainingRows(tuple(train), tuple(validation), "" if train else "no training row is without tool calls")
 
 
 def _part(entries: Sequence[Any], by_hash: dict[str, Example]) -> list[Example] | None:
