@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -43,27 +44,28 @@ def test_a_pair_that_the_correction_undecides_keeps_its_rows() -> None:
     assert [one.rows_needed for one in judged] == [80, 80, 80]
 
 
-def arms_of(random: np.random.Generator, rows: int, means: list[float]) -> list[FloatArray]:
+def arms_of(random: np.random.Generator, rows: int, means: Sequence[float]) -> list[FloatArray]:
     """Scores that share each row's difficulty, as answers to the same question do."""
     difficulty = random.normal(size=rows)
     return [
-        np.stack([100.0 * (difficulty + random.normal(size=rows) < stats.norm.ppf(mean) * np.sqrt(2)), np.ones(rows)], 1)
+        np.stack(
+            [100.0 * (difficulty + random.normal(size=rows) < stats.norm.ppf(mean) * np.sqrt(2)), np.ones(rows)], 1
+        )
         for mean in means
     ]
 
 
 def judged(seed: int, arms: list[FloatArray]) -> list[Comparison]:
-    bootstrap = PairedBootstrap(len(arms[0]), seed=seed, resamples=400, permutations=400)
+    bootstrap = PairedBootstrap(len(arms[0]), seed=seed, resamples=300, permutations=300)
     pairs = list(itertools.combinations(arms, 2))
     return corrected([bootstrap.compare(a, b, mean_aggregate, comparisons=len(pairs)) for a, b in pairs])
 
 
-def test_of_four_equal_arms_some_are_called_different_in_at_most_5_percent() -> None:
+def test_of_three_equal_arms_some_are_called_different_in_at_most_5_percent() -> None:
     random = np.random.default_rng(0)
     found = sum(
-        any(one.different for one in judged(seed, arms_of(random, 40, [0.5] * 4))) for seed in range(SIMULATIONS)
+        any(one.different for one in judged(seed, arms_of(random, 40, [0.5] * 3))) for seed in range(SIMULATIONS)
     )
-    assert found <= stats.binom.ppf(0.999, SIMULATIONS, 0.05)
     assert found / SIMULATIONS <= 0.05
 
 

@@ -65,9 +65,7 @@ def test_conversations_are_answered_in_order(server: Any) -> None:
     ]
     done: list[int] = []
     tools = [{"type": "function", "function": {"name": "f"}}]
-    found = ask_endpoint(
-        at(server), [HELLO, (HELLO[0], tools)], max_new_tokens=9, key=KEY, on_done=done.append
-    )
+    found = ask_endpoint(at(server), [HELLO, (HELLO[0], tools)], max_new_tokens=9, key=KEY, on_done=done.append)
     assert [(one.text, one.stopped, one.prompt_tokens, one.tokens) for one in found] == [
         ("One.", True, 7, 2),
         ("", False, None, None),

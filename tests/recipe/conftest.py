@@ -93,7 +93,11 @@ def run_options(train_options: Callable[..., TrainConfig]) -> Callable[..., RunC
     """Options of a small whole run."""
 
     def make(**given: Any) -> RunConfig:
-        own = {name: given.pop(name) for name in ("eval", "name", "documents", "held_out", "metric", "arms", "instruction") if name in given}
+        own = {
+            name: given.pop(name)
+            for name in ("eval", "name", "documents", "held_out", "metric", "arms", "instruction")
+            if name in given
+        }
         limit = given.pop("max_new_tokens", 8)
         shared = train_options(**given).model_dump(by_alias=True)
         return RunConfig.model_validate({**shared, "max_new_tokens": limit, **own})

@@ -1,4 +1,4 @@
-"""Which arm to take: the cheapest one that no other is better than, where the intervals allow to say so.
+"""Which arm to take: of those that no other is better than the cheapest, if it is shown to be no worse.
 
     better      the interval of the difference leaves out 0, and the corrected p-value agrees (``statistics.py``)
     not worse   the other arm is not better, and the interval ends before a loss that would matter
@@ -54,9 +54,9 @@ class Choice:
 def choose_arm(evaluation: Evaluation) -> Choice:
     """Choose among the arms that end their answers.
 
-    A tuned arm is taken only where it is better than the base. Where the leaders are all tuned, or all untuned, the
-    question of this comparison is settled: if none of them is shown to be as good as all others, the one that scores
-    best is taken.
+    Leaders are the arms that no other is better than. The cheapest of them is taken if it is not worse than the other
+    leaders; a tuned one only where it is better than the base. Else, where the leaders are all tuned, or all untuned,
+    the question of this comparison is settled all the same, and the one that scores best is taken.
 
     Args:
         evaluation: with at least a base and a tuned arm.
@@ -64,9 +64,8 @@ def choose_arm(evaluation: Evaluation) -> Choice:
     arms = _by_cost(evaluation)
     leaders = [one for one in arms if not any(is_better(evaluation, other, one) for other in arms if other != one)]
     fit = [one for one in leaders if not one.startswith("tuned") or is_better(evaluation, one, "base")]
-    for one in fit:
-        if all(is_not_worse(evaluation, one, other) for other in arms if other != one):
-            return Choice(one, tuple(leaders))
+    if fit and all(is_not_worse(evaluation, fit[0], other) for other in leaders if other != fit[0]):
+        return Choice(fit[0], tuple(leaders))
     tuned = [one for one in leaders if one.startswith("tuned")]
     untuned = [one for one in leaders if one not in tuned]
     if tuned and untuned:

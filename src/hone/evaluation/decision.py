@@ -1,4 +1,4 @@
-"""The decision that a comparison of arms allows, with its sentence; ``verdict.py`` puts warnings and the rest around it.
+"""The decision that a comparison of arms allows, with its sentence; ``verdict.py`` puts warnings around it.
 
 The choice of the arm is ``choice.py``'s; here it gets its name:
 

@@ -103,9 +103,7 @@ def shared_opening(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with alike; each prompt keeps at least one token of its own."""
     shortest = min(map(len, prompts), default=0)
     first = prompts[0] if prompts else ()
-    alike = next(
-        (at for at in range(shortest) if any(prompt[at] != first[at] for prompt in prompts)), max(0, shortest)
-    )
+    alike = next((at for at in range(shortest) if any(prompt[at] != first[at] for prompt in prompts)), max(0, shortest))
     return max(0, min(alike, shortest - 1))
 
 

@@ -132,7 +132,10 @@ class ArmAnswers:
         done_before = len(sequences) - len(missing)
         with attention:
             measured = answer_bits(
-                model, missing, forward=forward, on_done=lambda done: self.progress(name, "likelihood", done_before + done)
+                model,
+                missing,
+                forward=forward,
+                on_done=lambda done: self.progress(name, "likelihood", done_before + done),
             )
         cache.keep_bits(missing, measured)
         fresh = iter(measured)

@@ -194,9 +194,7 @@ class _Asker:
         return question
 
 
-def _few_shot(
-    asker: _Asker, examples: Sequence[Example], rows: TrainingRows, bits_per_byte: BitsPerByte
-) -> Contender:
+def _few_shot(asker: _Asker, examples: Sequence[Example], rows: TrainingRows, bits_per_byte: BitsPerByte) -> Contender:
     count, tried = choose_count(rows, bits_per_byte)
     shots = Shots(rows.all)
     questions = []
@@ -216,15 +214,11 @@ def _few_shot(
     return Contender("few_shot", tuple(questions), how)
 
 
-def _with_documents(
-    arm: ArmName, asker: _Asker, examples: Sequence[Example], documents: PassageIndex
-) -> Contender:
+def _with_documents(arm: ArmName, asker: _Asker, examples: Sequence[Example], documents: PassageIndex) -> Contender:
     questions = []
     for example, passages in zip(examples, retrieved(documents, examples), strict=True):
 
-        def build(
-            left: int, example: Example = example, passages: Sequence[Passage] = passages
-        ) -> tuple[Message, ...]:
+        def build(left: int, example: Example = example, passages: Sequence[Passage] = passages) -> tuple[Message, ...]:
             return with_passages(example.prompt, passages[:left])
 
         questions.append(asker.ask_within_room(example, len(passages), build))
