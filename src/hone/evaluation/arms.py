@@ -98,14 +98,7 @@ def evaluate_arms(
     }
     bootstrap = PairedBootstrap(len(references), seed=seed, clusters=clusters, confidence=confidence)
     differences = _differences(bootstrap, metrics, arms, statistics)
-    answers = answers_by_row(
-        row_numbers or range(1, len(references) + 1),
-        prompts,
-        references,
-        {arm.arm: arm.predictions for arm in arms},
-        {arm.arm: arm.stopped for arm in arms},
-        {name: primary.row_scores(by_metric[primary.name]) for name, by_metric in statistics.items()},
-    )
+    answers = _answers(references, prompts, arms, primary, statistics, row_numbers)
     return Evaluation(
         metrics=metrics,
         shape=shape,
@@ -119,6 +112,24 @@ def evaluate_arms(
         method=_method(bootstrap, clusters is not None),
         reference_most_common_share=_most_common_share(references),
         grounding=grounding,
+    )
+
+
+def _answers(
+    references: Sequence[str],
+    prompts: Sequence[str],
+    arms: Sequence[ArmResult],
+    primary: Metric,
+    statistics: Mapping[str, Mapping[str, FloatArray]],
+    row_numbers: Sequence[int] | None,
+) -> list[JsonDict]:
+    return answers_by_row(
+        row_numbers or range(1, len(references) + 1),
+        prompts,
+        references,
+        {arm.arm: arm.predictions for arm in arms},
+        {arm.arm: arm.stopped for arm in arms},
+        {name: primary.row_scores(by_metric[primary.name]) for name, by_metric in statistics.items()},
     )
 
 

@@ -23,12 +23,12 @@ from hone.types import JsonDict
 
 __all__ = ["measure_grounding", "supported_share"]
 
+# fmt: off
 _NUMBER_WORDS = {
-    word: str(number)
-    for number, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-    )
+    "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
+    "nine": "9", "ten": "10", "eleven": "11", "twelve": "12",
 }
+# fmt: on
 _DECIMALS = 6
 
 

@@ -99,14 +99,8 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     _require_rows(examples, loaded.ledger, source)
     limit = config.max_new_tokens or _limit(answerer)
     shape = _shape(answerer, examples)
-
-    proof: list[Invariant] = []
-    if answerer.run_folder is not None and (answerer.run_folder / PROBE_FILE).exists():
-        forward, attention = training_path(answerer.base.model, reference=answerer.reference_path)
-        with attention:
-            proof.append(check_probe(answerer.run_folder / PROBE_FILE, answerer.base.model, forward=forward))
-    kept = cache_folder(home) if config.cache else None
-    answers = ArmAnswers(answerer, limit, kept, progress)
+    proof = _check_probe(answerer)
+    answers = ArmAnswers(answerer, limit, cache_folder(home) if config.cache else None, progress)
     contest = _Contest(answers, examples, shape, rows, config.instruction, documents)
     results, refused = contest.results(arms, asked_for=config.arms is not None, metric=config.metric)
     for text, endpoint in further:
@@ -127,13 +121,20 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         grounding=_grounding(shape, examples, results, documents),
         not_run=[*missing, *refused],
     )
-    tuned = next((result for result in results if result.arm == "tuned"), None)
-    if tuned is not None:
-        proof.append(check_stops(tuned.stopped))
+    proof += [check_stops(result.stopped) for result in results if result.arm == "tuned"]
     verdict = decide(evaluation) if answerer.is_tuned else None
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
     data = {"source": source, **loaded.ledger.summary()}
     return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data)
+
+
+def _check_probe(answerer: Answerer) -> list[Invariant]:
+    """Invariant 10, where training left a probe."""
+    if answerer.run_folder is None or not (answerer.run_folder / PROBE_FILE).exists():
+        return []
+    forward, attention = training_path(answerer.base.model, reference=answerer.reference_path)
+    with attention:
+        return [check_probe(answerer.run_folder / PROBE_FILE, answerer.base.model, forward=forward)]
 
 
 def _wanted(config: EvaluateConfig, answerer: Answerer) -> Sequence[ArmName] | None:
