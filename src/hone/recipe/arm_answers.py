@@ -118,7 +118,7 @@ class ArmAnswers:
             settings=SamplingSettings(max_new_tokens=self.limit_tokens),
             on_done=lambda done: self.progress(name, "answers", done_before + done),
         )
-        each = (time.perf_counter() - started) / max(1, len(missing))
+        each = round((time.perf_counter() - started) / max(1, len(missing)), 6)
         fresh = [KeptAnswer(generation, each) for generation in given]
         cache.keep_answers(missing, fresh)
         known |= dict(zip(missing, fresh, strict=True))
