@@ -2,7 +2,7 @@
 
 Pure arithmetic over texts and numbers; who generated the answers, and how, is the recipe's business. All arms are
 treated alike: those with the names of ``ArmName``, and others under a name of their own, as another version.
-p-values are corrected over all pairs of arms, metric by metric (``correction.py``).
+p-values are corrected, metric by metric, over the pairs with a tuned arm, and over the others (``correction.py``).
 """
 
 from __future__ import annotations
@@ -222,24 +222,40 @@ def _differences(
     differences = []
     for metric in metrics:
         pairs = [(arm, against) for arm, against in _pairs(arms) if _has(metric, arm) and _has(metric, against)]
-        found = []
-        for arm, against in pairs:
-            word_for_word = list(arm.predictions) == list(against.predictions)
-            compared = bootstrap.compare(
-                statistics[arm.arm][metric.name],
-                statistics[against.arm][metric.name],
-                metric.aggregate,
-                higher_is_better=metric.higher_is_better,
-                bounds=None if word_for_word else metric.bounds,
-                row_scores=metric.row_aggregate,
-                comparisons=len(pairs),
-            )
-            found.append(compared)
-        differences += [
-            Difference(arm.arm, against.arm, metric.name, judged)
-            for (arm, against), judged in zip(pairs, corrected(found), strict=True)
-        ]
+        for family in _families(pairs):
+            differences += _judged(bootstrap, metric, family, statistics)
     return differences
+
+
+def _families(pairs: Sequence[tuple[ArmResult, ArmResult]]) -> list[list[tuple[ArmResult, ArmResult]]]:
+    """Pairs that are corrected together: those with a tuned arm ask whether tuning is worth it, the others do not."""
+    with_tuned = [pair for pair in pairs if any(arm.arm.startswith("tuned") for arm in pair)]
+    return [with_tuned, [pair for pair in pairs if pair not in with_tuned]]
+
+
+def _judged(
+    bootstrap: PairedBootstrap,
+    metric: Metric,
+    pairs: Sequence[tuple[ArmResult, ArmResult]],
+    statistics: dict[str, dict[str, FloatArray]],
+) -> list[Difference]:
+    found = []
+    for arm, against in pairs:
+        word_for_word = list(arm.predictions) == list(against.predictions)
+        compared = bootstrap.compare(
+            statistics[arm.arm][metric.name],
+            statistics[against.arm][metric.name],
+            metric.aggregate,
+            higher_is_better=metric.higher_is_better,
+            bounds=None if word_for_word else metric.bounds,
+            row_scores=metric.row_aggregate,
+            comparisons=len(pairs),
+        )
+        found.append(compared)
+    return [
+        Difference(arm.arm, against.arm, metric.name, judged)
+        for (arm, against), judged in zip(pairs, corrected(found), strict=True)
+    ]
 
 
 def _summary(
@@ -278,7 +294,7 @@ def _method(bootstrap: PairedBootstrap, clustered: bool) -> JsonDict:
     return {
         "interval": "expanded percentile bootstrap",
         "p_value": "two-sided paired permutation test",
-        "correction": "Holm, over all pairs of arms under one metric",
+        "correction": "Holm, under one metric over the pairs with a tuned arm, and over the others",
         "confidence": bootstrap.confidence,
         "resamples": bootstrap.resamples,
         "permutations": bootstrap.permutations,
