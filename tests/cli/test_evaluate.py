@@ -36,6 +36,6 @@ def test_a_base_alone_has_no_verdict(tiny_base: Path, tmp_path: Path, hone: Hone
 
 
 def test_an_arm_that_is_not_there_is_refused(at_home: FinishedRun, hone: Hone) -> None:
-    ended = hone("evaluate", "orders", "--arms", "base,prompted")
+    ended = hone("evaluate", "orders", "--arms", "base,retrieval")
     assert ended.code == 2
-    assert "use --arms base,tuned" in ended.err
+    assert "use --arms base,prompted,few_shot,tuned" in ended.err

@@ -93,7 +93,11 @@ def run_options(train_options: Callable[..., TrainConfig]) -> Callable[..., RunC
     """Options of a small whole run."""
 
     def make(**given: Any) -> RunConfig:
-        own = {name: given.pop(name) for name in ("eval", "name", "documents", "held_out", "metric") if name in given}
+        own = {
+            name: given.pop(name)
+            for name in ("eval", "name", "documents", "held_out", "metric", "arms", "instruction")
+            if name in given
+        }
         limit = given.pop("max_new_tokens", 8)
         shared = train_options(**given).model_dump(by_alias=True)
         return RunConfig.model_validate({**shared, "max_new_tokens": limit, **own})
@@ -105,7 +109,8 @@ def evaluate_in_this_process(config: RunConfig, folder: RunFolder, home: Path) -
     """What the fresh process prints, without starting one."""
     asked = EvaluateConfig(
         version=str(folder.path), data=str(held_out_file(folder)), seed=config.seed, metric=config.metric,
-        max_new_tokens=config.max_new_tokens, device=config.device, dtype=config.dtype,
+        max_new_tokens=config.max_new_tokens, device=config.device, dtype=config.dtype, arms=config.arms,
+        instruction=config.instruction, documents=config.documents,
     )  # fmt: skip
     found = evaluate(asked, home=home, recorder=Listener())
     assert found.verdict is not None

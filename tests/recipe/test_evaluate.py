@@ -188,12 +188,13 @@ def test_in_a_conversation_the_last_answer_is_asked_for_and_the_earlier_ones_are
 # --- what is refused, and what is found out ---
 
 
-@pytest.mark.parametrize("arm", ["retrieval", "prompted", "few_shot", "tuned_retrieval"])
-def test_arms_of_later_versions_are_refused_by_name(finished: Finished, arm: str) -> None:
+@pytest.mark.parametrize("arm", ["retrieval", "tuned_retrieval"])
+def test_arms_that_need_documents_are_refused_without(finished: Finished, arm: str) -> None:
     with pytest.raises(ConfigError, match=arm) as raised:
         asked("questions", finished.home, arms=("base", arm))
     assert raised.value.where == "--arms"
-    assert "base,tuned" in str(raised.value.remedy)
+    assert raised.value.why == "no documents were given (--documents)"
+    assert raised.value.remedy == "use --arms base,prompted,few_shot,tuned"
 
 
 def test_a_base_has_no_tuned_arm(finished: Finished) -> None:

@@ -1,4 +1,4 @@
-"""``hone evaluate``: base and tuned answer the same held-out rows."""
+"""``hone evaluate``: all arms answer the same held-out rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["evaluate"]
 
 @options_of(EvaluateConfig, arguments=("version", "data"))
 def evaluate(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
-    """Compare a version with its base on held-out rows.
+    """Compare a version with its base, prompted, with examples and with documents, on held-out rows.
 
     Prints metrics with intervals, the rows that gained and lost most, and the verdict. Ends with code 3 where the
     verdict is "do not ship".

@@ -135,10 +135,16 @@ _Text = Annotated[str, Field(min_length=1)]
 _Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 _Dtype = Literal["float32", "bfloat16"]
 _Names = Annotated[tuple[_Text, ...], BeforeValidator(_name_list), Field(min_length=1)]
+_Arms = Annotated[tuple[ArmName, ...], BeforeValidator(_name_list), Field(min_length=1)]
 _Mapping = Annotated[dict[str, str], BeforeValidator(_column_mapping)]
 
 # Options that several commands have, with one meaning.
 _DEVICE_HELP = "cpu, cuda, cuda:N or mps; the fastest there is unless given."
+_DOCUMENTS_HELP = "Folder of documents with facts that answers need: txt, md, html, pdf, jsonl."
+_INSTRUCTION_HELP = "What the prompted arm tells the base; made from the training rows unless given."
+_ARMS_HELP = (
+    "Who answers: base, prompted, few_shot, retrieval, tuned, tuned_retrieval; all that are possible unless given."
+)
 _DTYPE_HELP = "Type of the base's weights; bfloat16 where the device is fast with it unless given."
 _MAPPING_HELP = "Columns of the data, as prompt=COLUMN,completion=COLUMN; found by themselves unless given."
 
@@ -239,7 +245,9 @@ class RunConfig(TrainConfig):
         None, alias="eval", description="File of held-out rows; rows of the data are set aside unless given."
     )
     name: _Text | None = Field(None, description="Name of the version; taken from the data's file name unless given.")
-    documents: Path | None = Field(None, description="Folder of documents with facts that answers need.")
+    documents: Path | None = Field(None, description=_DOCUMENTS_HELP)
+    arms: _Arms | None = Field(None, description=_ARMS_HELP)
+    instruction: _Text | None = Field(None, description=_INSTRUCTION_HELP)
     held_out: Annotated[_ShareOrCount, Field(gt=0)] | None = Field(
         None,
         description="Rows set aside for the comparison: a share (0.2) or a number (40); chosen from the number of "
@@ -259,9 +267,15 @@ class EvaluateConfig(BaseModel):
 
     version: _Text = Field(description="What to evaluate: a version (support, support@3), an alias, or a run's folder.")
     data: _Text | None = Field(None, description="File of held-out rows; those of the version's run unless given.")
-    arms: Annotated[tuple[ArmName, ...], BeforeValidator(_name_list), Field(min_length=1)] | None = Field(
-        None, description="Who answers, as base,tuned; all that the version allows unless given."
+    arms: _Arms | None = Field(None, description=_ARMS_HELP)
+    documents: Path | None = Field(None, description=_DOCUMENTS_HELP)
+    instruction: _Text | None = Field(None, description=_INSTRUCTION_HELP)
+    against: _Names | None = Field(
+        None,
+        description="Others that answer too: versions, bases, or endpoints with OpenAI's chat API as URL#MODEL, whose "
+        "key is read from HONE_ENDPOINT_KEY.",
     )
+    cache: bool = Field(True, description="Keep answers, and take kept ones where nothing has changed.")
     metric: _Text | None = Field(None, description="Metric of the comparison; follows from the answers unless given.")
     seed: _Seed = Field(0, description="Seed of the bootstrap and of anything sampled.")
     max_new_tokens: _Count | None = Field(

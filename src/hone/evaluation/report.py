@@ -35,6 +35,9 @@ DECISION_TITLES = {
     "ship": ("✓", "Ship", "good"),
     "do_not_ship": ("✕", "Do not ship", "bad"),
     "not_enough_evidence": ("?", "Not enough evidence", "open"),
+    "prompting_is_enough": ("=", "Prompting is enough", "open"),
+    "retrieval_is_enough": ("=", "Retrieval is enough", "open"),
+    "ship_with_retrieval": ("✓", "Ship, with retrieval", "good"),
 }
 LONGEST_TEXT = 1200
 _BYTE_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
@@ -109,6 +112,8 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
         "differences": differences,
         "other_differences": [_difference_row(one, evaluation) for one in evaluation["other_differences"]],
         "metric_rows": _metric_rows(evaluation),
+        "grounding": evaluation.get("grounding"),
+        "grounding_rows": _grounding_rows(evaluation),
         "arm_chart": interval_chart([arm["interval_row"] for arm in arms], metric["title"]),
         "difference_chart": _difference_chart(differences, metric["title"]),
         "examples": [
@@ -154,6 +159,8 @@ def _arm_row(name: str, arm: Mapping[str, Any], digits: int) -> JsonDict:
         "stop_share": f"{arm['stop_share']:.0%}",
         "tokens": arm["tokens"],
         "seconds": arm["seconds"],
+        "per_thousand": arm.get("per_1000_answers") or {},
+        "how": _flat(arm.get("how") or {}),
         "interval_row": Interval(title, arm["score"], low, high, text, style),
     }
 
@@ -171,9 +178,25 @@ def _difference_row(one: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Js
         "higher_is_better": metric["higher_is_better"],
         "text": f"{one['difference']:+.{digits}f}",
         "interval_text": f"{low:+.{digits}f} to {high:+.{digits}f}" if low is not None else None,
-        "p_text": None if one["p_value"] is None else "< 0.001" if one["p_value"] < 0.001 else f"{one['p_value']:.3f}",
+        "p_text": _p_text(one["p_value"] if one.get("p_adjusted") is None else one["p_adjusted"]),
         "finding": finding,
     }
+
+
+def _p_text(p_value: float | None) -> str | None:
+    return None if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def _grounding_rows(evaluation: Mapping[str, Any]) -> list[JsonDict]:
+    """What each arm owes to the documents, as shares of 100."""
+    grounding = evaluation.get("grounding") or {"arms": {}}
+    return [
+        {
+            "title": ARM_TITLES.get(name, name),
+            **{key: None if one[key] is None else f"{one[key]:.0%}" for key in ("facts", "supported")},
+        }
+        for name, one in grounding["arms"].items()
+    ]
 
 
 def _difference_chart(differences: Sequence[Mapping[str, Any]], title: str) -> str | None:

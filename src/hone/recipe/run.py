@@ -26,7 +26,7 @@ from hone.proof.invariant import Invariant
 from hone.recipe.audit import audit_file, describe_warnings, require_usable
 from hone.recipe.model_card import write_model_card
 from hone.recipe.reporting import write_run_report
-from hone.recipe.run_files import describe_documents, held_out_file, store_proof
+from hone.recipe.run_files import describe_documents, held_out_file, say_what_was_used, store_proof
 from hone.recipe.sft import SftResult, train_sft
 from hone.registry.names import check_name, version_name_for
 from hone.registry.provenance import describe_code
@@ -98,7 +98,7 @@ def run(
             "evaluation": answered["evaluation"],
             "verdict": answered["verdict"],
             "generation": answered["generation"] | {"model": version.reference},
-            "documents": documents,
+            "documents": say_what_was_used(documents, answered["evaluation"]),
             "report": str(work.folder.report_html),
         }
         write_run_report(work.folder, trained.config, result, answers=answered["answers"])
@@ -267,8 +267,9 @@ def _evaluate_in_fresh_process(config: RunConfig, folder: RunFolder, home: Path)
     """The adapter as a user would load it: another process that has only the files."""
     command = [sys.executable, "-m", "hone", "evaluate", str(folder.path), str(held_out_file(folder)), "--json"]
     command += ["--seed", str(config.seed)]
-    for option in ("metric", "max_new_tokens", "device", "dtype"):
+    for option in ("metric", "max_new_tokens", "device", "dtype", "arms", "instruction", "documents"):
         value = getattr(config, option)
+        value = ",".join(value) if isinstance(value, tuple) else value
         if value is not None:
             command += [f"--{option.replace('_', '-')}", str(value)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False, env={**os.environ, "HONE_HOME": str(home)})
