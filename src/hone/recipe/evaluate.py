@@ -18,6 +18,7 @@ from hone.data.split import prompt_key
 from hone.engine.events import Event, Recorder
 from hone.errors import ConfigError, DataError
 from hone.evaluation.arms import ArmResult, evaluate_arms
+from hone.evaluation.forgetting import with_retention
 from hone.evaluation.likelihood import answer_bits
 from hone.evaluation.shape import TaskShape, detect_shape
 from hone.evaluation.verdict import Verdict, decide
@@ -26,6 +27,7 @@ from hone.model.lora import adapter_disabled
 from hone.proof.invariant import Invariant
 from hone.proof.postflight import check_probe, check_stops
 from hone.recipe.inference import Answerer, load_answerer, training_path
+from hone.recipe.retention import measure_retention
 from hone.recipe.rows import last_user_text, render_rows
 from hone.recipe.sft import PROBE_FILE
 from hone.types import ArmName, Example, JsonDict, TokenSequence
@@ -51,6 +53,7 @@ class EvaluationResult:
         proof: invariants 10 and 12, where a tuned model answered.
         settings: how answers were made, to repeat them.
         data: row counts of the held-out rows.
+        retention: what is left of the base's general ability; None where it was not measured.
     """
 
     evaluation: JsonDict
@@ -59,6 +62,7 @@ class EvaluationResult:
     proof: list[Invariant]
     settings: JsonDict
     data: JsonDict
+    retention: JsonDict | None = None
 
 
 def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> EvaluationResult:
@@ -107,9 +111,17 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     if tuned is not None:
         proof.append(check_stops(tuned.stopped))
     verdict = decide(evaluation) if answerer.is_tuned else None
+    retention = None
+    if verdict is not None and tuned is not None and config.probes:
+        measured = measure_retention(
+            answerer, keep=config.keep, per_skill=config.probes, files=config.retention or (),
+            domain_answers=references, home=home, recorder=recorder, seed=config.seed,
+        )  # fmt: skip
+        verdict = with_retention(verdict, measured)
+        retention = measured.to_json() | {"strength": answerer.notes.get("strength")}
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
     data = {"source": source, **loaded.ledger.summary()}
-    return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data)
+    return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data, retention)
 
 
 def _arms(wanted: Sequence[ArmName] | None, answerer: Answerer) -> list[ArmName]:

@@ -82,7 +82,7 @@ def run(
         _store_audit(work, audit)
         trained = train_sft(
             config, loaded, folder=work.folder, home=home, recorder=work.recorder, held_out_data=held_out_data,
-            held_out=config.held_out, resume_from=work.checkpoint, should_stop=should_stop, parallel=parallel,
+            held_out=config.held_out, keep=config.keep if config.probes else "off", resume_from=work.checkpoint, should_stop=should_stop, parallel=parallel,
         )  # fmt: skip
         if not parallel.is_first:
             return {}
@@ -96,6 +96,7 @@ def run(
             "status": version.status,
             "evaluation": answered["evaluation"],
             "verdict": answered["verdict"],
+            "retention": answered["retention"],
             "generation": answered["generation"] | {"model": version.reference},
             "documents": documents,
             "report": str(work.folder.report_html),
@@ -264,10 +265,10 @@ def _evaluate_in_fresh_process(config: RunConfig, folder: RunFolder, home: Path)
     """The adapter as a user would load it: another process that has only the files."""
     command = [sys.executable, "-m", "hone", "evaluate", str(folder.path), str(held_out_file(folder)), "--json"]
     command += ["--seed", str(config.seed)]
-    for option in ("metric", "max_new_tokens", "device", "dtype"):
+    for option in ("metric", "max_new_tokens", "device", "dtype", "keep", "probes", "retention"):
         value = getattr(config, option)
         if value is not None:
-            command += [f"--{option.replace('_', '-')}", str(value)]
+            command += [f"--{option.replace('_', '-')}", ",".join(value) if option == "retention" else str(value)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False, env={**os.environ, "HONE_HOME": str(home)})
     if done.returncode in (0, 3):
         answered: JsonDict = json.loads(done.stdout)
