@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 
 from hone.evaluation.charts import Interval, curve_chart, interval_chart
+from hone.evaluation.report_retention import retention_context
 from hone.files import write_atomically
 from hone.types import JsonDict
 
@@ -62,7 +63,7 @@ def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
     Raises:
         StorageError: a file cannot be written.
     """
-    stored = {**result["evaluation"], "verdict": result.get("verdict")}
+    stored = {**result["evaluation"], "verdict": result.get("verdict"), "retention": result.get("retention")}
     document = json.dumps(stored, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     environment = _environment()
     context = _context(result)
@@ -116,6 +117,7 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
             ("Largest losses, or least gains", evaluation["examples"]["worst"]),
         ],
         "arm_titles": ARM_TITLES,
+        "retention": retention_context(result.get("retention")),
         "answers": result.get("answers") or [],
         "base_line": _base_line(result.get("base") or {}),
         "base": _flat(result.get("base") or {}),

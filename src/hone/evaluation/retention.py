@@ -205,8 +205,8 @@ def judge_questions(
     compared = PairedBootstrap(len(counted), seed=seed).compare(
         after, before, mean_aggregate, bounds=None if alike else (0.0, 100.0)
     )
-    scores = (float(mean_aggregate(one.sum(axis=0))) for one in (before, after))
-    return QuestionResult(name, skills, *scores, compared, examples)
+    base_score, tuned_score = (float(mean_aggregate(one.sum(axis=0))) for one in (before, after))
+    return QuestionResult(name, skills, base_score, tuned_score, compared, examples)
 
 
 def _skill(skill: str, items: Sequence[ProbeItem], base: Sequence[bool], tuned: Sequence[bool]) -> SkillResult:

@@ -82,7 +82,8 @@ def run(
         _store_audit(work, audit)
         trained = train_sft(
             config, loaded, folder=work.folder, home=home, recorder=work.recorder, held_out_data=held_out_data,
-            held_out=config.held_out, keep=config.keep if config.probes else "off", resume_from=work.checkpoint, should_stop=should_stop, parallel=parallel,
+            held_out=config.held_out, keep=config.keep if config.probes else "off", resume_from=work.checkpoint,
+            should_stop=should_stop, parallel=parallel,
         )  # fmt: skip
         if not parallel.is_first:
             return {}

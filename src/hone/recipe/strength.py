@@ -45,8 +45,15 @@ class SweepMaterial:
 
 
 def material_for_sweep(
-    keep: Keep, adaptation: Adaptation, base: LoadedModel, renderer: Renderer, *,
-    home: Path, parallel: Parallel, sharded: bool, recorder: Recorder,
+    keep: Keep,
+    adaptation: Adaptation,
+    base: LoadedModel,
+    renderer: Renderer,
+    *,
+    home: Path,
+    parallel: Parallel,
+    sharded: bool,
+    recorder: Recorder,
 ) -> SweepMaterial | str:
     """The general material where a sweep is possible, else why it is not; to be asked for on the model's own attention.
 

@@ -67,20 +67,18 @@ def sequences(draw: random.Random) -> Iterator[Question]:
             after = names[(place + 1) % len(names)]
             others = draw.sample([one for one in names if one not in (name, after)], 3)
             series.append((f"Which {what} comes after {name}?", after, others))
-    for start, step in ((2, 2), (5, 5), (10, 10), (3, 3), (1, 2), (4, 4), (20, 10), (1, 1), (6, 2), (7, 1), (30, 5)):
-        shown = [start + step * place for place in range(4)]
-        after = shown[-1] + step
-        wrong = [str(after + change) for change in (-1, 1, 7) if after + change not in shown]
-        series.append((f"Which number comes next: {', '.join(map(str, shown))}?", str(after), wrong))
+    for begin, step in ((2, 2), (5, 5), (10, 10), (3, 3), (1, 2), (4, 4), (20, 10), (1, 1), (6, 2), (7, 1), (30, 5)):
+        shown = [begin + step * place for place in range(4)]
+        following = shown[-1] + step
+        wrong = [str(following + change) for change in (-1, 1, 7) if following + change not in shown]
+        series.append((f"Which number comes next: {', '.join(map(str, shown))}?", str(following), wrong))
     for question, right, wrong in draw.sample(series, len(series)):
         yield question, f"It is {right}.", [f"It is {one}." for one in wrong]
 
 
 def agreement(draw: random.Random) -> Iterator[Question]:
     """Whether the verb fits its subject, also where another noun stands between them."""
-    every = [
-        (subjects, place, predicates) for subjects in _SUBJECTS for place in _PLACES for predicates in _PREDICATES
-    ]
+    every = [(subjects, place, predicates) for subjects in _SUBJECTS for place in _PLACES for predicates in _PREDICATES]
     for subjects, place, predicates in draw.sample(every, len(every)):
         number = draw.randrange(2)
         begun = f"{subjects[number]} {place}"

@@ -60,7 +60,7 @@ def _problem(row: JsonDict) -> str | None:
     }  # fmt: skip
     if unknown:
         return f"unknown: {', '.join(sorted(unknown))}"
-    wrong = [name for name in ("question", "ending", "skill") if name in row and not _is_text(row[name])]
+    wrong: list[str] = [name for name in ("question", "ending", "skill") if name in row and not _is_text(row[name])]
     wrong += [name for name in ("choices", "accepted", "beginnings") if name in row and not _are_texts(row[name])]
     wrong += [name for name in ("as_chat", "per_byte") if not isinstance(row.get(name, False), bool)]
     if wrong:

@@ -5,7 +5,7 @@ Shape legend: S supervised tokens, V vocabulary.
 
 from __future__ import annotations
 
-import os.path
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -61,12 +61,18 @@ def render_item(item: ProbeItem, renderer: Renderer, encode: Encode) -> Rendered
         # the end of the turn is not asked for: "exact" is about the words
         bare = [_without_end(one) if item.as_chat else one for one in sequences]
         return RenderedItem(item, tuple(bare), (1,) * len(bare))
-    same = len(os.path.commonprefix(list(item.answers))) if len(item.prompts) == 1 else 0
+    same = _shared(item.answers) if len(item.prompts) == 1 else 0
     if len(item.prompts) == 1:
         sequences = _only_differences(sequences)
     # the end of an answer counts as one byte
     weights = [len(answer[same:].encode()) + 1 if item.per_byte else 1 for answer in item.answers]
     return RenderedItem(item, tuple(sequences), tuple(weights))
+
+
+def _shared(rows: Sequence[Sequence[object]]) -> int:
+    """Length of the beginning that all have."""
+    same = (len(set(column)) == 1 for column in zip(*rows, strict=False))
+    return sum(1 for _ in itertools.takewhile(bool, same))
 
 
 def _as_chat(prompt: str, answer: str, renderer: Renderer) -> TokenSequence:
@@ -77,7 +83,7 @@ def _as_chat(prompt: str, answer: str, renderer: Renderer) -> TokenSequence:
 def _as_text(prompt: str, answer: str, encode: Encode) -> TokenSequence:
     before, whole = encode(prompt), encode(f"{prompt} {answer}")
     # a token may cross the boundary; what differs from the prompt's own ids belongs to the answer
-    start = len(os.path.commonprefix([before, whole]))
+    start = _shared([before, whole])
     return TokenSequence(tuple(whole), (False,) * start + (True,) * (len(whole) - start), row=0)
 
 
@@ -87,7 +93,7 @@ def _without_end(sequence: TokenSequence) -> TokenSequence:
 
 def _only_differences(sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
     """What all choices have in common says nothing between them; the last token of each stays."""
-    common = len(os.path.commonprefix([sequence.ids for sequence in sequences]))
+    common = _shared([sequence.ids for sequence in sequences])
     cut = min(common, *(len(sequence.ids) - 1 for sequence in sequences))
     return [replace(one, supervised=(False,) * cut + one.supervised[cut:]) for one in sequences]
 
@@ -124,7 +130,7 @@ def score_items(
                 values = forward(model, batch).tolist()
             else:
                 likeliest = logits(model, batch).argmax(dim=-1).tolist()
-                values = [0.0 if one == target else -1.0 for one, target in zip(likeliest, batch.targets_S, strict=True)]
+                values = [float(one == target) - 1.0 for one, target in zip(likeliest, batch.targets_S, strict=True)]
             for owner, value in zip(batch.owners_S, values, strict=True):
                 scores[mine[indices[owner]]] += value
             done += len(indices)

@@ -106,8 +106,8 @@ def _kinds(draw: random.Random) -> Iterator[made.Question]:
     names = [kind for kind, *_ in rows]
     members = [(member, kind) for kind, *listed in rows for member in listed]
     for member, kind in _shuffled(members, draw):
-        # some are no countable things: "coffee is a drink"
-        answers = [f"The word {member} names {_with_article(one).lower()}." for one in (kind, *_others(kind, names, draw))]
+        listed = (kind, *_others(kind, names, draw))
+        answers = [f"The word {member} names {_with_article(one).lower()}." for one in listed]
         yield f'What does the word "{member}" name?', answers[0], answers[1:]
 
 
