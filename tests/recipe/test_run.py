@@ -196,7 +196,7 @@ def test_stages_are_told_in_order(finished: Finished) -> None:
 def test_a_fresh_process_gives_the_answers_of_this_one(finished: Finished) -> None:
     """The same rows through ``python -m hone evaluate`` and through the recipe: word for word, figure for figure."""
     rows = str(held_out_file(RunFolder.open(finished.folder)))
-    options = {"seed": 0, "device": "cpu", "dtype": "float32"}
+    options = {"seed": 0, "device": "cpu", "dtype": "float32", "probes": 0}
     here = evaluate(
         EvaluateConfig(version="questions@1", data=rows, **options), home=finished.home, recorder=Listener()
     )
