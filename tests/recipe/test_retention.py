@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from hone.config import EvaluateConfig, RunConfig
+from hone.config import EvaluateConfig, RunConfig, load_config
 from hone.data.loader import load_examples
 from hone.engine.parallel import ALONE
 from hone.errors import DataError, InterruptedRunError
@@ -181,10 +181,10 @@ def test_the_stored_frontier_is_the_adapters_own(strict: JsonDict, hone_home: Pa
     strength = strict["retention"]["strength"]
     point = next(one for one in strength["points"] if one["strength"] == strength["value"])
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    data = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]["data"]
-    rows = load_examples(data)
+    rows = load_examples(load_config(RunConfig, {}, file=folder / "config.yaml").data)
     examples, sequences = render_rows(rows.examples, answerer.renderer, rows.ledger)
-    numbers = {one["row"] for one in manifest["rows"] if one["split"] == "validation"}
+    numbers = {one["row"] for one in manifest["validation"]}
+    assert len(numbers) == 6
     nats, tokens = 0.0, 0
     for example in examples:
         if example.row in numbers:

@@ -59,7 +59,7 @@ def print_evaluation(result: _Json) -> None:
     show()
     _print(comparison_lines(result["evaluation"], columns=columns))
     _print(example_lines(result["evaluation"], columns=columns))
-    _print(retention_lines(result["retention"], columns=columns))
+    _print(retention_lines(result.get("retention"), columns=columns))
     show()
     if result["proof"]:
         _print(proof_lines(result["proof"], columns=columns))
@@ -73,7 +73,7 @@ def _run_lines(result: _Json, columns: int) -> _Lines:
     yield ""
     yield from comparison_lines(result["evaluation"], columns=columns)
     yield from example_lines(result["evaluation"], columns=columns)
-    yield from retention_lines(result["retention"], columns=columns)
+    yield from retention_lines(result.get("retention"), columns=columns)
     yield ""
     yield from proof_lines(result["proof"], columns=columns)
     yield from verdict_lines(result["verdict"], columns=columns, reasons="the report")

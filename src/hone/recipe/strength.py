@@ -30,8 +30,8 @@ from hone.types import Keep, TokenSequence
 __all__ = ["FULL_STRENGTH", "SweepMaterial", "material_for_sweep", "set_kept_strength"]
 
 FULL_STRENGTH = StrengthChoice(1.0, "as trained; nothing was swept")
-# Every second answer and every third passage: the frontier is smooth, and this halves the time.
-_ANSWER_STEP, _TEXT_STEP = 2, 3
+# Every third answer and passage: the frontier is smooth, and each strength is to take seconds.
+_ANSWER_STEP, _TEXT_STEP = 3, 3
 _NATS_PER_BIT = math.log(2)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hone.evaluation.probes.item import ProbeItem
-from hone.evaluation.probes.question_files import CONVERTERS, convert_questions, read_questions
+from hone.evaluation.probes.question_files import CONVERTERS, convert_questions, question_to_json, read_questions
 from hone.evaluation.probes.score import score_items
 from hone.evaluation.probes.suite import SKILLS, general_prompts, general_texts, probe_suite
 
@@ -15,6 +15,7 @@ __all__ = [
     "general_prompts",
     "general_texts",
     "probe_suite",
+    "question_to_json",
     "read_questions",
     "score_items",
 ]
