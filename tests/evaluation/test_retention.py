@@ -146,7 +146,9 @@ def test_the_object_is_plain_json() -> None:
 
 def verdict(decision: Decision) -> Verdict:
     missing: tuple[dict[str, Any], ...] = ({"what": "retention", "reason": "r"}, {"what": "prompted", "reason": "p"})
-    return Verdict(decision, "It is better.", {"rows": 60}, ("a warning",), missing, 3 if decision == "do_not_ship" else 0)
+    return Verdict(
+        decision, "It is better.", {"rows": 60}, ("a warning",), missing, 3 if decision == "do_not_ship" else 0
+    )
 
 
 @pytest.mark.parametrize("decision", ["ship", "not_enough_evidence"])

@@ -211,9 +211,7 @@ def test_without_probes_nothing_is_measured(run_options: RunOptions, hone_home: 
     assert result["training"]["strength"] == 1.0
 
 
-def test_an_adaptation_without_strength_says_so(
-    run_options: RunOptions, hone_home: Path, evaluated_here: None
-) -> None:
+def test_an_adaptation_without_strength_says_so(run_options: RunOptions, hone_home: Path, evaluated_here: None) -> None:
     config = run_options(adaptation="full", rank=None, probes=1, learning_rate=1e-4)
     result = run(config, home=hone_home, recorder=Listener())
     assert result["retention"]["strength"]["value"] == 1.0

@@ -74,9 +74,10 @@ def test_plain_text_is_continued() -> None:
 
 
 def test_per_byte_divides_by_the_length() -> None:
-    items = questions(as_chat=False, per_byte=True)
-    assert [winner(item) for item in items] != [winner(item) for item in questions(as_chat=False)]
-    check(items)
+    answers = ("so", "the lamp is lit and the order is on the way, what is the answer to this?")
+    whole, divided = (ProbeItem("s", ("is it?",), answers, 0, as_chat=False, per_byte=one) for one in (False, True))
+    assert (winner(whole), winner(divided)) == (0, 1)
+    check([whole, divided])
 
 
 def test_the_likelier_beginning_is_the_answer() -> None:
