@@ -1,4 +1,4 @@
-"""Retention as a part of a run: a planted forgetting is caught, an untouched adapter loses nothing, strength is kept."""
+"""Retention as a part of a run: planted forgetting is caught, an untouched adapter loses nothing, strength is kept."""
 
 from __future__ import annotations
 

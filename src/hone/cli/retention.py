@@ -49,7 +49,7 @@ def _question_sets(retention: _Json) -> list[_Json]:
 
 def _rows(retention: _Json) -> Iterator[Sequence[str]]:
     for one in _question_sets(retention):
-        name = "general questions" if one["name"] == "probes" else one["name"]
+        name = _name(one)
         if one["base"] is None:
             yield f"{name}, right %", "at the floor", "", "", ""
             continue
@@ -62,6 +62,10 @@ def _rows(retention: _Json) -> Iterator[Sequence[str]]:
         yield "distance from the base, nats a token", "0", f"{own['kl_nats']:.3f}", "", shown
 
 
+def _name(one: _Json) -> str:
+    return "general questions" if one["name"] == "probes" else str(one["name"])
+
+
 def _row(name: str, one: _Json, *, digits: int) -> Sequence[str]:
     interval = one["interval"]
     shown = "none" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
@@ -70,6 +74,9 @@ def _row(name: str, one: _Json, *, digits: int) -> Sequence[str]:
 
 def _skill_lines(one: _Json, columns: int) -> Iterator[Text]:
     """What could be lost, what was, and where."""
+    if not one["counted"]:
+        yield labelled("", f"{_name(one)}: the base is not better than guessing", columns=columns, hang=2)
+        return
     text = f"{one['lost']} lost and {one['gained']} gained of {one['counted']}; {one['could_be_lost']} could be lost"
     fallen = sorted((skill for skill in one["skills"] if skill["lost"] > skill["gained"] and not skill["at_floor"]),
                     key=lambda skill: skill["gained"] - skill["lost"])  # fmt: skip

@@ -101,7 +101,7 @@ def test_answers_are_those_of_the_tables() -> None:
     for prompt, answer in right_answers("past_tense").items():
         verb = prompt.split('"')[1]
         assert answer.split('"')[3] == past[verb]
-    kinds = {animal: kind for animal, kind in table_of("animals.tsv")}
+    kinds = dict(table_of("animals.tsv"))
     for prompt, answer in right_answers("animals").items():
         animal = re.fullmatch(r"Is an? (\w+) a mammal.*", prompt)
         assert animal is not None
