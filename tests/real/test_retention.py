@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hone.evaluation.probes import probe_suite, score_items
-from hone.evaluation.probes.score import render_item
+from hone.evaluation.probe_scores import render_item, score_items
+from hone.evaluation.probes import probe_suite
 from hone.recipe.inference import load_answerer, training_path
 from hone.recipe.retention import logits_of
 

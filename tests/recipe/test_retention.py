@@ -17,9 +17,9 @@ from hone.config import EvaluateConfig, RunConfig, load_config
 from hone.data.loader import load_examples
 from hone.engine.parallel import ALONE
 from hone.errors import DataError, InterruptedRunError
+from hone.evaluation.probe_scores import render_item, score_items
 from hone.evaluation.probes.item import ProbeItem
 from hone.evaluation.probes.question_files import question_to_json
-from hone.evaluation.probes.score import render_item, score_items
 from hone.model.forward import padded_logits, padded_logprobs
 from hone.model.lora import adapted_layers
 from hone.recipe.evaluate import evaluate

@@ -1,6 +1,6 @@
 """The report of a run, three times the same: ``evaluation.json`` for programs, ``report.md``, ``report.html``.
 
-``evaluation.json`` holds the ``evaluation`` object of the run's result, with its ``verdict`` inside.
+``evaluation.json`` holds the ``evaluation`` object of the run's result, with its ``verdict`` inside, and its ``retention`` where that was measured.
 
 The page is one self-contained file: no script, no font, no image and no address to fetch; the browser is told to
 refuse any. All text that came from the user's data or from a model is escaped.
@@ -63,7 +63,9 @@ def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
     Raises:
         StorageError: a file cannot be written.
     """
-    stored = {**result["evaluation"], "verdict": result.get("verdict"), "retention": result.get("retention")}
+    stored = {**result["evaluation"], "verdict": result.get("verdict")}
+    if result.get("retention") is not None:
+        stored["retention"] = result["retention"]
     document = json.dumps(stored, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     environment = _environment()
     context = _context(result)

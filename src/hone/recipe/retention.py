@@ -14,9 +14,9 @@ from hone.errors import TemplateError
 from hone.evaluation.brittleness import Brittleness, measure_brittleness
 from hone.evaluation.divergence import answer_divergence
 from hone.evaluation.likelihood import answer_bits
+from hone.evaluation.probe_scores import LogitsForward, RenderedItem, render_item, score_items
 from hone.evaluation.probes.item import ProbeItem
 from hone.evaluation.probes.question_files import read_questions
-from hone.evaluation.probes.score import LogitsForward, RenderedItem, render_item, score_items
 from hone.evaluation.probes.suite import general_prompts, probe_suite
 from hone.evaluation.retention import Likelihoods, QuestionResult, Retention, judge_questions, judge_retention
 from hone.model.forward import Forward, packed_logits, packed_logprobs, padded_logits

@@ -32,7 +32,6 @@ __all__ = ["FULL_STRENGTH", "SweepMaterial", "material_for_sweep", "set_kept_str
 FULL_STRENGTH = StrengthChoice(1.0, "as trained; nothing was swept")
 # Every third answer and passage: the frontier is smooth, and each strength is to take seconds.
 _ANSWER_STEP, _TEXT_STEP = 3, 3
-_NATS_PER_BIT = math.log(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ def _measured(
     """One point of the frontier; the first of ``before`` is the base."""
     loss = None
     if validation:
-        nats = sum(answer_bits(model, validation, forward=forward)) * _NATS_PER_BIT
+        nats = sum(answer_bits(model, validation, forward=forward)) * math.log(2)
         loss = round(nats / sum(sequence.num_supervised for sequence in validation), 6)
     text_bits = sum(answer_bits(model, material.texts, forward=forward)) / material.text_bytes
     kl_nats = 0.0

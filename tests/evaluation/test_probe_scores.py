@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from hone.data.render import Renderer
+from hone.evaluation.probe_scores import RenderedItem, render_item, score_items
 from hone.evaluation.probes.item import ProbeItem
-from hone.evaluation.probes.score import RenderedItem, render_item, score_items
 from hone.model.attention import packed_attention_enabled
 from hone.model.forward import packed_logits, packed_logprobs, padded_logits, padded_logprobs
 from hone.types import TokenSequence
