@@ -1,6 +1,7 @@
 """The report of a run, three times the same: ``evaluation.json`` for programs, ``report.md``, ``report.html``.
 
-``evaluation.json`` holds the ``evaluation`` object of the run's result, with its ``verdict`` inside, and its ``retention`` where that was measured.
+``evaluation.json`` holds the ``evaluation`` object of the run's result, with its ``verdict`` inside,
+and its ``retention`` where that was measured.
 
 The page is one self-contained file: no script, no font, no image and no address to fetch; the browser is told to
 refuse any. All text that came from the user's data or from a model is escaped.
