@@ -23,7 +23,9 @@ from tests.tiny import tiny_model, tiny_tokenizer, without_sums
 
 
 def asked(version: str | Path, home: Path, heard: Listener | None = None, **given: Any) -> EvaluationResult:
-    config = EvaluateConfig.model_validate({"version": str(version), "device": "cpu", "dtype": "float32", **given})
+    config = EvaluateConfig.model_validate(
+        {"version": str(version), "device": "cpu", "dtype": "float32", "probes": 0, **given}
+    )
     return evaluate(config, home=home, recorder=heard or Listener())
 
 

@@ -158,7 +158,7 @@ def test_stages_are_told_in_order(finished: Finished) -> None:
 def test_a_fresh_process_gives_the_answers_of_this_one(finished: Finished) -> None:
     """The same rows through ``python -m hone evaluate`` and through the recipe: word for word, figure for figure."""
     rows = str(held_out_file(RunFolder.open(finished.folder)))
-    options = {"seed": 0, "device": "cpu", "dtype": "float32"}
+    options = {"seed": 0, "device": "cpu", "dtype": "float32", "probes": 0}
     asked = EvaluateConfig(version="questions@1", data=rows, cache=False, **options)
     here = evaluate(asked, home=finished.home, recorder=Listener())
     command = [sys.executable, "-m", "hone", "evaluate", str(finished.folder), rows, "--no-cache", "--json"]

@@ -34,6 +34,7 @@ def evaluate(*, as_json: JsonOption = False, config_file: ConfigFileOption = Non
         "data": result.data,
         "evaluation": result.evaluation,
         "answers": result.answers,
+        "retention": result.retention,
         "verdict": result.verdict.to_json() if result.verdict else None,
         "proof": [invariant.to_json() for invariant in result.proof],
         "generation": result.settings,

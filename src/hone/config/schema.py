@@ -24,10 +24,11 @@ from pydantic import (
 )
 
 from hone.config.check import config_error, cross_problems, field_problems
-from hone.types import AdaptationName, ArmName
+from hone.types import AdaptationName, ArmName, Keep
 
 __all__ = [
     "DEFAULT_MODEL",
+    "DEFAULT_PROBES",
     "ChatConfig",
     "EvaluateConfig",
     "GenerateConfig",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+# 432 questions in all: they take about as long as the other measures of retention together
+DEFAULT_PROBES = 24
 
 
 def _no_truth_value(value: object) -> object:
@@ -127,6 +130,7 @@ _Count = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=1)]
 _Count0 = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0)]
 _Bytes = Annotated[int, BeforeValidator(_byte_size), Field(ge=1)]
 _Seed = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, lt=2**32)]
+_Probes = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, le=30)]
 _Positive = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0)]
 _NotNegative = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0)]
 _Share = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, lt=1)]
@@ -146,6 +150,9 @@ _ARMS_HELP = (
     "Who answers: base, prompted, few_shot, retrieval, tuned, tuned_retrieval; all that are possible unless given."
 )
 _DTYPE_HELP = "Type of the base's weights; bfloat16 where the device is fast with it unless given."
+_KEEP_HELP = "General ability that tuning may cost: little (strict), some (balanced) or any (off)."
+_PROBES_HELP = "General questions of each of 18 skills, up to 30, to measure retention by; 0 measures none."
+_RETENTION_HELP = "Files of further questions to measure retention by, with commas between."
 _MAPPING_HELP = "Columns of the data, as prompt=COLUMN,completion=COLUMN; found by themselves unless given."
 
 
@@ -257,6 +264,9 @@ class RunConfig(TrainConfig):
     max_new_tokens: _Count | None = Field(
         None, description="Longest answer in tokens; chosen from the reference answers unless given."
     )
+    keep: Annotated[Keep, BeforeValidator(_on_or_off)] = Field("balanced", description=_KEEP_HELP)
+    probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
+    retention: _Names | None = Field(None, description=_RETENTION_HELP)
 
 
 class EvaluateConfig(BaseModel):
@@ -281,6 +291,9 @@ class EvaluateConfig(BaseModel):
     max_new_tokens: _Count | None = Field(
         None, description="Longest answer in tokens; chosen from the reference answers unless given."
     )
+    keep: Annotated[Keep, BeforeValidator(_on_or_off)] = Field("balanced", description=_KEEP_HELP)
+    probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
+    retention: _Names | None = Field(None, description=_RETENTION_HELP)
     limit: _Count | None = Field(None, description="Use the first rows only, this many of them.")
     mapping: _Mapping | None = Field(None, alias="map", description=_MAPPING_HELP)
     device: _Device | None = Field(None, description=_DEVICE_HELP)

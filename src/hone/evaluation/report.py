@@ -1,6 +1,7 @@
 """The report of a run, three times the same: ``evaluation.json`` for programs, ``report.md``, ``report.html``.
 
-``evaluation.json`` holds the ``evaluation`` object of the run's result, with its ``verdict`` inside.
+``evaluation.json`` holds the ``evaluation`` object of the run's result, with its ``verdict`` inside,
+and its ``retention`` where that was measured.
 
 The page is one self-contained file: no script, no font, no image and no address to fetch; the browser is told to
 refuse any. All text that came from the user's data or from a model is escaped.
@@ -18,6 +19,7 @@ from typing import Any
 import jinja2
 
 from hone.evaluation.charts import Interval, curve_chart, interval_chart
+from hone.evaluation.report_retention import retention_context
 from hone.files import write_atomically
 from hone.types import JsonDict
 
@@ -66,6 +68,8 @@ def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
         StorageError: a file cannot be written.
     """
     stored = {**result["evaluation"], "verdict": result.get("verdict")}
+    if result.get("retention") is not None:
+        stored["retention"] = result["retention"]
     document = json.dumps(stored, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     environment = _environment()
     context = _context(result)
@@ -121,6 +125,7 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
             ("Largest losses, or least gains", evaluation["examples"]["worst"]),
         ],
         "arm_titles": ARM_TITLES,
+        "retention": retention_context(result.get("retention")),
         "answers": result.get("answers") or [],
         "base_line": _base_line(result.get("base") or {}),
         "base": _flat(result.get("base") or {}),

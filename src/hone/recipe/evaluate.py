@@ -17,6 +17,7 @@ from hone.data.split import prompt_key
 from hone.engine.events import Event, Recorder
 from hone.errors import ConfigError, DataError, TemplateError
 from hone.evaluation.arms import ArmResult, evaluate_arms
+from hone.evaluation.forgetting import with_retention
 from hone.evaluation.grounding import measure_grounding
 from hone.evaluation.shape import TaskShape, detect_shape
 from hone.evaluation.verdict import Verdict, decide
@@ -28,6 +29,7 @@ from hone.recipe.arm_answers import ArmAnswers, endpoint_result
 from hone.recipe.contest import Contender, open_documents, possible_arms, prepare, retrieved, unanswerable
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.reproving import measure_merged, measure_reloaded
+from hone.recipe.retention import measure_retention
 from hone.recipe.rows import last_user_text, render_rows
 from hone.recipe.shots import TrainingRows, read_training_rows
 from hone.retrieval import PassageIndex
@@ -57,6 +59,7 @@ class EvaluationResult:
         proof: invariants 10, 11 and 12, where a tuned model answered.
         settings: how answers were made, to repeat them.
         data: row counts of the held-out rows.
+        retention: what is left of the base's general ability; None where it was not measured.
     """
 
     evaluation: JsonDict
@@ -65,6 +68,7 @@ class EvaluationResult:
     proof: list[Invariant]
     settings: JsonDict
     data: JsonDict
+    retention: JsonDict | None = None
 
 
 def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> EvaluationResult:
@@ -124,14 +128,21 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         grounding=_grounding(shape, examples, results, documents),
         not_run=[*missing, *refused],
     )
+    verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
     tuned = next((result for result in results if result.arm == "tuned"), None)
     if tuned is not None:
+        if verdict is not None and config.probes:
+            measured = measure_retention(
+                answerer, keep=config.keep, per_skill=config.probes, files=config.retention or (),
+                domain_answers=[example.answer for example in examples], home=home, recorder=recorder, seed=config.seed,
+            )  # fmt: skip
+            verdict = with_retention(verdict, measured)
+            retention = measured.to_json() | {"strength": answerer.notes.get("strength")}
         # last, because merging makes the model a plain one
         proof += [*measure_merged(answerer), check_stops(tuned.stopped)]
-    verdict = decide(evaluation) if answerer.is_tuned else None
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
     data = {"source": source, **loaded.ledger.summary()}
-    return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data)
+    return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data, retention)
 
 
 def _is_run_folder(reference: str) -> bool:
