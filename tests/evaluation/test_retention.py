@@ -122,6 +122,22 @@ def test_a_loss_within_chance_is_no_loss() -> None:
     assert not found.forgot
 
 
+def test_questions_lost_count_where_the_whole_interval_is_beyond_the_bound() -> None:
+    found = measured("balanced", tuned=first(139, 200))  # -5.5 points, shown to be lost, perhaps not by more than 4
+    assert found.questions[0].comparison is not None
+    assert found.questions[0].comparison.different
+    assert not found.forgot
+    assert measured("strict", tuned=first(139, 200)).forgot
+    assert measured("balanced", tuned=first(130, 200)).forgot
+
+
+def test_more_texts_could_change_a_finding_near_a_bound() -> None:
+    assert measured("balanced", kl=1.0).borderline
+    assert not measured("balanced", kl=0.5).borderline
+    assert not measured("balanced", kl=2.0).borderline
+    assert not measured("off", kl=1.0).borderline
+
+
 def test_likelihoods_have_their_bounds() -> None:
     assert measured("balanced", kl=0.9).losses == ()
     assert "nats a token away from the base" in measured("balanced", kl=1.2).losses[0]

@@ -156,7 +156,10 @@ def strict(run_options: RunOptions, hone_home: Path, evaluated_here: None) -> Js
 def test_the_strength_is_swept_chosen_stored_and_loaded(strict: JsonDict, tiny_base: Path, hone_home: Path) -> None:
     folder = Path(strict["run_dir"])
     strength = strict["retention"]["strength"]
-    assert [point["strength"] for point in strength["points"]] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+    strengths = [point["strength"] for point in strength["points"]]
+    assert {0.0, 0.25, 0.5, 0.75, 1.0, 1.25} <= set(strengths)
+    assert strengths == sorted(strengths)
+    assert len(strengths) <= 8
     kl = [point["kl_nats"] for point in strength["points"]]
     assert kl[0] == 0.0
     assert kl == sorted(kl), "the further, the stronger"

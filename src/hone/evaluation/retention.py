@@ -156,6 +156,17 @@ class Retention:
         """Whether general ability was lost beyond the bounds."""
         return bool(self.losses)
 
+    @property
+    def borderline(self) -> bool:
+        """Whether a bound on likelihoods lies inside an interval, so that more texts could change the finding."""
+        bounds = KEEP_BOUNDS[self.keep]
+        if bounds is None:
+            return False
+        own, text = self.measures["own_answers"], self.measures["general_text"]
+        held = [] if own is None else [(own["kl_nats_interval"], bounds.kl_nats)]
+        held += [] if text is None else [(text["interval"], bounds.text_rise * text["base"])]
+        return any(interval is not None and interval[0] <= bound < interval[1] for interval, bound in held)
+
     def to_json(self) -> JsonDict:
         """The ``retention`` object of a result."""
         bounds = KEEP_BOUNDS[self.keep]
@@ -243,8 +254,8 @@ def judge_retention(
 ) -> Retention:
     """Hold what was measured against the bounds.
 
-    A bound counts as passed where the figure is beyond it and the difference is none of chance: for questions, where
-    the interval leaves out 0 and the permutation test agrees; for likelihoods, where the whole interval is beyond.
+    A bound counts as passed where the whole 95% interval of the loss is beyond it: a loss that chance may have made as
+    large as it looks counts for nothing.
 
     Args:
         keep: how much loss is acceptable; ``off`` judges nothing.
@@ -276,9 +287,7 @@ def judge_retention(
 
 def _question_loss(result: QuestionResult, bounds: KeepBounds) -> str | None:
     compared = result.comparison
-    if compared is None or compared.interval is None or not compared.different:
-        return None
-    if -compared.difference <= bounds.question_points:
+    if compared is None or compared.interval is None or compared.interval[1] >= -bounds.question_points:
         return None
     low, high = compared.interval
     what = "general questions" if result.name == "probes" else f"the questions of {result.name}"

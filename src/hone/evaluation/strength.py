@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from hone.evaluation.keep import KEEP_BOUNDS
+from hone.evaluation.retention import Retention
 from hone.types import JsonDict, Keep
 
-__all__ = ["STRENGTHS", "StrengthChoice", "StrengthPoint", "is_kept", "pick_strength"]
+__all__ = ["STRENGTHS", "StrengthChoice", "StrengthPoint", "between", "judged_point", "pick_strength"]
 
 # 0 is the base; the last one shows what lies beyond, and is never chosen: a few validation rows do not bear it out.
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 _MOST = 1.0
+# Between neighbours that are nearer than this nothing more is measured.
+_FINEST_STEP = 0.1
+_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,9 @@ class StrengthPoint:
         validation_loss: nats a supervised token of the validation rows; None without such rows.
         kl_nats: KL from the base on its own answers to general prompts, nats a token.
         text_bits: bits per byte of general text.
-        kept: whether both are within the bounds.
+        kept: whether no loss is beyond the bounds with its whole interval.
+        kl_nats_interval: 95% interval of ``kl_nats``; None where there can be none.
+        text_bits_rise: 95% interval of the change of ``text_bits``; None where there can be none.
     """
 
     strength: float
@@ -37,6 +42,8 @@ class StrengthPoint:
     kl_nats: float
     text_bits: float
     kept: bool
+    kl_nats_interval: tuple[float, float] | None = None
+    text_bits_rise: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +54,39 @@ class StrengthChoice:
         value: the strength.
         reason: why, in a sentence.
         points: the frontier; empty where nothing was swept.
+        gain_share: share of the gain of full strength on the validation rows that is left, 0 to 1; None where it is
+            not known.
     """
 
     value: float
     reason: str
     points: tuple[StrengthPoint, ...] = ()
+    gain_share: float | None = None
 
     def to_json(self) -> JsonDict:
         """All fields."""
-        return {"value": self.value, "reason": self.reason, "points": [asdict(point) for point in self.points]}
+        points = [asdict(point) for point in self.points]
+        return {"value": self.value, "reason": self.reason, "gain_share": self.gain_share, "points": points}
 
 
-def is_kept(keep: Keep, *, kl_nats: float, text_bits: float, base_text_bits: float) -> bool:
-    """Whether a strength stays within the bounds of ``keep`` that likelihoods can tell."""
-    bounds = KEEP_BOUNDS[keep]
-    return bounds is None or (kl_nats <= bounds.kl_nats and text_bits <= (1 + bounds.text_rise) * base_text_bits)
+def judged_point(strength: float, validation_loss: float | None, found: Retention) -> StrengthPoint:
+    """A point from what was measured, judged as :func:`hone.evaluation.retention.judge_retention` judges a version.
+
+    Args:
+        strength: factor on the update.
+        validation_loss: nats a token.
+        found: with own answers and general text.
+    """
+    own, text = found.measures["own_answers"], found.measures["general_text"]
+    return StrengthPoint(
+        strength,
+        None if validation_loss is None else round(validation_loss, _DECIMALS),
+        own["kl_nats"],
+        text["tuned"],
+        not found.forgot,
+        None if own["kl_nats_interval"] is None else tuple(own["kl_nats_interval"]),
+        None if text["interval"] is None else tuple(text["interval"]),
+    )
 
 
 def pick_strength(points: Sequence[StrengthPoint], keep: Keep) -> StrengthChoice:
@@ -77,15 +102,52 @@ def pick_strength(points: Sequence[StrengthPoint], keep: Keep) -> StrengthChoice
     usable = [point for point in points if 0 < point.strength <= _MOST]
     kept = [point for point in usable if point.kept]
     if not kept:
-        least = min(usable, key=lambda point: point.strength)
+        best = min(usable, key=lambda point: point.strength)
         reason = f"no strength stays within the bounds of --keep {keep}; this is the least that was measured"
-        return StrengthChoice(least.strength, reason, tuple(points))
-    if any(point.validation_loss is None for point in kept):
-        best = max(kept, key=lambda point: point.strength)
-        what = "the largest"
     else:
-        best = min(kept, key=lambda point: (point.validation_loss, point.strength))
-        what = "the least validation loss"
-    limited = " of those" if len(kept) < len(usable) else "; all are"
-    reason = f"{what}{limited} within the bounds of --keep {keep}"
-    return StrengthChoice(best.strength, reason, tuple(points))
+        best = _best(kept)
+        what = "the largest" if best.validation_loss is None else "the least validation loss"
+        limited = " of those" if len(kept) < len(usable) else "; all are"
+        reason = f"{what}{limited} within the bounds of --keep {keep}"
+    share = _gain_share(points, best)
+    if share is not None and share < 1 and len(kept) < len(usable):
+        reason += f"; {share:.0%} of the gain on the validation rows is left, --keep off saves all of it"
+    return StrengthChoice(best.strength, reason, tuple(points), share)
+
+
+def between(points: Sequence[StrengthPoint], keep: Keep) -> float | None:
+    """One more strength worth measuring: half way from the choice to the next larger one, which keeps less.
+
+    Args:
+        points: measured so far.
+        keep: how much loss is acceptable.
+
+    Returns:
+        None where the choice is not limited by the bounds, or the gap is small.
+    """
+    chosen = pick_strength(points, keep).value
+    by_strength = sorted((one for one in points if one.strength <= _MOST), key=lambda one: one.strength)
+    place = next(number for number, one in enumerate(by_strength) if one.strength == chosen)
+    if not by_strength[place].kept:
+        below = by_strength[place - 1].strength if place else 0.0
+        return (below + chosen) / 2 if chosen - below > _FINEST_STEP else None
+    if place + 1 == len(by_strength) or by_strength[place + 1].kept:
+        return None
+    following = by_strength[place + 1]
+    lower = following.validation_loss is None or following.validation_loss < (by_strength[place].validation_loss or 0)
+    return (chosen + following.strength) / 2 if lower and following.strength - chosen > _FINEST_STEP else None
+
+
+def _best(kept: Sequence[StrengthPoint]) -> StrengthPoint:
+    if any(point.validation_loss is None for point in kept):
+        return max(kept, key=lambda point: point.strength)
+    return min(kept, key=lambda point: (point.validation_loss, point.strength))
+
+
+def _gain_share(points: Sequence[StrengthPoint], best: StrengthPoint) -> float | None:
+    """How much of the fall of the validation loss from the base to full strength is left."""
+    losses = {point.strength: point.validation_loss for point in points}
+    base, full, own = losses.get(0.0), losses.get(_MOST), best.validation_loss
+    if base is None or full is None or own is None or full >= base:
+        return None
+    return round(min(1.0, max(0.0, (base - own) / (base - full))), _DECIMALS)

@@ -1,25 +1,31 @@
 """After training: the adapter's strength is swept, and the one that keeps retention is set. No retraining.
 
-Measured on the validation rows, never on held-out ones, and on a part of what ``hone evaluate`` then measures whole.
+Measured on the validation rows, never on held-out ones, and judged by the bounds of ``hone evaluate``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from transformers import PreTrainedModel
 
 from hone.data.render import Renderer
 from hone.engine.events import Event, Recorder
 from hone.engine.parallel import Parallel
 from hone.errors import InterruptedRunError
-from hone.evaluation.divergence import answer_divergence
+from hone.evaluation.divergence import Divergence, answer_divergence
 from hone.evaluation.likelihood import answer_bits
 from hone.evaluation.probes.suite import general_prompts
-from hone.evaluation.strength import STRENGTHS, StrengthChoice, StrengthPoint, is_kept, pick_strength
+from hone.evaluation.retention import Likelihoods, Retention, judge_retention
+from hone.evaluation.strength import (
+    STRENGTHS,
+    StrengthChoice,
+    StrengthPoint,
+    between,
+    judged_point,
+    pick_strength,
+)
 from hone.model.adaptation import Adaptation
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
@@ -30,17 +36,20 @@ from hone.types import Keep, TokenSequence
 __all__ = ["FULL_STRENGTH", "SweepMaterial", "material_for_sweep", "set_kept_strength"]
 
 FULL_STRENGTH = StrengthChoice(1.0, "as trained; nothing was swept")
-# Every third answer and passage: the frontier is smooth, and each strength is to take seconds.
-_ANSWER_STEP, _TEXT_STEP = 3, 3
+# Every third answer and passage first, since each strength is to take seconds; all of them where a bound is near.
+_FIRST_STEP = 3
+# Strengths that are added between two of the frontier where the bounds limit the choice.
+_MOST_ADDED = 2
 
 
 @dataclass(frozen=True, slots=True)
 class SweepMaterial:
-    """The part of the general material that each strength is measured on."""
+    """What each strength is measured on: the material of ``hone evaluate``, a third of it where that is enough."""
 
     answers: tuple[TokenSequence, ...]
+    answer_bytes: tuple[int, ...]
     texts: tuple[TokenSequence, ...]
-    text_bytes: int
+    text_bytes: tuple[int, ...]
 
 
 def material_for_sweep(
@@ -82,14 +91,9 @@ def material_for_sweep(
 
     whole = general_material(base, renderer, home=home, on_done=told) if parallel.is_first else None
     material: GeneralMaterial = parallel.from_first(whole)
-    texts = range(0, len(material.texts), _TEXT_STEP)
     if not material.answers or not material.texts:
         return "as trained: the base gives no answer to general prompts"
-    return SweepMaterial(
-        material.answers[::_ANSWER_STEP],
-        tuple(material.texts[place] for place in texts),
-        sum(material.text_bytes[place] for place in texts),
-    )
+    return SweepMaterial(material.answers, material.answer_bytes, material.texts, material.text_bytes)
 
 
 def set_kept_strength(
@@ -121,14 +125,19 @@ def set_kept_strength(
     if isinstance(material, str):
         return StrengthChoice(FULL_STRENGTH.value, material)
     recorder.record(Event("stage", {"name": "strength", "detail": f"{len(STRENGTHS)} strengths from 0 to 1.25"}))
+    sweep = _Sweep(keep, adaptation, material, validation, forward)
     points: list[StrengthPoint] = []
-    for number, strength in enumerate(STRENGTHS, start=1):
-        adaptation.set_strength(strength)
-        points.append(_measured(strength, keep, adaptation.model, material, validation, forward, points))
-        recorder.record(Event("progress", {"task": "strengths", "done": number, "total": len(STRENGTHS)}))
+    left = list(STRENGTHS)
+    while left:
+        points.append(sweep.measure(left.pop(0)))
+        added = len(points) - len(STRENGTHS)
+        if not left and added < _MOST_ADDED:
+            left += [strength for strength in [parallel.from_first(between(points, keep))] if strength is not None]
+        recorder.record(Event("progress", {"task": "strengths", "done": len(points), "total": len(points) + len(left)}))
         if any(parallel.everyones(should_stop())):
             adaptation.set_strength(FULL_STRENGTH.value)
             raise InterruptedRunError("stopped while the strength was swept; the training is saved")
+    points.sort(key=lambda point: point.strength)
     choice: StrengthChoice = parallel.from_first(pick_strength(points, keep))
     adaptation.set_strength(choice.value)
     told = {"choice": "strength", "value": f"{choice.value:g}", "reason": choice.reason}
@@ -136,25 +145,58 @@ def set_kept_strength(
     return choice
 
 
-def _measured(
-    strength: float,
-    keep: Keep,
-    model: PreTrainedModel,
-    material: SweepMaterial,
-    validation: Sequence[TokenSequence],
-    forward: Forward,
-    before: Sequence[StrengthPoint],
-) -> StrengthPoint:
-    """One point of the frontier; the first of ``before`` is the base."""
-    loss = None
-    if validation:
-        nats = sum(answer_bits(model, validation, forward=forward)) * math.log(2)
-        loss = round(nats / sum(sequence.num_supervised for sequence in validation), 6)
-    text_bits = sum(answer_bits(model, material.texts, forward=forward)) / material.text_bytes
-    kl_nats = 0.0
-    if strength:
-        found = answer_divergence(model, material.answers, logits=logits_of(forward))
-        kl_nats = sum(one.kl_nats for one in found) / sum(one.num_tokens for one in found)
-    base_text_bits = before[0].text_bits if before else text_bits
-    kept = is_kept(keep, kl_nats=kl_nats, text_bits=text_bits, base_text_bits=base_text_bits)
-    return StrengthPoint(strength, loss, round(kl_nats, 6), round(text_bits, 6), kept)
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """Measures one strength after the other on the same rows, answers and passages."""
+
+    keep: Keep
+    adaptation: Adaptation
+    material: SweepMaterial
+    validation: Sequence[TokenSequence]
+    forward: Forward
+    base_text_bits: dict[int, float] = field(default_factory=dict)
+
+    def measure(self, strength: float) -> StrengthPoint:
+        """One point of the frontier; leaves the adapter at this strength."""
+        model = self.adaptation.model
+        self.adaptation.set_strength(strength)
+        loss = None
+        if self.validation:
+            nats = sum(answer_bits(model, self.validation, forward=self.forward)) * math.log(2)
+            loss = nats / sum(sequence.num_supervised for sequence in self.validation)
+        found = self._retention(strength, _FIRST_STEP)
+        if found.borderline:
+            found = self._retention(strength, 1)
+        return judged_point(strength, loss, found)
+
+    def _retention(self, strength: float, step: int) -> Retention:
+        material = self.material
+        answers = material.answers[::step]
+        own = [Divergence(0.0, 0.0, 0.0, one.num_supervised) for one in answers]
+        if strength:
+            own = answer_divergence(self.adaptation.model, answers, logits=logits_of(self.forward))
+        texts = range(0, len(material.texts), step)
+        base = self._base_bits(texts, strength)
+        tuned = self._bits(texts) if strength else base
+        return judge_retention(
+            self.keep,
+            questions=[],
+            own_answers=Likelihoods(
+                [one.base_bits for one in own], [one.tuned_bits for one in own], material.answer_bytes[::step],
+                [one.kl_nats for one in own], [one.num_tokens for one in own],
+            ),
+            general_text=Likelihoods(base, tuned, [material.text_bytes[place] for place in texts]),
+            brittleness=None,
+        )  # fmt: skip
+
+    def _base_bits(self, places: Sequence[int], strength: float) -> list[float]:
+        missing = [place for place in places if place not in self.base_text_bits]
+        if missing:
+            self.adaptation.set_strength(0.0)
+            self.base_text_bits.update(zip(missing, self._bits(missing), strict=True))
+            self.adaptation.set_strength(strength)
+        return [self.base_text_bits[place] for place in places]
+
+    def _bits(self, places: Sequence[int]) -> list[float]:
+        texts = [self.material.texts[place] for place in places]
+        return answer_bits(self.adaptation.model, texts, forward=self.forward)
