@@ -16,7 +16,7 @@ def test_a_run_folder_is_evaluated_as_hone_run_does_it(at_home: FinishedRun, hon
     for arm in ("base", "tuned"):
         assert ended.json["evaluation"]["arms"][arm]["metrics"] == result["evaluation"]["arms"][arm]["metrics"]
     assert {one["number"] for one in ended.json["proof"]} == {10, 11, 12}
-    assert ended.json["retention"] == result["retention"]
+    assert {**ended.json["retention"], "seconds": 0} == {**result["retention"], "seconds": 0}
 
 
 def test_people_get_the_same_table(at_home: FinishedRun, hone: Hone) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -174,6 +175,15 @@ def test_what_forgot_is_not_shipped(decision: Decision) -> None:
     assert found.reason.startswith("It forgot what the base could do: -20.0 points")
     assert found.reason.endswith("In its domain: It is better.")
     assert found.numbers["retention"] == {"keep": "balanced", "kept": False}
+
+
+def test_no_tuned_arm_is_named_where_it_forgot() -> None:
+    chosen = dataclasses.replace(verdict("ship"), numbers={"rows": 60, "arm": "tuned_retrieval"})
+    assert with_retention(chosen, measured(tuned=first(110, 200))).numbers["arm"] is None
+    assert with_retention(chosen, measured()).numbers["arm"] == "tuned_retrieval"
+    prompted = dataclasses.replace(verdict("prompting_is_enough"), numbers={"arm": "prompted"})
+    found = with_retention(prompted, measured(tuned=first(110, 200)))
+    assert (found.decision, found.numbers["arm"], found.exit_code) == ("prompting_is_enough", "prompted", 0)
 
 
 def test_what_kept_is_shipped_and_retention_was_measured() -> None:

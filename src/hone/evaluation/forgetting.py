@@ -29,6 +29,8 @@ def with_retention(verdict: Verdict, retention: Retention) -> Verdict:
     """
     found = retention.to_json()
     numbers = {**verdict.numbers, "retention": {"keep": retention.keep, "kept": found["kept"]}}
+    if retention.forgot and str(numbers.get("arm")).startswith("tuned"):
+        numbers["arm"] = None  # no tuned arm is to be taken, whatever the domain says
     missing = [one for one in verdict.not_measured if one["what"] != "retention"]
     changed = replace(
         verdict,

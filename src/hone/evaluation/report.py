@@ -126,7 +126,7 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
         ],
         "arm_titles": ARM_TITLES,
         "retention": retention_context(result.get("retention")),
-        "answers": result.get("answers") or [],
+        "answers": _with_changes(result.get("answers") or [], evaluation, metric),
         "base_line": _base_line(result.get("base") or {}),
         "base": _flat(result.get("base") or {}),
         "data": result.get("data") or {},
@@ -139,6 +139,19 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
         "notes": list(result.get("notes") or []),
         "repeat": result.get("repeat"),
     }
+
+
+def _with_changes(
+    answers: Sequence[JsonDict], evaluation: Mapping[str, Any], metric: Mapping[str, Any]
+) -> list[JsonDict]:
+    """The rows with ``change``: whether the first difference's arm is better or worse on it, or the same."""
+    if not evaluation["differences"]:
+        return [{**row, "change": None} for row in answers]
+    arm, against = (evaluation["differences"][0][side] for side in ("arm", "against"))
+    sign = 1.0 if metric["higher_is_better"] else -1.0
+    changes = [sign * (row["scores"][arm] - row["scores"][against]) for row in answers]
+    words = ["better" if change > 0 else "worse" if change < 0 else "same" for change in changes]
+    return [{**row, "change": word} for row, word in zip(answers, words, strict=True)]
 
 
 def _base_line(base: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ What each arm is asked is ``contest.py``'s, who answers ``arm_answers.py``'s, an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,21 +101,19 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     arms, missing = possible_arms(
         _wanted(config, answerer), answerer, rows=rows, instruction=config.instruction, documents=documents
     )
-    source = _rows_of(config, answerer)
-    loaded = load_examples(source, mapping=config.mapping, limit=config.limit)
-    examples, _ = render_rows([_last_turn_alone(e) for e in loaded.examples], answerer.renderer, loaded.ledger)
-    _require_rows(examples, loaded.ledger, source)
+    examples, data = _held_out(config, answerer)
     limit = config.max_new_tokens or _limit(answerer)
     shape = _shape(answerer, examples)
     proof = measure_reloaded(answerer)
     answers = ArmAnswers(answerer, limit, cache_folder(home) if config.cache else None, progress)
     contest = _Contest(answers, examples, shape, rows, config.instruction, documents)
     results, refused = contest.results(arms, asked_for=config.arms is not None, metric=config.metric)
-    for text, endpoint in further:
-        if endpoint is not None:
-            results.append(endpoint_result(endpoint, examples, limit_tokens=limit, progress=progress))
-        else:
-            results.append(_other_version(text, config, home, answers, examples, note))
+    results += [
+        endpoint_result(endpoint, examples, limit_tokens=limit, progress=progress)
+        if endpoint is not None
+        else _other_version(text, config, home, answers, examples, note)
+        for text, endpoint in further
+    ]
     _require_different_names(results)
     evaluation = evaluate_arms(
         shape,
@@ -130,19 +129,40 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     )
     verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
     tuned = next((result for result in results if result.arm == "tuned"), None)
+    if tuned is not None and verdict is not None and config.probes:
+        verdict, retention = _with_retention(verdict, config, answerer, examples, home, recorder)
     if tuned is not None:
-        if verdict is not None and config.probes:
-            measured = measure_retention(
-                answerer, keep=config.keep, per_skill=config.probes, files=config.retention or (),
-                domain_answers=[example.answer for example in examples], home=home, recorder=recorder, seed=config.seed,
-            )  # fmt: skip
-            verdict = with_retention(verdict, measured)
-            retention = measured.to_json() | {"strength": answerer.notes.get("strength")}
         # last, because merging makes the model a plain one
         proof += [*measure_merged(answerer), check_stops(tuned.stopped)]
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
-    data = {"source": source, **loaded.ledger.summary()}
     return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data, retention)
+
+
+def _held_out(config: EvaluateConfig, answerer: Answerer) -> tuple[list[Example], JsonDict]:
+    """The rows that every arm answers, and how many there were."""
+    source = _rows_of(config, answerer)
+    loaded = load_examples(source, mapping=config.mapping, limit=config.limit)
+    examples, _ = render_rows([_last_turn_alone(e) for e in loaded.examples], answerer.renderer, loaded.ledger)
+    _require_rows(examples, loaded.ledger, source)
+    return examples, {"source": source, **loaded.ledger.summary()}
+
+
+def _with_retention(
+    verdict: Verdict,
+    config: EvaluateConfig,
+    answerer: Answerer,
+    examples: Sequence[Example],
+    home: Path,
+    recorder: Recorder,
+) -> tuple[Verdict, JsonDict]:
+    """What is left of the base's general ability, and the verdict that knows it."""
+    started = time.perf_counter()
+    measured = measure_retention(
+        answerer, keep=config.keep, per_skill=config.probes, files=config.retention or (),
+        domain_answers=[example.answer for example in examples], home=home, recorder=recorder, seed=config.seed,
+    )  # fmt: skip
+    took = {"seconds": round(time.perf_counter() - started, 3), "strength": answerer.notes.get("strength")}
+    return with_retention(verdict, measured), measured.to_json() | took
 
 
 def _is_run_folder(reference: str) -> bool:
