@@ -21,46 +21,54 @@ def frontier(losses: list[float | None], kept: list[bool]) -> list[StrengthPoint
 LOSSES: list[float | None] = [3.0, 2.0, 1.5, 1.2, 1.1, 1.0]
 
 
-def test_the_least_loss_up_to_full_strength() -> None:
-    choice = pick_strength(frontier(LOSSES, [True] * 6), "balanced")
+def test_full_strength_where_all_keep_and_the_loss_falls() -> None:
+    choice = pick_strength(frontier(LOSSES, [True] * 6), "balanced", tolerated_rise=0.2)
     assert choice.value == 1.0
     assert "all are within the bounds of --keep balanced" in choice.reason
     assert len(choice.points) == 6
 
 
 def test_only_what_keeps_retention() -> None:
-    choice = pick_strength(frontier(LOSSES, [True, True, True, False, False, False]), "strict")
+    choice = pick_strength(frontier(LOSSES, [True, True, True, False, False, False]), "strict", tolerated_rise=0.2)
     assert choice.value == 0.5
-    assert "of those within the bounds of --keep strict" in choice.reason
+    assert "the largest within the bounds of --keep strict" in choice.reason
 
 
-def test_a_weaker_adapter_that_fits_better_is_taken() -> None:
-    assert pick_strength(frontier([3.0, 2.0, 1.0, 1.0, 1.5, 2.0], [True] * 6), "balanced").value == 0.5
+def test_a_weaker_adapter_is_taken_where_the_loss_has_risen_too_far() -> None:
+    risen = pick_strength(frontier([3.0, 2.0, 1.0, 1.19, 1.21, 2.0], [True] * 6), "balanced", tolerated_rise=0.2)
+    assert risen.value == 0.75
+    assert "whose validation loss is within 20% of the lowest" in risen.reason
+    assert (
+        pick_strength(frontier([3.0, 2.0, 1.0, 1.0, 1.5, 2.0], [True] * 6), "balanced", tolerated_rise=0.2).value == 0.75
+    )
 
 
 def test_without_validation_rows_the_largest_that_keeps() -> None:
-    choice = pick_strength(frontier([None] * 6, [True, True, True, True, False, False]), "balanced")
+    choice = pick_strength(frontier([None] * 6, [True, True, True, True, False, False]), "balanced", tolerated_rise=0.2)
     assert choice.value == 0.75
 
 
 def test_where_none_keeps_the_least_is_taken_and_said() -> None:
-    choice = pick_strength(frontier(LOSSES, [True, False, False, False, False, False]), "strict")
+    choice = pick_strength(frontier(LOSSES, [True, False, False, False, False, False]), "strict", tolerated_rise=0.2)
     assert choice.value == 0.25
     assert "no strength stays within" in choice.reason
 
 
 def test_what_is_given_up_is_said() -> None:
-    choice = pick_strength(frontier(LOSSES, [True, True, True, False, False, False]), "balanced")
+    choice = pick_strength(frontier(LOSSES, [True, True, True, False, False, False]), "balanced", tolerated_rise=0.2)
     assert choice.gain_share == pytest.approx((3.0 - 1.5) / (3.0 - 1.1), abs=1e-6)
     assert "79% of the gain on the validation rows is left" in choice.reason
-    whole = pick_strength(frontier(LOSSES, [True] * 6), "balanced")
+    whole = pick_strength(frontier(LOSSES, [True] * 6), "balanced", tolerated_rise=0.2)
     assert whole.gain_share == 1.0
     assert "gain" not in whole.reason
 
 
 def test_no_gain_at_full_strength_has_no_share() -> None:
-    assert pick_strength(frontier([1.0, 1.1, 1.2, 1.3, 1.4, 1.5], [True] * 6), "balanced").gain_share is None
-    assert pick_strength(frontier([None] * 6, [True] * 6), "balanced").gain_share is None
+    assert (
+        pick_strength(frontier([1.0, 1.1, 1.2, 1.3, 1.4, 1.5], [True] * 6), "balanced", tolerated_rise=0.2).gain_share
+        is None
+    )
+    assert pick_strength(frontier([None] * 6, [True] * 6), "balanced", tolerated_rise=0.2).gain_share is None
 
 
 @pytest.mark.parametrize(
@@ -70,19 +78,19 @@ def test_no_gain_at_full_strength_has_no_share() -> None:
         (LOSSES, [True, False, False, False, False, False], 0.125),
         (LOSSES, [True] * 6, None),
         (LOSSES, [True, True, True, True, True, False], None),
-        ([3.0, 2.0, 1.0, 1.2, 1.5, 2.0], [True, True, True, False, False, False], None),
+        ([3.0, 2.0, 1.0, 1.3, 1.5, 2.0], [True, True, True, False, False, False], None),
         ([None] * 6, [True, True, False, False, False, False], 0.375),
     ],
 )
 def test_more_is_measured_where_a_bound_limits_the_choice(
     losses: list[float | None], kept: list[bool], wanted: float | None
 ) -> None:
-    assert between(frontier(losses, kept), "balanced") == wanted
+    assert between(frontier(losses, kept), "balanced", tolerated_rise=0.2) == wanted
 
 
 def test_steps_end_where_they_are_fine() -> None:
     points = [StrengthPoint(strength, 1.0 - strength, 0.0, 1.0, strength < 0.55) for strength in (0.0, 0.5, 0.56, 1.0)]
-    assert between(points, "balanced") is None
+    assert between(points, "balanced", tolerated_rise=0.2) is None
 
 
 def measured(keep: Keep, kl_nats: list[float], text_bits: list[float]) -> StrengthPoint:

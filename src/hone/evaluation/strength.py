@@ -89,15 +89,17 @@ def judged_point(strength: float, validation_loss: float | None, found: Retentio
     )
 
 
-def pick_strength(points: Sequence[StrengthPoint], keep: Keep) -> StrengthChoice:
-    """The best strength that keeps retention.
+def pick_strength(points: Sequence[StrengthPoint], keep: Keep, *, tolerated_rise: float) -> StrengthChoice:
+    """The largest strength that keeps retention and still fits the validation rows.
 
-    Among those above 0 and up to 1 that stay within the bounds: the one with the least validation loss, of equals the
-    smaller; without validation rows the largest. Where none does, the smallest that was measured.
+    Among those above 0 and up to 1 that stay within the bounds: the largest whose validation loss has not risen above
+    the lowest of them by more than is tolerated of a step of training; without validation rows the largest. Where
+    none is within the bounds, the smallest that was measured.
 
     Args:
         points: the frontier; at least one above 0 and up to 1.
         keep: how much loss is acceptable.
+        tolerated_rise: of the validation loss, as a share of the lowest.
     """
     usable = [point for point in points if 0 < point.strength <= _MOST]
     kept = [point for point in usable if point.kept]
@@ -105,27 +107,30 @@ def pick_strength(points: Sequence[StrengthPoint], keep: Keep) -> StrengthChoice
         best = min(usable, key=lambda point: point.strength)
         reason = f"no strength stays within the bounds of --keep {keep}; this is the least that was measured"
     else:
-        best = _best(kept)
-        what = "the largest" if best.validation_loss is None else "the least validation loss"
-        limited = " of those" if len(kept) < len(usable) else "; all are"
-        reason = f"{what}{limited} within the bounds of --keep {keep}"
+        best = _largest_that_fits(kept, tolerated_rise)
+        reason = "the largest" if len(kept) == len(usable) else f"the largest within the bounds of --keep {keep}"
+        if best != max(kept, key=lambda point: point.strength):
+            reason += f" whose validation loss is within {tolerated_rise:.0%} of the lowest"
+    if len(kept) == len(usable):
+        reason += f"; all are within the bounds of --keep {keep}"
     share = _gain_share(points, best)
     if share is not None and share < 1 and len(kept) < len(usable):
         reason += f"; {share:.0%} of the gain on the validation rows is left, --keep off saves all of it"
     return StrengthChoice(best.strength, reason, tuple(points), share)
 
 
-def between(points: Sequence[StrengthPoint], keep: Keep) -> float | None:
+def between(points: Sequence[StrengthPoint], keep: Keep, *, tolerated_rise: float) -> float | None:
     """One more strength worth measuring: half way from the choice to the next larger one, which keeps less.
 
     Args:
         points: measured so far.
         keep: how much loss is acceptable.
+        tolerated_rise: as for :func:`pick_strength`.
 
     Returns:
         None where the choice is not limited by the bounds, or the gap is small.
     """
-    chosen = pick_strength(points, keep).value
+    chosen = pick_strength(points, keep, tolerated_rise=tolerated_rise).value
     by_strength = sorted((one for one in points if one.strength <= _MOST), key=lambda one: one.strength)
     place = next(number for number, one in enumerate(by_strength) if one.strength == chosen)
     if not by_strength[place].kept:
@@ -134,14 +139,16 @@ def between(points: Sequence[StrengthPoint], keep: Keep) -> float | None:
     if place + 1 == len(by_strength) or by_strength[place + 1].kept:
         return None
     following = by_strength[place + 1]
-    lower = following.validation_loss is None or following.validation_loss < (by_strength[place].validation_loss or 0)
-    return (chosen + following.strength) / 2 if lower and following.strength - chosen > _FINEST_STEP else None
+    kept = [point for point in by_strength if point.kept and point.strength > 0]
+    wanted = _largest_that_fits([*kept, following], tolerated_rise) == following
+    return (chosen + following.strength) / 2 if wanted and following.strength - chosen > _FINEST_STEP else None
 
 
-def _best(kept: Sequence[StrengthPoint]) -> StrengthPoint:
-    if any(point.validation_loss is None for point in kept):
-        return max(kept, key=lambda point: point.strength)
-    return min(kept, key=lambda point: (point.validation_loss, point.strength))
+def _largest_that_fits(points: Sequence[StrengthPoint], tolerated_rise: float) -> StrengthPoint:
+    losses = [point.validation_loss for point in points if point.validation_loss is not None]
+    most = (1 + tolerated_rise) * min(losses) if len(losses) == len(points) else None
+    fitting = [point for point in points if most is None or (point.validation_loss or 0.0) <= most]
+    return max(fitting, key=lambda point: point.strength)
 
 
 def _gain_share(points: Sequence[StrengthPoint], best: StrengthPoint) -> float | None:

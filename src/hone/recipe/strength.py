@@ -29,6 +29,7 @@ from hone.evaluation.strength import (
 from hone.model.adaptation import Adaptation
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
+from hone.planning.choose import TOLERATED_LOSS_RISE
 from hone.recipe.general import GeneralMaterial, general_material
 from hone.recipe.retention import logits_of
 from hone.types import Keep, TokenSequence
@@ -132,13 +133,14 @@ def set_kept_strength(
         points.append(sweep.measure(left.pop(0)))
         added = len(points) - len(STRENGTHS)
         if not left and added < _MOST_ADDED:
-            left += [strength for strength in [parallel.from_first(between(points, keep))] if strength is not None]
+            more = parallel.from_first(between(points, keep, tolerated_rise=TOLERATED_LOSS_RISE))
+            left += [] if more is None else [more]
         recorder.record(Event("progress", {"task": "strengths", "done": len(points), "total": len(points) + len(left)}))
         if any(parallel.everyones(should_stop())):
             adaptation.set_strength(FULL_STRENGTH.value)
             raise InterruptedRunError("stopped while the strength was swept; the training is saved")
     points.sort(key=lambda point: point.strength)
-    choice: StrengthChoice = parallel.from_first(pick_strength(points, keep))
+    choice: StrengthChoice = parallel.from_first(pick_strength(points, keep, tolerated_rise=TOLERATED_LOSS_RISE))
     adaptation.set_strength(choice.value)
     told = {"choice": "strength", "value": f"{choice.value:g}", "reason": choice.reason}
     recorder.record(Event("note", {"text": f"strength = {choice.value:g} ({choice.reason})", **told}))
