@@ -39,7 +39,8 @@ def test_a_weaker_adapter_is_taken_where_the_loss_has_risen_too_far() -> None:
     assert risen.value == 0.75
     assert "whose validation loss is within 20% of the lowest" in risen.reason
     assert (
-        pick_strength(frontier([3.0, 2.0, 1.0, 1.0, 1.5, 2.0], [True] * 6), "balanced", tolerated_rise=0.2).value == 0.75
+        pick_strength(frontier([3.0, 2.0, 1.0, 1.0, 1.5, 2.0], [True] * 6), "balanced", tolerated_rise=0.2).value
+        == 0.75
     )
 
 

@@ -115,10 +115,17 @@ def test_it_is_the_same_every_time(finished: Finished, found: EvaluationResult) 
 
 def test_progress_is_told_for_each_arm(finished: Finished) -> None:
     heard = Listener()
-    asked("questions", finished.home, heard, limit=4)
+    asked("questions", finished.home, heard, limit=4, arms=("base", "tuned"), cache=False)
     last = {event.data["task"]: (event.data["done"], event.data["total"]) for event in heard.of("progress")}
     tasks = ("base: answers", "base: likelihood", "tuned: answers", "tuned: likelihood")
     assert last == dict.fromkeys(tasks, (4, 4))
+
+
+def test_what_the_run_has_answered_is_not_answered_again(finished: Finished) -> None:
+    """Registering writes further files beside the adapter, which no answer depends on."""
+    heard = Listener()
+    asked("questions", finished.home, heard, max_new_tokens=8)
+    assert heard.of("progress") == []
 
 
 # --- which rows, which arms, which metric ---

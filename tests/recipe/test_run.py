@@ -292,6 +292,7 @@ def test_the_fresh_process_is_told_the_home_and_its_failure_registers_nothing(
     given = dict(zip(command[7::2], command[8::2], strict=True))
     assert given == {
         "--seed": "5", "--metric": "chrf", "--max-new-tokens": "8", "--device": "cpu", "--dtype": "float32",
+        "--keep": "balanced", "--probes": "0",
     }  # fmt: skip
     assert list_versions(other_home) == []
     assert RunFolder.open(tmp_path / "out").record()["status"] == "failed"

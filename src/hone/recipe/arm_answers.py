@@ -153,7 +153,7 @@ class ArmAnswers:
         """All that an answer depends on beside its prompt."""
         base, folder = self.answerer.base, self.answerer.run_folder
         adapter = folder / "adapter" if is_tuned and folder is not None else None
-        weights = [] if adapter is None else [*sorted(adapter.glob("*.safetensors")), adapter / "adapter_config.json"]
+        weights = [] if adapter is None else [*sorted(adapter.glob("*.safetensors")), *adapter.glob("*config.json")]
         return {
             "base": base.base_hash,
             "adapter": {path.name: sha256_file(path) for path in weights},
