@@ -124,7 +124,7 @@ def test_progress_is_told_for_each_arm(finished: Finished) -> None:
 def test_what_the_run_has_answered_is_not_answered_again(finished: Finished) -> None:
     """Registering writes further files beside the adapter, which no answer depends on."""
     heard = Listener()
-    asked("questions", finished.home, heard, max_new_tokens=8)
+    asked("questions", finished.home, heard)
     assert heard.of("progress") == []
 
 

@@ -129,7 +129,7 @@ def _difference_cells(evaluation: _Json, one: _Json) -> list[str]:
 
 def _how_lines(evaluation: _Json, columns: int) -> Iterator[str | Text]:
     """What the arms were made of that the user did not see: the instruction, the number of examples, the search."""
-    how = {name: arm.get("how") or {} for name, arm in evaluation["arms"].items()}
+    how = {name: arm["how"] for name, arm in evaluation["arms"].items() if arm.get("how")}
     said = []
     if "prompted" in how:
         origin = "made from the training rows" if how["prompted"]["derived"] else "as given"

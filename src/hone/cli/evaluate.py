@@ -18,10 +18,11 @@ __all__ = ["evaluate"]
 
 @options_of(EvaluateConfig, arguments=("version", "data"))
 def evaluate(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
-    """Compare a version with its base, prompted, with examples and with documents, on held-out rows.
+    """Compare a version with its base on held-out rows.
 
-    Prints metrics with intervals, the rows that gained and lost most, and the verdict. Ends with code 3 where the
-    verdict is "do not ship".
+    The base answers as it is, with an instruction, with examples and, where they are given, with documents. Prints
+    metrics with intervals, the rows that gained and lost most, and the verdict. Ends with code 3 where the verdict is
+    "do not ship".
     """
     config = load_config(EvaluateConfig, given, file=config_file)
     from hone.recipe.evaluate import evaluate as evaluate_arms

@@ -59,7 +59,7 @@ def _rows(retention: _Json) -> Iterator[Sequence[str]]:
     if (own := retention["own_answers"]) is not None:
         interval = own["kl_nats_interval"]
         shown = "none" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
-        yield "distance from the base, nats a token", "0", f"{own['kl_nats']:.3f}", "", shown
+        yield "distance, nats a token", "0", f"{own['kl_nats']:.3f}", "", shown
 
 
 def _name(one: _Json) -> str:
