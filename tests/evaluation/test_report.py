@@ -160,6 +160,15 @@ def test_rows_can_be_chosen_by_what_changed(tmp_path: Path) -> None:
     assert {a["for"] for tag, a in page.tags if tag == "label"} == {one["id"] for one in chosen}
 
 
+def test_lists_of_objects_are_read_as_words(tmp_path: Path) -> None:
+    given = result()
+    tried = [{"examples": 1, "bits_per_byte": 0.75}, {"examples": 3, "bits_per_byte": 0.5}]
+    given["evaluation"]["arms"]["base"]["how"] = {"tried": tried, "left_out": []}
+    text = Page(write_report(tmp_path, given).read_text(encoding="utf-8")).text
+    assert "examples 1, bits per byte 0.75; examples 3, bits per byte 0.5" in text
+    assert "{'" not in text
+
+
 def test_charts_can_be_heard(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     charts = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("class") == "chart"]

@@ -292,8 +292,11 @@ def _shown(value: Any) -> str:
         large = f"{value:,.1f}".replace(",", "\u202f").removesuffix(".0")
         return large if abs(value) >= 100 else f"{value:.4g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        listed = ", ".join(_shown(item) for item in value[:MOST_LISTED]) or "none"
+        between = "; " if any(isinstance(item, Mapping) for item in value) else ", "
+        listed = between.join(_shown(item) for item in value[:MOST_LISTED]) or "none"
         return listed if len(value) <= MOST_LISTED else f"{listed}, … ({len(value)} in all)"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(key).replace('_', ' ')} {_shown(item)}" for key, item in value.items())
     return _clean(value)
 
 

@@ -208,7 +208,7 @@ def _few_shot(asker: _Asker, examples: Sequence[Example], rows: TrainingRows, bi
     how = {
         "examples": count,
         "chosen_by": "bits per byte of validation rows",
-        "tried": {str(number): found for number, found in tried.items()},
+        "tried": [{"examples": number, "bits_per_byte": found} for number, found in tried.items()],
         "rows_with_fewer": asker.shortened,
     }
     return Contender("few_shot", tuple(questions), how)
