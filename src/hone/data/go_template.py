@@ -9,7 +9,7 @@ Source: Ollama, ``docs/template.mdx`` (``.Messages``, ``.Role``, ``.Content``) a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hone.errors import TemplateError
@@ -54,15 +54,19 @@ class TurnTexts:
             f'{{{{ {"if" if number == 0 else "else if"} eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}'
             for number, (role, (before, after)) in enumerate(self.around.items())
         )
-        return f"{self.start}{{{{ range .Messages }}}}{branches}{{{{ end }}}}{{{{ end }}}}{self.opening}"
+        start = self.start
+        if self.default_system == "":  # a Modelfile has no place for an empty message
+            start += f"{{{{ if not .System }}}}{''.join(self.around['system'])}{{{{ end }}}}"
+        return f"{start}{{{{ range .Messages }}}}{branches}{{{{ end }}}}{{{{ end }}}}{self.opening}"
 
 
-def find_turn_texts(render: Render, tried: Sequence[tuple[str, Sequence[Message]]]) -> TurnTexts:
+def find_turn_texts(render: Render, tried: Sequence[tuple[str, Sequence[Message]]], *, turn_end: str) -> TurnTexts:
     """The texts around messages, such that every tried conversation comes out as ``render`` gives it.
 
     Args:
         render: hone's own renderer.
         tried: (name, messages) of conversations to be compared, the last message the user's.
+        turn_end: text of the token that ends an answer.
 
     Raises:
         TemplateError: the template does more than put texts around messages, or writes what Go would read as a command.
@@ -72,11 +76,8 @@ def find_turn_texts(render: Render, tried: Sequence[tuple[str, Sequence[Message]
     head, _, opening = alone.partition(_QUESTION)
     between, _, rest = turns.partition(_ANSWER)
     to_answer = between.removeprefix(head + _QUESTION)
-    to_user = rest.partition(_AGAIN)[0]
-    before_user = _longest_common_end(head, to_user)
-    after_assistant = to_user.removesuffix(before_user)
-    after_user = _longest_common_start(opening, to_answer)
-    before_assistant = to_answer.removeprefix(after_user)
+    after_assistant, before_user = _after_end(rest.partition(_AGAIN)[0], turn_end)
+    after_user, before_assistant = _after_end(to_answer, turn_end)
     lead = head.removesuffix(before_user)
     around: dict[Role, tuple[str, str]] = {"user": (before_user, after_user)}
     around["assistant"] = (before_assistant, after_assistant)
@@ -123,16 +124,10 @@ def _check(texts: TurnTexts, render: Render, tried: Sequence[tuple[str, Sequence
         )
 
 
-def _longest_common_end(first: str, second: str) -> str:
-    return "".join(reversed(list(_shared(reversed(first), reversed(second)))))
-
-
-def _longest_common_start(first: str, second: str) -> str:
-    return "".join(_shared(first, second))
-
-
-def _shared(first: object, second: object) -> Iterator[str]:
-    for a, b in zip(first, second, strict=False):  # type: ignore[call-overload]
-        if a != b:
-            return
-        yield a
+def _after_end(text: str, turn_end: str) -> tuple[str, str]:
+    """What ends a turn, white space behind it included, and what begins the next one; all of it where no end is."""
+    before, found, after = text.partition(turn_end)
+    if not found:
+        return "", text
+    begins = after.lstrip()
+    return before + found + after[: len(after) - len(begins)], begins

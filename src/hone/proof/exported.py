@@ -221,9 +221,7 @@ def check_exported(
 
 
 def _equal(answer: Sequence[int], written: Sequence[int], stops: frozenset[int]) -> bool:
-    return len(answer) == len(written) and all(
-        a == b or {a, b} <= stops for a, b in zip(answer, written, strict=True)
-    )
+    return len(answer) == len(written) and all(a == b or {a, b} <= stops for a, b in zip(answer, written, strict=True))
 
 
 def _text_difference(references: Sequence[ReferenceAnswer], found: Sequence[RuntimeAnswer]) -> str:
@@ -245,8 +243,6 @@ def _apart(now: str, was: str) -> str:
     return f"{now[at : at + 40]!r} where hone has {was[at : at + 40]!r}"
 
 
-def _stop_difference(
-    stops: frozenset[int], known: frozenset[int] | None, token_text: Callable[[int], str]
-) -> str:
+def _stop_difference(stops: frozenset[int], known: frozenset[int] | None, token_text: Callable[[int], str]) -> str:
     unknown = sorted(stops - known) if known is not None else []
     return f"it does not stop at {', '.join(repr(token_text(token)) for token in unknown)}" if unknown else ""
