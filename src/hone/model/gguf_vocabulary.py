@@ -94,7 +94,7 @@ def read_vocabulary(
             it splits it, or ends answers with more than three tokens.
     """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    stated = json.loads(backend.to_str()) if backend is not None else {"model": {"type": "slow"}}
+    stated: Any = json.loads(backend.to_str()) if backend is not None else {"model": {"type": "slow"}}
     where = str(tokenizer.name_or_path) or None
     if stated["model"]["type"] != "BPE" or (stated.get("decoder") or {}).get("type") != "ByteLevel":
         raise _refused(f"its tokenizer is no byte-level BPE ({stated['model']['type']})", where)
@@ -105,7 +105,8 @@ def read_vocabulary(
     if not 1 <= len(stop_ids) <= _MOST_STOPS:
         raise _refused(f"{len(stop_ids)} tokens end its answers; a GGUF names one to {_MOST_STOPS}", where)
     added = {entry["id"]: entry for entry in stated["added_tokens"]}
-    texts = {number: text for text, number in tokenizer.get_vocab().items()}
+    whole: Any = tokenizer
+    texts: dict[int, str] = {number: text for text, number in whole.get_vocab().items()}
     tokens, types = [], []
     for number in range(num_rows):
         text = texts.get(number)

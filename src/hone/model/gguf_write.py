@@ -5,8 +5,8 @@ turns neighbours, 2i with 2i + 1. The rows of the query and key matrices are reo
 does. Its ``qwen2`` and ``qwen3`` architectures turn halves as transformers does, and are written as they are.
 
 **Quantised kinds.** The blocks are made by the ``gguf`` package. Norms and biases stay float32; in the 4-bit kinds the
-embedding and the output head have 8 bits, since an error there falls on every token. A matrix whose rows are no multiple
-of 32 values stays float16.
+embedding and the output head have 8 bits, since an error there falls on every token. A matrix whose rows are no
+multiple of 32 values stays float16.
 
 Source: the GGUF specification, version 3; llama.cpp, ``convert_hf_to_gguf.py`` (``LlamaModel.permute``).
 Shape legend: H heads (query or key), D_in width of the input.
@@ -110,9 +110,9 @@ def refuse_unwritable(model: PreTrainedModel) -> None:
         problems.append("its llama3 scaling of positions is not the published one (1, 4, 8192)")
     window = getattr(config, "sliding_window", None)
     layers_slide = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if window is not None and (config.model_type == "mistral" or layers_slide):
-        if window < config.max_position_embeddings:
-            problems.append(f"its attention slides over {window} tokens")
+    slides = config.model_type == "mistral" or layers_slide
+    if window is not None and slides and window < config.max_position_embeddings:
+        problems.append(f"its attention slides over {window} tokens")
     if getattr(config, "hidden_act", "silu") != "silu":
         problems.append(f"hidden_act is {config.hidden_act}; silu can be written")
     if getattr(config, "mlp_bias", False):

@@ -21,7 +21,7 @@ from hone.model.gguf_write import GGUF_WEIGHTS
 from hone.proof.exported import ExportCheck
 from hone.proof.invariant import described
 from hone.recipe.export_check import ExportPrompts, check_files, make_prompts
-from hone.recipe.export_files import EXPORT_FILE, write_export
+from hone.recipe.export_files import EXPORT_FILE, ExportJob, write_export
 from hone.recipe.inference import load_answerer
 from hone.registry.proven import require_proven
 from hone.registry.versions import Version, resolve_version
@@ -102,6 +102,7 @@ def export_version(
     out: Path,
     weights: str | None = None,
     accept_unproven: bool = False,
+    known_as: str | None = None,
     home: Path,
     recorder: Recorder,
 ) -> ExportResult:
@@ -114,6 +115,7 @@ def export_version(
         weights: how they are stored: ``float32``, ``bfloat16`` or ``float16`` for merged (as the base's unless given);
             ``f16`` (unless given), ``q8_0``, ``q4_1`` or ``q4_0`` for gguf and ollama.
         accept_unproven: whether an unproven version, or files that fail, are written all the same.
+        known_as: how the files' readers name the folder where it leaves this machine, as a repository of the hub.
         home: hone's home folder.
         recorder: hears stages and notes.
 
@@ -144,11 +146,12 @@ def export_version(
     )
     with atomic_folder(out) as temporary:
         recorder.record(Event("stage", {"name": "write", "detail": f"{target} in {out}"}))
-        written = write_export(
-            version, answerer, prompts, temporary, target=target, weights=weights, out=out, home=home
+        job = ExportJob(
+            version, answerer, prompts, temporary, target, weights, known_as or str(out.absolute()), known_as is None
         )
+        written = write_export(job, home=home)
         base_name, device = answerer.base.name, answerer.base.device
-        del answerer  # the read-back needs the memory
+        del answerer, job  # the read-back needs the memory
         recorder.record(Event("stage", {"name": "proof", "detail": "reading it back in its own runtime"}))
         checks, not_checked = check_files(
             temporary, written, prompts, base_name=base_name, device=device, home=home, note=note

@@ -26,7 +26,7 @@ def write_export_card(version: Version, folder: Path, *, target: str, source: Mo
     """Write ``README.md``, with the hub's metadata, into an export's folder.
 
     Args:
-        version: its own card is taken, as its user may have edited it; without one, it is written from the run's result.
+        version: its own card is taken, as its user may have edited it; else it is written from the run's result.
         folder: of the export.
         target: the format.
         source: what the base's name means.
@@ -45,13 +45,14 @@ def write_export_card(version: Version, folder: Path, *, target: str, source: Mo
             where=str(version.adapter / MODEL_CARD),
             remedy="mend or remove it",
         ) from error
-    card.data.library_name = _LIBRARIES[target]
-    if card.data.base_model:
-        card.data.base_model_relation = _RELATIONS[target]
+    metadata: Any = card.data
+    metadata.library_name = _LIBRARIES[target]
+    if metadata.get("base_model"):
+        metadata.base_model_relation = _RELATIONS[target]
     body = card.text.partition(_USE)[0].strip()
     more = "`export.json` says how these files were compared with the version, and in which programs."
     text = "\n".join([body, _USE, *use, "", more])
-    write_atomically(folder / MODEL_CARD, f"---\n{card.data.to_yaml()}\n---\n\n{text}\n")
+    write_atomically(folder / MODEL_CARD, f"---\n{metadata.to_yaml()}\n---\n\n{text}\n")
 
 
 def _own_text(version: Version, folder: Path, source: ModelSource) -> str:
@@ -61,5 +62,5 @@ def _own_text(version: Version, folder: Path, source: ModelSource) -> str:
     result = version.run_folder / "result.json"
     if result.is_file():
         found: Mapping[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-        return write_model_card(folder, version.reference, found, source).read_text(encoding="utf-8")
+        return write_model_card(folder, version.reference, found, source=source).read_text(encoding="utf-8")
     return f"---\ntags:\n- hone\n---\n\n# {version.reference}\n\nNo result of the run is left to describe it by.\n"

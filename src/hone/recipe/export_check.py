@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class ExportPrompts:
 
     Args:
         references: hone's answers.
-        conversations: the turns of each prompt, as role and content; None where the template takes them from hone alone.
+        conversations: the turns of each prompt, as role and content; None where its template takes it from hone alone.
         chat_template: Jinja that renders as hone does, without hone.
         stop_ids: tokens that end an answer.
         stop_texts: their texts.
@@ -126,10 +127,15 @@ def make_prompts(answerer: Answerer) -> ExportPrompts:
     references = reference_answers(answerer.base.model, prompts, stop_ids=stop_ids, max_new_tokens=_NEW_TOKENS)
     token_text = answerer.renderer.token_text
     return ExportPrompts(
-        tuple(references),
-        tuple(turns if one else None for turns, one in zip(conversations, taken, strict=True)), template, tuple(stop_ids),
-        tuple(token_text(token) for token in stop_ids), shared or None, token_text, notes,
-    )  # fmt: skip
+        references=tuple(references),
+        conversations=tuple(turns if one else None for turns, one in zip(conversations, taken, strict=True)),
+        chat_template=template,
+        stop_ids=tuple(stop_ids),
+        stop_texts=tuple(token_text(token) for token in stop_ids),
+        system_prompt=shared or None,
+        token_text=token_text,
+        notes=notes,
+    )
 
 
 def _held_out(answerer: Answerer) -> list[tuple[str, list[Message]]]:
@@ -243,17 +249,10 @@ def _check_merged_folder(folder: Path, written: WrittenExport, prompts: ExportPr
 def _check_gguf(
     path: Path, written: WrittenExport, prompts: ExportPrompts, home: Path
 ) -> tuple[list[ExportCheck], list[tuple[str, str]]]:
-    with quiet_transformers():
-        model, _ = load_gguf_weights(path)
-    checks = [
-        _compare(
-            read_with_model(model, prompts.references), f"transformers {transformers.__version__}", written, prompts
-        )
-    ]
-    del model
+    checks, missing = _check_gguf_with_transformers(path, written, prompts)
     runtime = find_llama_cpp(home)
     if isinstance(runtime, str):
-        return checks, [("llama.cpp", runtime)]
+        return checks, [*missing, ("llama.cpp", runtime)]
     asked = [
         LlamaCppPrompt(one.text, one.prompt_ids, one.answer_ids, messages)
         for one, messages in zip(prompts.references, prompts.conversations, strict=True)
@@ -261,9 +260,21 @@ def _check_gguf(
     try:
         reading = runtime.read(path, asked, stop_ids=prompts.stop_ids, new_tokens=_NEW_TOKENS)
     except MissingDependencyError as error:
-        return checks, [("llama.cpp", error.render())]
+        return checks, [*missing, ("llama.cpp", error.render())]
     found = [RuntimeAnswer(one.picks, one.logprobs, one.written, one.text_ids, one.rendered) for one in reading.answers]
-    return [*checks, _compare(found, reading.runtime, written, prompts, reading.ends)], []
+    return [*checks, _compare(found, reading.runtime, written, prompts, reading.ends)], missing
+
+
+def _check_gguf_with_transformers(
+    path: Path, written: WrittenExport, prompts: ExportPrompts
+) -> tuple[list[ExportCheck], list[tuple[str, str]]]:
+    """Weights alone: how it would split text, transformers does not read from a GGUF for every rule."""
+    runtime = f"transformers {transformers.__version__}"
+    try:
+        model, _ = load_gguf_weights(path)
+    except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:  # it has no class of its own for these
+        return [], [(runtime, f"cannot read this GGUF: {(str(error).splitlines() or ['?'])[0]}")]
+    return [_compare(read_with_model(model, prompts.references), runtime, written, prompts)], []
 
 
 def _with_peft(folder: Path, plain: LoadedModel) -> PreTrainedModel:
@@ -277,7 +288,9 @@ def _with_peft(folder: Path, plain: LoadedModel) -> PreTrainedModel:
             size = len(AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
             whole.resize_token_embeddings(size, mean_resizing=False)
     try:
-        wrapped: Any = peft.PeftModel.from_pretrained(plain.model, str(folder))
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, and no matter of the user's
+            wrapped: Any = peft.PeftModel.from_pretrained(plain.model, str(folder))
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise ModelError(f"PEFT cannot load the exported adapter: {error}", where=str(folder)) from error
     model: PreTrainedModel = wrapped.eval()

@@ -84,7 +84,7 @@ def push_version(
     with tempfile.TemporaryDirectory(dir=home, prefix=".push.") as scratch:
         export = export_version(
             reference, target=target, out=Path(scratch) / "export", weights=weights, accept_unproven=accept_unproven,
-            home=home, recorder=recorder,
+            known_as=repository, home=home, recorder=recorder,
         )  # fmt: skip
         recorder.record(Event("stage", {"name": "push", "detail": f"{len(export.files)} files to {repository}"}))
         try:
@@ -95,6 +95,6 @@ def push_version(
         except (HfHubHTTPError, OfflineModeIsEnabled, _HTTP_ERROR) as error:
             raise StorageError(
                 f"the hub did not take it: {str(error).strip().splitlines()[0]}", where=repository,
-                remedy="check the repository's name, that the token may write to it, and that HF_HUB_OFFLINE is not set",
+                remedy="check its name, that the token may write to it, and that HF_HUB_OFFLINE is not set",
             ) from error  # fmt: skip
     return PushResult(made.repo_id, str(commit.commit_url), export)
