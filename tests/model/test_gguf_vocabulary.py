@@ -1,4 +1,4 @@
-"""A tokenizer as GGUF metadata: each rule of splitting has llama.cpp's name; what llama.cpp would split otherwise is refused."""
+"""A tokenizer as GGUF metadata: rules of splitting by llama.cpp's names; what it would split otherwise is refused."""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ def test_what_is_asked_and_answered(tmp_path: Path) -> None:
             {"textIds": [5, 6], "written": [7], "wrote": 2, "picks": [7, 2], "logprobs": [-0.5, -1], "rendered": "text"}
         ],
     }  # fmt: skip
-    body = f"json.dump([json.load(sys.stdin), sys.argv], open({str(tmp_path / 'asked.json')!r}, 'w'))\nprint({json.dumps(answer)!r})"
+    keep = f"json.dump([json.load(sys.stdin), sys.argv], open({str(tmp_path / 'asked.json')!r}, 'w'))"
+    body = f"{keep}\nprint({json.dumps(answer)!r})"
     runtime = LlamaCpp(program(tmp_path, body), tmp_path / "package")
     reading = runtime.read(tmp_path / "model.gguf", [PROMPT], stop_ids=(2, 3), new_tokens=4)
     asked, arguments = json.loads((tmp_path / "asked.json").read_text(encoding="utf-8"))

@@ -94,7 +94,7 @@ def push_version(
             )
         except (HfHubHTTPError, OfflineModeIsEnabled, _HTTP_ERROR) as error:
             raise StorageError(
-                f"the hub did not take it: {str(error).strip().splitlines()[0]}", where=repository,
+                f"the hub did not take it: {' '.join(str(error).split())}", where=repository,
                 remedy="check its name, that the token may write to it, and that HF_HUB_OFFLINE is not set",
             ) from error  # fmt: skip
     return PushResult(made.repo_id, str(commit.commit_url), export)
