@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.errors import StorageError
 from hone.files import atomic_folder
 from hone.model.adaptation import Adaptation
 from hone.model.quiet import quiet_transformers
 
-__all__ = ["merge_and_save"]
+__all__ = ["merge_and_save", "save_whole"]
 
 
 def merge_and_save(adaptation: Adaptation, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -29,9 +31,28 @@ def merge_and_save(adaptation: Adaptation, tokenizer: PreTrainedTokenizerBase, f
         StorageError: no space or no permission.
     """
     adaptation.merge()
+    with atomic_folder(folder) as temporary:
+        save_whole(adaptation.model, tokenizer, temporary)
+
+
+def save_whole(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write a plain model as safetensors with its config and tokenizer.
+
+    Args:
+        model: with nothing attached; in ``dtype`` afterwards.
+        tokenizer: saved beside it, chat template included.
+        folder: one that takes its name when all of it is written.
+        dtype: of the weights, rounded once; the model's own unless given.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    whole: Any = model  # transformers declares `to` without its arguments
     try:
-        with atomic_folder(folder) as temporary, quiet_transformers():
-            adaptation.model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+        with quiet_transformers():
+            (whole if dtype is None else whole.to(dtype=dtype)).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # its writer's own form of OSError: no space, no permission
         raise StorageError(f"cannot be written: {error}", where=str(folder)) from error
