@@ -22,6 +22,7 @@ from hone.cli.models import models
 from hone.cli.output import prepare_streams, show
 from hone.cli.plan import plan
 from hone.cli.proof import proof
+from hone.cli.reward import reward
 from hone.cli.run import run
 from hone.cli.signals import terminates_as_ctrl_c
 from hone.cli.train import train
@@ -64,6 +65,7 @@ models.command("export", epilog="Example: hone models export support@1 --to gguf
 models.command("push", epilog="Example: hone models push support@1 you/support")(push_model)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
+app.add_typer(reward, name="reward")
 app.command("plan", epilog="Example: hone plan examples.jsonl --target-device h100 --rate 2.5/h")(plan)
 app.command("doctor", epilog="Example: hone doctor")(doctor)
 

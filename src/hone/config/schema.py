@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from hone.config.check import config_error, cross_problems, field_problems
-from hone.types import AdaptationName, ArmName, Keep
+from hone.types import AdaptationName, ArmName, Keep, MethodName
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -167,7 +167,25 @@ class TrainConfig(BaseModel):
     output: Path | None = Field(None, description="Folder for the run; a new one in the home folder unless given.")
     mapping: _Mapping | None = Field(None, alias="map", description=_MAPPING_HELP)
     allow_few_rows: bool = Field(False, description="Go on with fewer than 10 usable rows.")
-    method: Literal["sft"] = Field("sft", description="How to train: sft is supervised fine-tuning.")
+    method: MethodName | None = Field(
+        None,
+        description="How to train: sft (supervised fine-tuning); on preferences dpo, ipo, orpo, simpo, kto (answers "
+        "judged one by one too) or reward (a reward model). Follows from the rows unless given.",
+    )
+    beta: _Positive | None = Field(
+        None,
+        description="On preferences: how strongly the model is held to its base (of orpo, the weight of the odds; of "
+        "simpo, the scale of the reward); 0.1, of simpo 2, unless given.",
+    )
+    label_smoothing: Annotated[_Share, Field(lt=0.5)] = Field(
+        0.0, description="dpo and simpo: share of the preferences that are taken to be wrong."
+    )
+    length_normalised: bool | None = Field(
+        None, description="dpo and ipo: rewards a token and not an answer; ipo does unless told otherwise."
+    )
+    target_margin: _NotNegative | None = Field(
+        None, description="simpo: by how much the better answer's reward is to lead; half of beta unless given."
+    )
     adaptation: AdaptationName = Field(
         "lora",
         description="What is trained: an adapter (lora, rslora, dora, pissa), all weights (full) or some (partial); or "

@@ -26,6 +26,7 @@ from hone.files import atomic_folder, write_atomically, write_json
 from hone.model.added_tokens import added_tokens_of, attach_tokens
 from hone.model.dora import DoraLinear
 from hone.model.lora import LinearLayer, LoraLinear, adapted_layers, attach_adapter, layer_widths
+from hone.model.score_head import SCORE, attach_score_head, score_head_of
 from hone.model.sealed_folder import MANIFEST_NAME, problems_of_seal, seal_folder
 
 __all__ = [
@@ -87,6 +88,9 @@ def save_adapter(
     tokens = added_tokens_of(model)
     if tokens is not None:
         tensors |= {f"{_PREFIX}{name}": rows.float().cpu().contiguous() for name, rows in tokens.stored().items()}
+    head = score_head_of(model)
+    if head is not None:
+        tensors[f"{_PREFIX}{SCORE}.weight"] = head.weight.detach().float().cpu().contiguous()
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken or not tensors:
         raise ModelError(
@@ -114,9 +118,10 @@ def seal_adapter(folder: Path, notes: Mapping[str, Any], files: Mapping[str, byt
 def _peft_config(model: nn.Module, layers: Mapping[str, LoraLinear], base_name: str, *, rank: int) -> dict[str, Any]:
     first = next(iter(layers.values()))
     tokens = added_tokens_of(model)
+    scores = score_head_of(model) is not None
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if scores else "CAUSAL_LM",
         "base_model_name_or_path": base_name,
         "r": rank,
         # the strength is a part of it, so that whatever loads the adapter scales it as it was measured
@@ -129,6 +134,7 @@ def _peft_config(model: nn.Module, layers: Mapping[str, LoraLinear], base_name: 
         "use_rslora": False,
         "use_dora": isinstance(first, DoraLinear),
         **({} if tokens is None else {"trainable_token_indices": tokens.stored_indices()}),
+        **({"modules_to_save": [SCORE]} if scores else {}),
     }
 
 
@@ -221,6 +227,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> list[str]:
         what = f"is damaged or incomplete: it gives no {' and no '.join(missing)}"
         raise StorageError(what, where=str(folder / _CONFIG), remedy=_RESTORE)
     every = _read_tensors(folder / _WEIGHTS)
+    score = every.pop(f"{_PREFIX}{SCORE}.weight", None)
     tensors = {name: tensor for name, tensor in every.items() if ".token_adapter." not in name}
     layers = sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors})
     dora, rank, alpha = bool(config.get("use_dora")), config["r"], config["lora_alpha"]
@@ -234,10 +241,23 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> list[str]:
             layer.lora_B.copy_(tensors[f"{_PREFIX}{name}.lora_B.weight"])
             if isinstance(layer, DoraLinear):
                 layer.magnitude.copy_(tensors[f"{_PREFIX}{name}.lora_magnitude_vector"])
+    if score is not None:
+        _load_head(model, score, folder)
     if len(every) > len(tensors):
         rows = {name.removeprefix(_PREFIX): tensor for name, tensor in every.items() if name not in tensors}
         _load_tokens(model, rows, config.get("trainable_token_indices"), folder)
     return layers
+
+
+def _load_head(model: PreTrainedModel, score: Tensor, folder: Path) -> None:
+    head = attach_score_head(model)
+    if score.shape != head.weight.shape:
+        raise ModelError(
+            f"the head in {folder} gives {tuple(score.shape)} numbers, and a reward model {tuple(head.weight.shape)}",
+            remedy="use an adapter with one label",
+        )
+    with torch.no_grad():
+        head.weight.copy_(score)
 
 
 def _load_tokens(model: PreTrainedModel, rows: Mapping[str, Tensor], indices: Any, folder: Path) -> None:

@@ -9,10 +9,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hone.errors import StorageError
+from hone.errors import ModelError, StorageError
 from hone.files import atomic_folder
 from hone.model.adaptation import Adaptation
 from hone.model.quiet import quiet_transformers
+from hone.model.score_head import score_head_of
 
 __all__ = ["merge_and_save", "save_whole"]
 
@@ -28,8 +29,14 @@ def merge_and_save(adaptation: Adaptation, tokenizer: PreTrainedTokenizerBase, f
         folder: complete or absent afterwards.
 
     Raises:
+        ModelError: it is a reward model.
         StorageError: no space or no permission.
     """
+    if score_head_of(adaptation.model) is not None:
+        raise ModelError(
+            "the head of a reward model has no place in a merged model",
+            remedy="load its adapter folder with PEFT on transformers' sequence classification (docs/preferences.md)",
+        )
     adaptation.merge()
     with atomic_folder(folder) as temporary:
         save_whole(adaptation.model, tokenizer, temporary)
