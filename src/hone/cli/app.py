@@ -22,6 +22,7 @@ from hone.cli.output import prepare_streams, show
 from hone.cli.plan import plan
 from hone.cli.proof import proof
 from hone.cli.run import run
+from hone.cli.serve import serve
 from hone.cli.signals import terminates_as_ctrl_c
 from hone.cli.train import train
 
@@ -61,6 +62,7 @@ app.command("evaluate", epilog="Example: hone evaluate support held_out.jsonl")(
 app.command("proof", epilog="Example: hone proof support    or: hone proof --data examples.jsonl")(proof)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
+app.command("serve", epilog="Example: hone serve --port 8000")(serve)
 app.command("plan", epilog="Example: hone plan examples.jsonl --target-device h100 --rate 2.5/h")(plan)
 app.command("doctor", epilog="Example: hone doctor")(doctor)
 

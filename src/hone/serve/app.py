@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
@@ -28,6 +29,8 @@ from hone.serve.wire import ApiError, error_response
 from hone.types import JsonDict
 
 __all__ = ["create_app"]
+
+_FIELD = re.compile(r"(?!(?:int|float|str|bool)$)[A-Za-z_]\w*(?:\[\w+\])?|\d+")
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -129,9 +132,13 @@ def _hone_error(_request: Request, error: Exception) -> Response:
 def _validation_error(_request: Request, error: Exception) -> Response:
     """The first problem names the parameter; all are in the message."""
     assert isinstance(error, RequestValidationError)
-    problems = [(".".join(str(part) for part in one["loc"][1:]), one["msg"]) for one in error.errors()]
-    named = [f"{place}: {message}" if place else message for place, message in problems]
-    param = problems[0][0] or None if problems else None
+    problems: dict[str, list[str]] = {}
+    for one in error.errors():
+        # of a union, pydantic names the kind that it tried as well, as "literal['auto']"
+        parts = [str(part) for part in one["loc"][1:] if _FIELD.fullmatch(str(part))]
+        problems.setdefault(".".join(parts), []).append(str(one["msg"]))
+    named = [f"{place}: {' or '.join(found)}" if place else " or ".join(found) for place, found in problems.items()]
+    param = next(iter(problems), None) or None
     return error_response(ApiError("; ".join(named) or "the request is wrong", param=param, code="invalid_value"))
 
 

@@ -86,10 +86,8 @@ def resolve_served_model(settings: ServerSettings, name: str) -> ServedModel:
     """
     if name in settings.bases:
         return ServedModel(name, "base", settings.bases[name], 0)
-    if name.startswith("ft:"):
-        found = next((model for model in _fine_tuned(settings.home) if model.id == name), None)
-    else:
-        found = _version(settings.home, name)
+    tuned = next((model for model in _fine_tuned(settings.home) if model.id == name), None)
+    found = tuned or _version(settings.home, name)
     if found is None:
         raise ApiError(
             f"The model `{name}` does not exist or you do not have access to it.",
