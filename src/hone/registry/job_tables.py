@@ -1,7 +1,7 @@
 """The server's tables: uploaded files, fine-tuning jobs with their events and checkpoints, permissions.
 
-Times are whole seconds since 1970, as the OpenAI API gives them. ``sequence`` is the order in which rows were made: lists
-are ordered by it, and a page goes on after the row that its cursor names, also where that was deleted since.
+Times are whole seconds since 1970, as the OpenAI API gives them. ``sequence`` is the order in which rows were made:
+lists are ordered by it, and a page goes on after the row that its cursor names, also where that was deleted since.
 """
 
 from __future__ import annotations

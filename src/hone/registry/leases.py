@@ -15,7 +15,8 @@ from typing import Any, Literal
 from sqlalchemy import Connection, and_, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 
-from hone.registry.jobs import Job, add_event, job_row
+from hone.registry.job_rows import Job
+from hone.registry.jobs import add_event, job_row
 from hone.registry.store import job_checkpoints, jobs, open_store
 from hone.registry.uploads import new_id
 
@@ -235,13 +236,21 @@ def _take_over(connection: Connection, job: Job) -> bool:
         values |= {"status": "failed", "error": error, "finished_at": int(time.time())}
         add_event(connection, job.id, message, level="error")
     else:
-        add_event(connection, job.id, "The job's worker was lost; another goes on from the last checkpoint", level="warn")
+        add_event(
+            connection, job.id, "The job's worker was lost; another goes on from the last checkpoint", level="warn"
+        )
     connection.execute(update(jobs).where(jobs.c.id == job.id).values(values))
     return "status" not in values
 
 
 def _end(connection: Connection, lease: Lease, status: str, **values: Any) -> bool:
-    ended = {"status": status, "request": None, "lease_owner": None, "lease_until": None, "finished_at": int(time.time())}
+    ended = {
+        "status": status,
+        "request": None,
+        "lease_owner": None,
+        "lease_until": None,
+        "finished_at": int(time.time()),
+    }
     return connection.execute(update(jobs).where(lease.where()).values({**ended, **values})).rowcount > 0
 
 

@@ -8,7 +8,7 @@ import shutil
 import string
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -159,4 +159,4 @@ def _marked(upload: Upload) -> Upload:
     """An expired one as deleted when it expired."""
     if upload.deleted_at is not None or _is_there(upload):
         return upload
-    return Upload(*(getattr(upload, name) for name in Upload.__slots__[:-1]), upload.expires_at)
+    return replace(upload, deleted_at=upload.expires_at)

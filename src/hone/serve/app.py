@@ -154,4 +154,6 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _unicode_error(_request: Request, _error: Exception) -> Response:
-    return error_response(ApiError("The request holds half of a surrogate pair, which no text has.", code="invalid_value"))
+    return error_response(
+        ApiError("The request holds half of a surrogate pair, which no text has.", code="invalid_value")
+    )

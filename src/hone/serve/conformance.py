@@ -90,7 +90,7 @@ def _restore_job(settings: ServerSettings, job_id: str, *, tuned: str | None) ->
     home = settings.home
     if find_job(home, job_id) is None:
         numbers = {"batch_size": "auto", "learning_rate_multiplier": "auto", "n_epochs": "auto"}
-        spec = {
+        spec: JsonDict = {
             "model": MODELS[0], "training_file": _FILES[0], "validation_file": None, "suffix": "", "seed": 0,
             "method": {"type": "supervised", "supervised": {"hyperparameters": numbers}},
             "metadata": {"fixture": job_id}, "integrations": [],

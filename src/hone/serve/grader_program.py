@@ -25,7 +25,8 @@ _MOST_OUTPUT_CHARACTERS = 2000
 _RUNNER = """
 import json, resource, runpy, sys
 for kind, most in (
-    (resource.RLIMIT_CPU, 5), (resource.RLIMIT_AS, 512 * 2**20), (resource.RLIMIT_FSIZE, 2**20), (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_CPU, 5), (resource.RLIMIT_AS, 512 * 2**20),
+    (resource.RLIMIT_FSIZE, 2**20), (resource.RLIMIT_CORE, 0),
 ):
     resource.setrlimit(kind, (most, most))
 given = json.load(sys.stdin)

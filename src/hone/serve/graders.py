@@ -68,9 +68,7 @@ def graders_router(settings: ServerSettings, answer_chat: AnswerChat | None) -> 
     return router
 
 
-def _run_object(
-    grader: JsonDict, grading: Grading, reward: float, parts: dict[str, float], seconds: float
-) -> JsonDict:
+def _run_object(grader: JsonDict, grading: Grading, reward: float, parts: dict[str, float], seconds: float) -> JsonDict:
     errors: JsonDict = {name: name in grading.errors for name in _FLAGS}
     errors |= {name: grading.details.get(name) for name in _DETAILS}
     return {

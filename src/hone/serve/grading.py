@@ -104,7 +104,9 @@ def check_grader(grader: Mapping[str, Any], *, inside: bool = False) -> None:
     """
     kind = grader.get("type")
     if kind not in _KINDS or (inside and kind == "multi"):
-        raise ApiError(f"Grader type {kind!r} is none of {', '.join(_KINDS)}.", param="grader.type", code="invalid_grader")
+        raise ApiError(
+            f"Grader type {kind!r} is none of {', '.join(_KINDS)}.", param="grader.type", code="invalid_grader"
+        )
     texts = {
         "string_check": ("name", "input", "reference", "operation"),
         "text_similarity": ("name", "input", "reference", "evaluation_metric"),
@@ -267,8 +269,10 @@ def _check_formula(grader: Mapping[str, Any]) -> None:
 
 def _check_model(grader: Mapping[str, Any]) -> None:
     messages = grader.get("input")
-    if not isinstance(messages, list) or not messages or not all(
-        isinstance(one, dict) and isinstance(one.get("role"), str) and "content" in one for one in messages
+    if (
+        not isinstance(messages, list)
+        or not messages
+        or not all(isinstance(one, dict) and isinstance(one.get("role"), str) and "content" in one for one in messages)
     ):
         raise ApiError("A score_model grader needs messages as input.", param="grader.input", code="invalid_grader")
     for one in messages:
@@ -289,7 +293,12 @@ def _evaluate(node: ast.AST, names: Mapping[str, float]) -> float:
         return float(_OPERATORS[type(node.op)](_evaluate(node.left, names), _evaluate(node.right, names)))
     if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
         return float(_OPERATORS[type(node.op)](_evaluate(node.operand, names)))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and not node.keywords:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in _FUNCTIONS
+        and not node.keywords
+    ):
         return float(_FUNCTIONS[node.func.id](*(_evaluate(one, names) for one in node.args)))
     raise ValueError(f"only numbers, {', '.join(names)}, + - * / and {', '.join(_FUNCTIONS)} may stand in it")
 

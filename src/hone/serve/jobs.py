@@ -9,10 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Header, Request
 
 from hone.errors import BadInputError, ConfigError
+from hone.registry.job_rows import Job, JobCheckpoint, JobEvent
 from hone.registry.jobs import (
-    Job,
-    JobCheckpoint,
-    JobEvent,
     cancel_job,
     find_job,
     list_checkpoints,
@@ -44,9 +42,7 @@ def jobs_router(settings: ServerSettings) -> APIRouter:
     home, cursors = settings.home, settings.cursors
 
     @router.post("")
-    def create_job(
-        asked: JobRequest, background: BackgroundTasks, idempotency_key: IdempotencyKey = None
-    ) -> JsonDict:
+    def create_job(asked: JobRequest, background: BackgroundTasks, idempotency_key: IdempotencyKey = None) -> JsonDict:
         """Submit a job: its files are validated, then it waits for a worker."""
         job = _submit(settings, asked, idempotency_key)
         if job.status == "validating_files":
@@ -163,7 +159,8 @@ def _submit(settings: ServerSettings, asked: JobRequest, idempotency_key: str | 
             upload = require_upload(settings.home, spec[param], param=param, status=400)
             if upload.purpose != "fine-tune":
                 raise ApiError(
-                    f"File {upload.id} has the purpose {upload.purpose!r}; {param} needs one of 'fine-tune'.", param=param
+                    f"File {upload.id} has the purpose {upload.purpose!r}; {param} needs one of 'fine-tune'.",
+                    param=param,
                 )
     try:
         return submit_job(settings.home, spec, idempotency_key=idempotency_key)

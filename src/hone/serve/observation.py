@@ -54,7 +54,9 @@ class Observed:
         method, status = scope["method"], str(told["status"])
         method = method if method in ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH") else "other"
         self._metrics.count("hone_requests_total", "Requests answered.", method=method, route=route, status=status)
-        self._metrics.time("hone_request_seconds", "Seconds from a request to the end of its answer.", seconds, route=route)
+        self._metrics.time(
+            "hone_request_seconds", "Seconds from a request to the end of its answer.", seconds, route=route
+        )
         client = scope.get("client") or ("", 0)
         self._tell(
             {"event": "request", "method": method, "path": scope["path"], "route": route, "status": told["status"],

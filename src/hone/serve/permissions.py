@@ -26,7 +26,9 @@ class PermissionRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    project_ids: Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(min_length=1, max_length=64)]
+    project_ids: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=128)]], Field(min_length=1, max_length=64)
+    ]
 
 
 def permissions_router(settings: ServerSettings) -> APIRouter:
@@ -79,4 +81,6 @@ def _permission_object(permission: Permission) -> JsonDict:
 
 def _require_tuned(settings: ServerSettings, model: str) -> None:
     if resolve_served_model(settings, model).kind not in ("fine-tuned", "checkpoint"):
-        raise ApiError(f"{model} is no fine-tuned model; permissions belong to those.", param="fine_tuned_model_checkpoint")
+        raise ApiError(
+            f"{model} is no fine-tuned model; permissions belong to those.", param="fine_tuned_model_checkpoint"
+        )

@@ -109,7 +109,7 @@ def checkpoint_metrics(run: Path) -> dict[int, JsonDict]:
 
 
 def result_csv(run: Path) -> bytes:
-    """The result file: a line a step. Accuracies are empty: hone measures losses, and its comparison more than those."""
+    """The result file, a line a step; accuracies are empty, because hone measures losses."""
     rows: dict[int, dict[str, Any]] = {}
     for _, one in measured_lines(run):
         row = rows.setdefault(int(one["step"]), {"step": one["step"]})

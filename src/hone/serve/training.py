@@ -1,7 +1,7 @@
 """One fine-tuning job, from its files to a model that can be asked: the same recipe as ``hone run``.
 
-The run's folder bears the job's id, so that whichever worker comes next finds what the last one left: a finished result, a
-checkpoint to go on from, or nothing yet.
+The run's folder bears the job's id, so that whichever worker comes next finds what the last one left: a finished
+result, a checkpoint to go on from, or nothing yet.
 """
 
 from __future__ import annotations
@@ -163,9 +163,7 @@ def _store_result(lease: Lease, folder: RunFolder) -> str:
     identity = "file-" + hashlib.sha256(lease.job.id.encode()).hexdigest()[:24]
     if find_upload(lease.home, identity) is None:
         content = io.BytesIO(result_csv(folder.path))
-        store_upload(
-            lease.home, content, filename="step_metrics.csv", purpose="fine-tune-results", identity=identity
-        )
+        store_upload(lease.home, content, filename="step_metrics.csv", purpose="fine-tune-results", identity=identity)
     return identity
 
 

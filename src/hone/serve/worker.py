@@ -25,7 +25,7 @@ _BEATS_PER_LEASE = 5
 _LONGEST_BEAT_SECONDS = 2.0
 
 Train = Callable[[Lease, "Heartbeat"], None]
-"""Does a job and finishes it in the registry. What it raises as InterruptedRunError or KeyboardInterrupt gives it back."""
+"""Does a job and finishes it in the registry; InterruptedRunError and KeyboardInterrupt give it back."""
 
 
 class Heartbeat:
