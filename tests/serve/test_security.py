@@ -67,7 +67,13 @@ def test_every_route_asks_for_the_key(make_client: Make, method: str, path: str)
 
 def test_what_is_no_route_asks_for_the_key_too(make_client: Make) -> None:
     client = make_client(key=KEY)
-    for method, path in [("GET", "/"), ("GET", "/v1/nothing"), ("PUT", "/v1/files"), ("GET", "/docs"), ("GET", "//healthz")]:
+    for method, path in [
+        ("GET", "/"),
+        ("GET", "/v1/nothing"),
+        ("PUT", "/v1/files"),
+        ("GET", "/docs"),
+        ("GET", "//healthz"),
+    ]:
         assert client.request(method, path).status_code == 401
 
 
