@@ -68,7 +68,9 @@ class AdapterBank:
         modules = dict(model.named_modules())
         layers: dict[str, LinearLayer] = {name: modules[name] for name in names}  # type: ignore[misc]
         self.widths = {name: layer_widths(layer) for name, layer in layers.items()}
-        self._groups = [_Group(self, {name: layers[name] for name in group}) for group in _with_one_input(model, layers)]
+        self._groups = [
+            _Group(self, {name: layers[name] for name in group}) for group in _with_one_input(model, layers)
+        ]
         for group in self._groups:
             for place, name in enumerate(group.names):
                 parent, _, leaf = name.rpartition(".")
@@ -84,6 +86,11 @@ class AdapterBank:
     def keys(self) -> frozenset[str]:
         """The adapters that lie in the layers now."""
         return frozenset(self._ranges)
+
+    def rank_of(self, key: str) -> int:
+        """Ranks that an adapter takes."""
+        start, end, _ = self._ranges[key]
+        return end - start
 
     def put_in(self, key: str, weights: AdapterWeights) -> None:
         """Lay an adapter beside the base's weights, at the first free place.

@@ -41,6 +41,7 @@ NOTES_FILE = "hone.json"
 _RESTORE = "restore the adapter's folder from a copy, or train again"
 _SEALED = "sealed"  # in the notes: a manifest of sums belongs to this adapter, and its absence is damage
 
+
 def save_adapter(
     model: nn.Module,
     folder: Path,

@@ -13,9 +13,9 @@ Shape legend: B rows that choose a token, V vocabulary.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,116 +23,22 @@ from transformers import PreTrainedModel
 
 from hone.errors import ConfigError, ModelError
 from hone.model.adapter_bank import AdapterBank
+from hone.model.adapter_store import AdapterStore
 from hone.model.adapter_weights import AdapterWeights
 from hone.model.attention import supports_packing
+from hone.model.forward import Forward
+from hone.model.head import find_output_head
 from hone.model.prefix_store import PrefixStore, common_length
 from hone.model.row_attention import RowPlan, RowSpan, use_row_attention
-from hone.model.row_cache import CacheSlot, RowCache
-from hone.model.sampling import SamplingSettings, TokenBias, choose_tokens, row_generator
+from hone.model.row_cache import CachedTokens, RowCache
+from hone.model.row_forward import check_row_path, plain_logits, row_logits
+from hone.model.rows import BatcherLimits, FinishReason, Row, RowRequest, RowToken, next_token, with_logprobs
+from hone.model.sampling import row_generator
 
-__all__ = ["Batcher", "BatcherLimits", "FinishReason", "RowRequest", "RowToken"]
-
-FinishReason = Literal["stop", "length"]
+__all__ = ["Batcher"]
 
 # Fewer tokens than this are read again as fast as they are copied.
 _SHORTEST_PREFIX = 4
-
-
-@dataclass(frozen=True, slots=True)
-class BatcherLimits:
-    """What rows and adapters may take together.
-
-    Args:
-        max_rows: rows answered at the same time; others wait.
-        chunk_tokens: prompt tokens that one step reads, over all rows: how long a writing row can be held up.
-        cache_tokens: tokens of all rows together, each row counted with the longest answer it may give.
-        prefix_bytes: memory for texts kept for those that begin alike.
-        adapter_bytes: memory for adapters; the least used goes when another needs its place.
-        max_live_ranks: ranks of all adapters in use at the same time; requests for others wait.
-    """
-
-    max_rows: int = 16
-    chunk_tokens: int = 256
-    cache_tokens: int = 1 << 16
-    prefix_bytes: int = 1 << 28
-    adapter_bytes: int = 1 << 30
-    max_live_ranks: int = 256
-
-
-@dataclass(frozen=True, slots=True)
-class RowRequest:
-    """One answer that is wanted.
-
-    Args:
-        prompt: token ids, at least one.
-        stop_ids: tokens that end the answer.
-        settings: how tokens are chosen.
-        adapter: name of an adapter that was given to :meth:`Batcher.add_adapter`; None for the base.
-        index: of the row among those of its request; it draws from (seed, index).
-        bias: added to the logits.
-        top_logprobs: likeliest tokens to report with each token; None for no log-probabilities at all.
-        allowed: may refuse a token, by the tokens written so far; the likeliest that it does not refuse is taken, or
-            drawn. None allows all.
-    """
-
-    prompt: tuple[int, ...]
-    stop_ids: tuple[int, ...]
-    settings: SamplingSettings
-    adapter: str | None = None
-    index: int = 0
-    bias: TokenBias = field(default_factory=TokenBias)
-    top_logprobs: int | None = None
-    allowed: Callable[[Sequence[int], int], bool] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RowToken:
-    """What happened to a row in a step: a token, its end, or both.
-
-    Args:
-        ticket: of the row.
-        token: written; None for a stop token, which is no part of the answer.
-        finish: why the row ended; None while it goes on.
-        logprob: of the token, in nats, before temperature; None where it was not asked for.
-        top: the likeliest tokens with their log-probabilities.
-        cached_tokens: prompt tokens that did not have to be read.
-    """
-
-    ticket: int
-    token: int | None
-    finish: FinishReason | None
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-    cached_tokens: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class _Row:
-    """A row in work. ``ids`` are prompt and answer; the cache holds the first ``slot.length`` of them."""
-
-    ticket: int
-    request: RowRequest
-    slot: CacheSlot
-    ids: list[int]
-    generator: torch.Generator
-    cached: int
-
-    @property
-    def waiting(self) -> int:
-        """Tokens that are known and not yet read."""
-        return len(self.ids) - self.slot.length
-
-    @property
-    def written(self) -> int:
-        return len(self.ids) - len(self.request.prompt)
-
-    @property
-    def reads(self) -> bool:
-        return self.slot.length < len(self.request.prompt)
-
-    @property
-    def reserved(self) -> int:
-        return len(self.request.prompt) + self.request.settings.max_new_tokens
 
 
 class Batcher:
@@ -164,15 +70,21 @@ class Batcher:
         self.prefixes = PrefixStore(self.limits.prefix_bytes)
         self.steps = 0
         self._cache = RowCache(context_length)
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._waiting: OrderedDict[int, RowRequest] = OrderedDict()
         self._tickets = 0
-        self._weights: OrderedDict[str, AdapterWeights] = OrderedDict()  # the one used last stands last
-        self._adapter_bytes = 0
-        expected = _plain_logits(model)
-        self.bank = AdapterBank(model) if adapters else None
+        find_output_head(model)  # looked for while the model still takes plain batches; checks of versions need it
+        expected = plain_logits(model)
+        self.adapters: AdapterStore | None = None
+        if adapters:
+            self.adapters = AdapterStore(
+                AdapterBank(model),
+                max_bytes=self.limits.adapter_bytes,
+                max_live_ranks=self.limits.max_live_ranks,
+                on_drop=self.prefixes.forget,
+            )
         use_row_attention(model)
-        self._check_logits(expected)
+        check_row_path(model, self._cache, expected)
 
     @property
     def idle(self) -> bool:
@@ -189,38 +101,43 @@ class Batcher:
         """Requests that wait for a place."""
         return len(self._waiting)
 
-    def has_adapter(self, name: str) -> bool:
-        """Whether an adapter is in memory; it may go with any step that does not use it."""
-        return name in self._weights
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """(D_in, D_out) of the layers that an adapter may change, by name."""
+        return {} if self.adapters is None else self.adapters.bank.widths
 
-    def add_adapter(self, name: str, weights: AdapterWeights) -> None:
-        """Take an adapter into memory; the least used ones go where there is no room.
+    def has_adapter(self, name: str) -> bool:
+        """Whether an adapter is in memory; one that no request needs may go when another comes."""
+        return self.adapters is not None and name in self.adapters
+
+    def add_adapter(self, name: str, weights: AdapterWeights) -> bool:
+        """Take an adapter into memory; see :meth:`AdapterStore.add`.
 
         Args:
             name: a new name for other weights: names are never reused.
             weights: made for this model.
 
+        Returns:
+            Whether there was room. There will be, once requests for others have been answered.
+
         Raises:
-            ModelError: it is larger than the limit, or the model was adapted by other means.
+            ModelError: it alone is over the limits, or the model takes no adapters.
         """
-        if self.bank is None or weights.num_bytes > self.limits.adapter_bytes:
-            raise ModelError(
-                f"{name} needs {weights.num_bytes} bytes, and adapters may take {self.limits.adapter_bytes}",
-                remedy="raise the limit on adapters' memory",
-            )
-        if weights.rank > self.limits.max_live_ranks:
-            raise ModelError(
-                f"{name} has rank {weights.rank}, and {self.limits.max_live_ranks} may be in use",
-                remedy="raise the limit on ranks",
-            )
-        self._drop_adapter(name)
-        self._weights[name] = weights
-        self._adapter_bytes += weights.num_bytes
+        if self.adapters is None:
+            raise ModelError(f"{name}: this model was adapted by other means", remedy="load the adapter's own base")
         needed = {row.request.adapter for row in self._rows} | {one.adapter for one in self._waiting.values()}
-        for key in [key for key in self._weights if key != name and key not in needed]:
-            if self._adapter_bytes <= self.limits.adapter_bytes:
-                break
-            self._drop_adapter(key)
+        return self.adapters.add(name, weights, needed=needed)
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[Forward]:
+        """Between steps, the model with one adapter on the path of its training, and the pass that gives its logits.
+
+        Raises:
+            ModelError: the adapter is not in memory, or there is no room in the layers while others are in use.
+        """
+        assert self.adapters is not None, "only a bank's adapter can be alone"
+        with self.adapters.alone(self.model, name, used=self._used()) as forward:
+            yield forward
 
     def submit(self, request: RowRequest) -> int:
         """Queue a request; its events come from :meth:`step` under the ticket given back.
@@ -229,18 +146,17 @@ class Batcher:
             ConfigError: the prompt is empty or, with the longest answer, over the context or the cache.
             ModelError: its adapter is not in memory.
         """
-        total = len(request.prompt) + request.settings.max_new_tokens
         limit = min(self.context_length, self.limits.cache_tokens)
-        if not request.prompt or total > limit or request.settings.max_new_tokens < 1:
+        if not request.prompt or request.reserved > limit or request.settings.max_new_tokens < 1:
             raise ConfigError(
                 f"a prompt of {len(request.prompt)} tokens and an answer of up to {request.settings.max_new_tokens}: "
-                f"between 1 and {limit} fit",
+                f"at most {limit} fit together, and each has at least one",
                 remedy="ask for a shorter answer, or say less",
             )
         if request.adapter is not None:
-            if request.adapter not in self._weights:
-                raise ModelError(f"the adapter {request.adapter} is not in memory", remedy="load it again")
-            self._weights.move_to_end(request.adapter)
+            if self.adapters is None:
+                raise ModelError(f"{request.adapter}: this model takes no adapters", remedy="ask the model itself")
+            self.adapters.touch(request.adapter)
         self._tickets += 1
         self._waiting[self._tickets] = request
         return self._tickets
@@ -269,50 +185,36 @@ class Batcher:
         choosing = [row for row, count in work if row.waiting == count]
         logits_BV = self._forward(work)
         self.steps += 1
-        return self._choose(choosing, logits_BV)
+        greedy = logits_BV.argmax(dim=-1).tolist() if choosing else []
+        return [self._chosen(row, greedy[place], logits_BV[place]) for place, row in enumerate(choosing)]
 
     def _admit(self) -> None:
         for ticket, request in list(self._waiting.items()):
-            reserved = sum(row.reserved for row in self._rows)
-            total = len(request.prompt) + request.settings.max_new_tokens
-            if len(self._rows) >= self.limits.max_rows or reserved + total > self.limits.cache_tokens:
-                return
-            if not self._lay_in(request.adapter):
-                # first come, first served: who needs much room is not passed for ever by those who need little
+            reserved = sum(row.request.reserved for row in self._rows) + request.reserved
+            full = len(self._rows) >= self.limits.max_rows or reserved > self.limits.cache_tokens
+            # first come, first served: who needs much room is not passed for ever by those who need little
+            if full or not self._laid_in(request.adapter):
                 return
             known, source = self._known_prefix(request)
             if source == "soon":
                 continue
-            row = self._new_row(ticket, request)
-            if known >= _SHORTEST_PREFIX and source is not None:
-                slot, tokens = row.slot, source
-                self._cache.begin(slot, tokens, known)
+            slot = self._cache.add(len(request.prompt))
+            generator = row_generator(request.settings.seed, request.index)
+            row = Row(ticket, request, slot, list(request.prompt), generator, 0)
+            if isinstance(source, CachedTokens) and known >= _SHORTEST_PREFIX:
+                self._cache.begin(slot, source, known)
                 row.cached = known
             self._rows.append(row)
             del self._waiting[ticket]
 
-    def _new_row(self, ticket: int, request: RowRequest) -> _Row:
-        slot = self._cache.add(len(request.prompt) + 1 if len(request.prompt) < self.context_length else 1)
-        return _Row(
-            ticket, request, slot, list(request.prompt), row_generator(request.settings.seed, request.index), 0
-        )
+    def _used(self) -> set[str | None]:
+        return {row.request.adapter for row in self._rows}
 
-    def _lay_in(self, adapter: str | None) -> bool:
-        """Whether an adapter lies in the model's layers now; those that no row uses make room."""
-        if adapter is None or self.bank is None or adapter in self.bank.keys:
-            return True
-        used = {row.request.adapter for row in self._rows}
-        rank = self._weights[adapter].rank
-        live = sum(self._weights[name].rank for name in self.bank.keys if name in used)
-        if live + rank > self.limits.max_live_ranks:
-            return False
-        for name in self.bank.keys - used:
-            self.bank.take_out(name)
-        self.bank.put_in(adapter, self._weights[adapter])
-        return True
+    def _laid_in(self, adapter: str | None) -> bool:
+        return adapter is None or self.adapters is None or self.adapters.lay_in(adapter, used=self._used())
 
-    def _known_prefix(self, request: RowRequest) -> tuple[int, Any]:
-        """Tokens of a prompt that are cached already and where, or ``soon`` where a row is reading them now."""
+    def _known_prefix(self, request: RowRequest) -> tuple[int, CachedTokens | Literal["soon"] | None]:
+        """How much of a prompt is cached already and where, or ``soon`` where another row is reading it now."""
         most = len(request.prompt) - 1  # the last one is read for its logits
         length, tokens = self.prefixes.find(request.adapter, request.prompt)
         length = min(length, most)
@@ -320,31 +222,26 @@ class Batcher:
             if row.request.adapter != request.adapter:
                 continue
             shared = min(common_length(row.ids, request.prompt), most)
-            if shared <= max(length, _SHORTEST_PREFIX):
-                continue
-            if row.slot.length < shared:
-                if row.reads:
-                    return shared, "soon"
-                shared = row.slot.length
+            if row.reads and row.slot.length < shared and shared > max(length, _SHORTEST_PREFIX):
+                return shared, "soon"
+            shared = min(shared, row.slot.length)
             if shared > length:
                 length, tokens = shared, self._cache.view(row.slot, shared)
         return length, tokens
 
-    def _work(self) -> list[tuple[_Row, int]]:
+    def _work(self) -> list[tuple[Row, int]]:
         """(row, tokens to read): writing rows all, reading rows an even share of the chunk."""
         work = [(row, row.waiting) for row in self._rows if not row.reads]
         room = self.limits.chunk_tokens
         readers = sorted((row for row in self._rows if row.reads), key=lambda row: row.waiting)
         for place, row in enumerate(readers):
-            share = max(1, room // (len(readers) - place))
-            count = min(row.waiting, share)
-            if count > room:
-                break
-            work.append((row, count))
-            room -= count
+            count = min(row.waiting, max(1, room // (len(readers) - place)), room)
+            if count:
+                work.append((row, count))
+                room -= count
         return work
 
-    def _forward(self, work: Sequence[tuple[_Row, int]]) -> Tensor:
+    def _forward(self, work: Sequence[tuple[Row, int]]) -> Tensor:
         """Logits [B, V], float32, of the rows that are read to their end."""
         plan = RowPlan([RowSpan(row.slot, count) for row, count in work], self.model.device)
         ids: list[int] = []
@@ -354,24 +251,16 @@ class Batcher:
             ids += row.ids[begin : begin + count]
             if row.waiting == count:
                 last.append(len(ids) - 1)
-        if self.bank is not None:
-            self.bank.select([(row.request.adapter, count) for row, count in work])
-        logits_BV = _logits(self.model, ids, plan, last)
+        if self.adapters is not None:
+            self.adapters.bank.select([(row.request.adapter, count) for row, count in work])
+        logits_BV = row_logits(self.model, ids, plan, last)
         plan.advance()
         return logits_BV
 
-    def _choose(self, rows: Sequence[_Row], logits_BV: Tensor) -> list[RowToken]:
-        events = []
-        greedy = logits_BV.argmax(dim=-1).tolist() if rows else []
-        for place, row in enumerate(rows):
-            request = row.request
-            plain = request.settings.temperature == 0 and not request.bias and request.allowed is None
-            token = greedy[place] if plain else _chosen(row, logits_BV[place])
-            events.append(self._written(row, token, logits_BV[place]))
-        return events
-
-    def _written(self, row: _Row, token: int, logits_V: Tensor) -> RowToken:
+    def _chosen(self, row: Row, greedy: int, logits_V: Tensor) -> RowToken:
         request = row.request
+        plain = request.settings.temperature == 0 and not request.bias and request.allowed is None
+        token = greedy if plain else next_token(row, logits_V)
         if token in request.stop_ids:
             self._leave(row)
             return RowToken(row.ticket, None, "stop", cached_tokens=row.cached)
@@ -380,91 +269,15 @@ class Batcher:
         if row.written >= request.settings.max_new_tokens:
             finish = "length"
             self._leave(row)
-        if request.top_logprobs is None:
-            return RowToken(row.ticket, token, finish, cached_tokens=row.cached)
-        logprobs_V = torch.log_softmax(logits_V, dim=-1)
-        best = logprobs_V.topk(request.top_logprobs)
-        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        return RowToken(row.ticket, token, finish, float(logprobs_V[token]), top, row.cached)
+        event = RowToken(row.ticket, token, finish, cached_tokens=row.cached)
+        return event if request.top_logprobs is None else with_logprobs(event, logits_V, request.top_logprobs)
 
-    def _leave(self, row: _Row) -> None:
+    def _leave(self, row: Row) -> None:
         """Forget a row, and keep what it read for the next that begins alike."""
         self._rows.remove(row)
-        length = row.slot.length
+        adapter, length = row.request.adapter, row.slot.length
         read = tuple(row.ids[:length])
         size = self._cache.view(row.slot, length).num_bytes
-        if length >= _SHORTEST_PREFIX and self.prefixes.fits(row.request.adapter, read, size):
-            self.prefixes.add(row.request.adapter, read, self._cache.copied(row.slot, length))
+        if length >= _SHORTEST_PREFIX and self.prefixes.fits(adapter, read, size):
+            self.prefixes.add(adapter, read, self._cache.copied(row.slot, length))
         self._cache.remove(row.slot)
-
-    def _drop_adapter(self, name: str) -> None:
-        weights = self._weights.pop(name, None)
-        if weights is not None:
-            self._adapter_bytes -= weights.num_bytes
-            self.prefixes.forget(name)
-
-    @torch.inference_mode()
-    def _check_logits(self, expected_LV: Tensor) -> None:
-        """Hold this path against the model's own on a few tokens, read in pieces."""
-        slot = self._cache.add(len(_PROBE))
-        found = []
-        for start, count in ((0, 3), (3, 1), (4, 4)):
-            plan = RowPlan([RowSpan(slot, count)], self.model.device)
-            ids = [token % expected_LV.shape[1] for token in _PROBE[start : start + count]]
-            found.append(_logits(self.model, ids, plan, list(range(count))))
-            plan.advance()
-        self._cache.remove(slot)
-        difference = (torch.cat(found) - expected_LV).abs().max() / expected_LV.abs().max()
-        bound = max(1e-3, 8 * torch.finfo(self.model.dtype).eps)
-        if not difference <= bound:
-            raise ModelError(
-                f"{type(self.model).__name__} gives other logits when rows are answered beside each other: they differ "
-                f"by {float(difference):.2g} of the largest, and {bound:.2g} is rounding",
-                why="the server would answer otherwise than hone generate",
-                remedy="use hone generate for this model",
-            )
-
-
-_PROBE = (3, 14, 15, 92, 65, 35, 89, 79)
-
-
-@torch.inference_mode()
-def _plain_logits(model: PreTrainedModel) -> Tensor:
-    size = model.config.get_text_config().vocab_size
-    ids = torch.tensor([[token % size for token in _PROBE]], device=model.device)
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0]
-    return logits.float()
-
-
-def _logits(model: PreTrainedModel, ids: Sequence[int], plan: RowPlan, places: Sequence[int]) -> Tensor:
-    """Logits [B, V], float32, at ``places`` of the new tokens."""
-    device = model.device
-    # a pass in which no row comes to its end still needs a place; its logits are not read
-    kept = torch.tensor(places or [0], device=device)
-    output = model(
-        input_ids=torch.tensor([list(ids)], device=device),
-        position_ids=plan.positions_T.unsqueeze(0),
-        rows=plan,
-        logits_to_keep=kept,
-        use_cache=False,
-    )
-    logits: Tensor = output.logits[0]
-    return logits.float()
-
-
-def _chosen(row: _Row, logits_V: Tensor) -> int:
-    request = row.request
-    written = row.ids[len(request.prompt) :]
-    biased_V = request.bias.applied(logits_V, written)
-    while True:
-        chosen = choose_tokens(
-            biased_V.unsqueeze(0),
-            temperature=request.settings.temperature,
-            top_p=request.settings.top_p,
-            generators=[row.generator],
-        )
-        token = int(chosen)
-        if request.allowed is None or token in request.stop_ids or request.allowed(written, token):
-            return token
-        # of those that are left: what a draw without the refused tokens would give
-        biased_V = biased_V.index_fill(0, chosen, float("-inf"))

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from hone.errors import ModelError, StorageError
 
-__all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "TENSOR_PREFIX", "LoraFiles", "read_json_object", "read_lora_files"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "TENSOR_PREFIX",
+    "LoraFiles",
+    "is_plain_lora",
+    "read_json_object",
+    "read_lora_files",
+]
 
 TENSOR_PREFIX = "base_model.model."
 ADAPTER_CONFIG = "adapter_config.json"
@@ -88,6 +96,21 @@ def read_lora_files(folder: Path, widths: Mapping[str, tuple[int, int]]) -> Lora
         {name: of(name, "lora_magnitude_vector") for name in layers} if dora else None,
         {name.removeprefix(TENSOR_PREFIX): tensor for name, tensor in every.items() if name not in tensors},
         config.get("trainable_token_indices"),
+    )
+
+
+def is_plain_lora(folder: Path) -> bool:
+    """Whether an adapter is A and B on linear layers and nothing else: no DoRA, no added tokens, no other method.
+
+    Raises:
+        StorageError: its config is damaged.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.exists():
+        return False
+    config = read_json_object(path)
+    return (
+        config.get("peft_type") == "LORA" and not config.get("use_dora") and not config.get("trainable_token_indices")
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 __all__ = ["CachePool", "CacheSlot", "CachedTokens", "RowCache"]
@@ -90,7 +89,8 @@ class CachePool:
         """Free a place; the row of the last place takes it."""
         last = self.slots.pop()
         if last is not slot:
-            for keys, values in self._layers.values():
+            # a row that has read nothing yet may have no memory either
+            for keys, values in self._layers.values() if last.length else ():
                 for states in (keys, values):
                     states[slot.place, :, : last.length] = states[last.place, :, : last.length]
             last.place = slot.place
@@ -100,11 +100,10 @@ class CachePool:
 
     def read(self, slot: CacheSlot, length: int) -> CachedTokens:
         """The first ``length`` tokens of a row, as views."""
+        layers = self._layers.items() if length else ()
+        place = slot.place
         return CachedTokens(
-            {
-                index: (keys[slot.place, :, :length], values[slot.place, :, :length])
-                for index, (keys, values) in self._layers.items()
-            }
+            {index: (keys[place, :, :length], values[place, :, :length]) for index, (keys, values) in layers}
         )
 
     def write(self, slot: CacheSlot, tokens: CachedTokens, length: int) -> None:
