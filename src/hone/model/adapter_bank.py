@@ -66,7 +66,7 @@ class AdapterBank:
     def __init__(self, model: PreTrainedModel) -> None:
         names = find_linear_layers(model)
         modules = dict(model.named_modules())
-        layers: dict[str, LinearLayer] = {name: modules[name] for name in names}  # type: ignore[misc]
+        layers: dict[str, LinearLayer] = {name: modules[name] for name in names}
         self.widths = {name: layer_widths(layer) for name, layer in layers.items()}
         self._groups = [
             _Group(self, {name: layers[name] for name in group}) for group in _with_one_input(model, layers)

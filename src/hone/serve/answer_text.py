@@ -43,7 +43,8 @@ class AnswerText:
     def _give(self, text: str, *, last: bool) -> str:
         if self.stopped or not text.startswith(self._given):
             return ""
-        found = [place for stop in self._stops if (place := text.find(stop, self._earliest())) >= 0]
+        # what could begin a stop text was held back, so none begins earlier
+        found = [place for stop in self._stops if (place := text.find(stop, len(self._given))) >= 0]
         if found:
             self.stopped = True
             text = text[: min(found)]
@@ -52,10 +53,6 @@ class AnswerText:
         piece = text[len(self._given) :]
         self._given += piece
         return piece
-
-    def _earliest(self) -> int:
-        # what could begin a stop text was held back, so none begins earlier
-        return len(self._given)
 
     def _held_back(self, text: str) -> int:
         """Characters at the end that a stop text may begin with."""

@@ -21,6 +21,8 @@ __all__ = ["AdapterSource", "Engine", "EngineFigures", "Job"]
 # What a step can fail with, besides our own errors: torch's, out of memory included.
 _STEP_ERRORS = (RuntimeError, MemoryError)
 
+_GONE = HoneError("the model has left memory, or the server is stopping", remedy="ask again a little later")
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterSource:
@@ -91,6 +93,8 @@ class Engine:
         self._tickets: dict[int, tuple[Job, int]] = {}
         self._written = 0
         self._stopping = False
+        self._ended = False
+        self._lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, name=f"hone-engine-{base.name}", daemon=True)
         self._thread.start()
 
@@ -103,21 +107,26 @@ class Engine:
         return EngineFigures(batcher.num_rows, waiting, adapters, batcher.steps, self._written)
 
     @property
+    def alive(self) -> bool:
+        """Whether it still answers."""
+        return not self._stopping
+
+    @property
     def busy(self) -> bool:
         """Whether a job is not yet answered."""
         return bool(self._tickets or self._pending or not self._inbox.empty())
 
     def submit(self, job: Job) -> None:
         """Answer a job; errors come through its ``deliver`` too."""
-        self._inbox.put(lambda: self._pending.append(job))
+        self._post(lambda: self._pending.append(job))
 
     def cancel(self, job: Job) -> None:
         """Forget a job; one that has ended is no fault. Nothing is delivered afterwards but what is on its way."""
-        self._inbox.put(lambda: self._forget(job))
+        self._post(lambda: self._forget(job))
 
     def cancel_row(self, job: Job, place: int) -> None:
         """Forget one row of a job."""
-        self._inbox.put(lambda: self._forget_row(job, place))
+        self._post(lambda: self._forget_row(job, place))
 
     def call(self, function: Callable[[Batcher], Any]) -> Future[Any]:
         """Run something between two steps.
@@ -133,7 +142,7 @@ class Engine:
             except (HoneError, *_STEP_ERRORS) as error:
                 future.set_exception(error)
 
-        self._inbox.put(run)
+        self._post(run)
         return future
 
     def stop(self) -> None:
@@ -142,11 +151,26 @@ class Engine:
         def stop() -> None:
             self._stopping = True
 
-        self._inbox.put(stop)
+        self._post(stop)
         self._thread.join()
 
+    def _post(self, message: Callable[[], None]) -> None:
+        with self._lock:
+            self._inbox.put(message)
+            if not self._ended:
+                return
+        self._end(_GONE)
+
+    def _end(self, failure: HoneError) -> None:
+        """Tell all that is left, and whatever comes later."""
+        with self._lock:
+            self._ended = self._stopping = True
+            while not self._inbox.empty():
+                self._inbox.get()()
+            self._fail_all(failure)
+
     def _run(self) -> None:
-        failure = HoneError("the server is stopping", remedy="ask again when it is back")
+        failure = _GONE
         try:
             while True:
                 self._take_messages()
@@ -159,8 +183,7 @@ class Engine:
             failure = HoneError("the model's thread has failed", remedy="see the server's log, and start it again")
             raise
         finally:
-            self._stopping = True
-            self._fail_all(failure)
+            self._end(failure)
 
     def _take_messages(self) -> None:
         wait = self.batcher.idle and not self._pending

@@ -17,7 +17,9 @@ from hone.data.render import Renderer
 from hone.errors import ProofError
 from hone.model.adapter_weights import read_adapter_weights
 from hone.model.batcher import Batcher
+from hone.model.catalog import resolve_model
 from hone.model.lora_files import is_plain_lora
+from hone.model.quantize import QuantizedType
 from hone.model.rows import BatcherLimits
 from hone.proof.invariant import described
 from hone.proof.probe import check_version_probe, read_version_probe
@@ -56,7 +58,7 @@ class Place:
     engine: tuple[str, str]
     reference: str
     base: str | None
-    quantize: str | None
+    quantize: QuantizedType | None
     run_folder: Path | None
     notes: JsonDict
     unproven: bool = False
@@ -92,9 +94,7 @@ class Loader:
         note: receives sentences for whoever runs the server.
     """
 
-    def __init__(
-        self, home: Path, *, device: str | None, dtype: str | None, limits: BatcherLimits, note: Note
-    ) -> None:
+    def __init__(self, home: Path, *, device: str | None, dtype: str | None, limits: BatcherLimits, note: Note) -> None:
         self.home = home
         self.device = device
         self.dtype = dtype
@@ -110,7 +110,8 @@ class Loader:
         """
         version, folder = find_run(reference, self.home, self.note)
         if folder is None:
-            return Place(("base", reference), reference, reference, None, None, {})
+            name = resolve_model(reference, home=self.home).name
+            return Place(("base", name), reference, name, None, None, {})
         if version is not None:
             verify_version(version)
         notes = notes_of_run(folder)

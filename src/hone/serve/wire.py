@@ -1,7 +1,8 @@
 """The wire of the OpenAI API: its errors and its lists.
 
-Source: the OpenAI API reference, and what the ``openai`` clients for Python and Node expect. An error is
-``{"error": {"message", "type", "param", "code"}}``; a list is ``{"object": "list", "data", "first_id", "last_id", "has_more"}``.
+An error is ``{"error": {"message", "type", "param", "code"}}``; a list is
+``{"object": "list", "data", "first_id", "last_id", "has_more"}``.
+Source: the OpenAI API reference, and what the ``openai`` clients for Python and Node expect.
 """
 
 from __future__ import annotations
