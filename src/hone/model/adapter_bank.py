@@ -92,6 +92,7 @@ class AdapterBank:
         start, end, _ = self._ranges[key]
         return end - start
 
+    @torch.inference_mode()
     def put_in(self, key: str, weights: AdapterWeights) -> None:
         """Lay an adapter beside the base's weights, at the first free place.
 

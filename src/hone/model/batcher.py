@@ -161,6 +161,7 @@ class Batcher:
         self._waiting[self._tickets] = request
         return self._tickets
 
+    @torch.inference_mode()
     def cancel(self, ticket: int) -> None:
         """Forget a row; one that has ended already is no fault."""
         self._waiting.pop(ticket, None)

@@ -41,7 +41,7 @@ class AnswerText:
         return self._give(self._decode(self._ids), last=True) if self._ids else ""
 
     def _give(self, text: str, *, last: bool) -> str:
-        if self.stopped or not text.startswith(self._given):
+        if self.stopped or not (last or text.startswith(self._given)):
             return ""
         # what could begin a stop text was held back, so none begins earlier
         found = [place for stop in self._stops if (place := text.find(stop, len(self._given))) >= 0]
