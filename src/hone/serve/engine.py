@@ -111,11 +111,6 @@ class Engine:
         """Whether it still answers."""
         return not self._stopping
 
-    @property
-    def busy(self) -> bool:
-        """Whether a job is not yet answered."""
-        return bool(self._tickets or self._pending or not self._inbox.empty())
-
     def submit(self, job: Job) -> None:
         """Answer a job; errors come through its ``deliver`` too."""
         self._post(lambda: self._pending.append(job))

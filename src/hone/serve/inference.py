@@ -185,7 +185,7 @@ class InferenceService:
         self._engines: dict[tuple[str, str], tuple[Engine, Renderer | None]] = {}
         self._loaded: dict[str, Loaded] = {}
         self._loading = asyncio.Lock()
-        self._jobs: set[Job] = set()
+        self._jobs: dict[Job, Engine] = {}
         self._closing = False
         self._drained = asyncio.Event()
 
@@ -241,7 +241,8 @@ class InferenceService:
 
     async def _make_room(self) -> None:
         while len(self._engines) >= self._max_engines:
-            idle = next((key for key, (engine, _) in self._engines.items() if not engine.busy), None)
+            busy = set(self._jobs.values())
+            idle = next((key for key, (engine, _) in self._engines.items() if engine not in busy), None)
             if idle is None:
                 raise ApiError(
                     f"all {self._max_engines} models that fit into memory are busy; ask again a little later",
@@ -274,7 +275,7 @@ class InferenceService:
 
         engine = request.model.loaded.engine
         job = Job(_rows(request), request.model.loaded.adapter, deliver)
-        self._jobs.add(job)
+        self._jobs[job] = engine
         engine.submit(job)
         answers = [_Answer(index, request) for index in range(request.count * len(request.prompts))]
         try:
@@ -292,7 +293,7 @@ class InferenceService:
                         engine.cancel_row(job, place)
         finally:
             engine.cancel(job)
-            self._jobs.discard(job)
+            del self._jobs[job]
             if not self._jobs:
                 self._drained.set()
 
