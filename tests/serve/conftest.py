@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
+from hone.serve.answering import answering
 from hone.serve.app import create_app
+from hone.serve.inference import InferenceService
+from hone.serve.metrics import Metrics
 from hone.serve.settings import ServerSettings
 
 Make = Callable[..., TestClient]
@@ -21,12 +25,25 @@ def settings_of(home: Path, **changed: Any) -> ServerSettings:
     return ServerSettings(**{"home": home, "bases": {"small": "/no/base"}, "hosts": ("testserver",), **changed})
 
 
+def whole_app(settings: ServerSettings, *, lenient: bool = False) -> ASGIApp:
+    """The application that `hone serve` starts, with its own models."""
+    metrics = Metrics()
+    answers = answering(settings, InferenceService(settings.home), metrics=metrics, lenient=lenient)
+    return create_app(
+        settings,
+        answering=[answers.router],
+        answer_chat=answers.answer_chat,
+        lifespan=answers.lifespan,
+        metrics=metrics,
+    )
+
+
 @pytest.fixture
 def make_client(hone_home: Path) -> Make:
     """Makes a client of an application; keyword arguments are the settings' fields."""
 
     def make(**changed: Any) -> TestClient:
-        return TestClient(create_app(settings_of(hone_home, **changed)), raise_server_exceptions=False)
+        return TestClient(whole_app(settings_of(hone_home, **changed)), raise_server_exceptions=False)
 
     return make
 

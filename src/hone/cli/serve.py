@@ -136,8 +136,11 @@ def _settings(
 def _serve(settings: ServerSettings, host: str, port: int, *, jobs: int, log_json: bool, conformance: bool) -> None:
     from contextlib import nullcontext
 
+    from hone.serve.answering import answering
     from hone.serve.app import create_app
     from hone.serve.conformance import restore_fixtures
+    from hone.serve.inference import InferenceService
+    from hone.serve.metrics import Metrics
     from hone.serve.observation import json_line
     from hone.serve.server import Server, bind
     from hone.serve.supervisor import Supervisor
@@ -151,8 +154,15 @@ def _serve(settings: ServerSettings, host: str, port: int, *, jobs: int, log_jso
     listening = bind(host, port)
     shown, number = listening.getsockname()[:2]
     servers: list[Server] = []
+    metrics = Metrics()
+    service = InferenceService(settings.home, note=lambda text: say(harmless(text)))
+    answers = answering(settings, service, metrics=metrics, lenient=conformance)
     app = create_app(
         settings,
+        answering=[answers.router],
+        answer_chat=answers.answer_chat,
+        lifespan=answers.lifespan,
+        metrics=metrics,
         tell=tell,
         is_ready=lambda: bool(servers) and servers[0].is_ready,
         before_request=(lambda path: restore_fixtures(settings, path)) if conformance else None,

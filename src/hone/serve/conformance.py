@@ -23,7 +23,7 @@ from hone.types import JsonDict
 
 __all__ = ["CURSORS", "MODELS", "restore_fixtures"]
 
-MODELS = ("gpt-4o-mini", "gpt-6-astra", "gpt-3.5-turbo-instruct", "gpt-4o")
+MODELS = ("gpt-4o-mini", "gpt-6-astra", "gpt-3.5-turbo-instruct")
 """Bases that the suite names; each is served by the first base that the server was started with."""
 
 CURSORS = frozenset({"after"})
