@@ -83,7 +83,9 @@ def save_epoch_adapters(
     missing = {step: path for step, path in kept.items() if path.exists() and not (target(step) / "adapter").is_dir()}
     if missing:
         notes = read_adapter_notes(run.adapter)
-        base = load_base_as(notes["base_name"], quantize=notes.get("quantize"), home=home, device="cpu", note=note)
+        base = load_base_as(
+            notes["base_name"], quantize=notes.get("quantize"), home=home, device="cpu", dtype=None, note=note
+        )
         adaptation = load_adaptation(base.model, run.adapter)
         parameters = adaptation.parameters()
         for step, path in missing.items():

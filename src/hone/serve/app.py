@@ -25,7 +25,7 @@ from hone.serve.permissions import permissions_router
 from hone.serve.security import Guard
 from hone.serve.settings import ServerSettings
 from hone.serve.stored import stored_router
-from hone.serve.wire import ApiError, error_response
+from hone.serve.wire import ApiError, WireResponse, error_response
 from hone.types import JsonDict
 
 __all__ = ["create_app"]
@@ -61,6 +61,7 @@ def create_app(
     counted = metrics or Metrics()
     app = FastAPI(
         title="hone", version=__version__, lifespan=lifespan, redirect_slashes=False,
+        default_response_class=WireResponse,
         description="The OpenAI API over bases, versions and fine-tuning jobs of one home folder.",
         swagger_ui_oauth2_redirect_url=None, docs_url=None, redoc_url=None,
     )  # fmt: skip

@@ -117,7 +117,7 @@ def check_grader(grader: Mapping[str, Any], *, inside: bool = False) -> None:
     for name in texts:
         if not isinstance(grader.get(name), str):
             raise ApiError(f"A {kind} grader needs the text {name!r}.", param=f"grader.{name}", code="invalid_grader")
-    _CHECK_OF.get(kind, lambda _grader: None)(grader)
+    _CHECK_OF[kind](grader)
 
 
 def grade(grader: Mapping[str, Any], grading: Grading) -> tuple[float, dict[str, float]]:

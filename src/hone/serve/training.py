@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hone.config.load import load_config
 from hone.config.schema import RunConfig
 from hone.data.loader import load_examples
 from hone.engine.events import Recorder, Tee
@@ -64,6 +65,7 @@ def train_job(
     folder = lease.home.absolute() / "runs" / lease.job.id
     if _is_worked_on(folder):  # by a worker that was taken for lost; it will notice that it has lost the job
         time.sleep(_BUSY_SECONDS)
+        beat.end()
         release_job(lease, reason="Another process still works on this job's run; it waits for that to end")
         return
     try:
@@ -71,12 +73,14 @@ def train_job(
         beat.each_beat = progress.tell
         result = _run(lease, folder, bases, recorder, should_stop)
         progress.tell()
-        _succeed(lease, RunFolder.open(folder, home=lease.home), result, note)
+        _succeed(lease, beat, RunFolder.open(folder, home=lease.home), result, note)
     except InterruptedRunError:
         raise
     except StorageError as error:
+        beat.end()
         _pause_for(lease, error)
     except HoneError as error:
+        beat.end()
         code = "invalid_training_file" if isinstance(error, DataError) else "training_failed"
         fail_job(lease, {"code": code, "message": _message(error), "param": _param(error)})
 
@@ -113,17 +117,18 @@ def _config(lease: Lease, folder: Path, bases: Mapping[str, str]) -> RunConfig:
     if numbers["learning_rate_multiplier"] != "auto":
         rate = numbers["learning_rate_multiplier"] * _base_rate(bases[spec["model"]], home)
     held_out = spec["validation_file"]
-    return RunConfig(
-        data=str(data),
-        model=bases[spec["model"]],
-        output=folder,
-        name=slug(spec["suffix"]) or version_name_for(upload.filename),
-        epochs=epochs,
-        batch_size=None if batch_size == "auto" else batch_size,
-        learning_rate=rate,
-        seed=spec["seed"],
-        evaluation_data=str(upload_path(home, held_out)) if held_out else None,
-    )
+    asked = {
+        "data": str(data),
+        "model": bases[spec["model"]],
+        "output": folder,
+        "name": slug(spec["suffix"]) or version_name_for(upload.filename),
+        "epochs": epochs,
+        "batch_size": None if batch_size == "auto" else batch_size,
+        "learning_rate": rate,
+        "seed": spec["seed"],
+        "eval": str(upload_path(home, held_out)) if held_out else None,
+    }
+    return load_config(RunConfig, asked)
 
 
 def _base_rate(base: str, home: Path) -> float:
@@ -134,10 +139,11 @@ def _base_rate(base: str, home: Path) -> float:
     return default_learning_rate(count_parameters(outline.model))
 
 
-def _succeed(lease: Lease, folder: RunFolder, result: JsonDict, note: Callable[[str], None]) -> None:
+def _succeed(lease: Lease, beat: Heartbeat, folder: RunFolder, result: JsonDict, note: Callable[[str], None]) -> None:
     if result["status"] != "proven":
         broken = [f"{one['number']}. {one['name']}" for one in result["proof"] if not one["holds"]]
         message = f"The model was trained, but is not proven, so it is not served: {', '.join(broken)} does not hold"
+        beat.end()
         fail_job(lease, {"code": "unproven", "message": message, "param": None})
         return
     spec, home = lease.job.spec, lease.home
@@ -148,12 +154,14 @@ def _succeed(lease: Lease, folder: RunFolder, result: JsonDict, note: Callable[[
     )  # fmt: skip
     verdict = result["verdict"]
     tell_job(lease, events=(("ftevent-verdict-" + lease.job.id.removeprefix("ftjob-"), _sentence(verdict), None),))
+    result_file = _store_result(lease, folder)
+    beat.end()
     succeed_job(
         lease,
         model=f"ft:{spec['model']}:{ORGANIZATION}:{slug(spec['suffix'])}:{lease.job.id[-8:]}",
         version=result["version"],
         trained_tokens=int(result["training"]["tokens"]),
-        result_file=_store_result(lease, folder),
+        result_file=result_file,
         checkpoints=tuple((step, metrics[step]) for step in steps),
     )
 

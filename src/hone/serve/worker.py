@@ -53,6 +53,10 @@ class Heartbeat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Renew no more; to be called before the job is finished, which else would look like its loss."""
         self._over.set()
         self._thread.join()
 
