@@ -18,6 +18,7 @@ __all__ = [
     "ArmName",
     "Example",
     "JsonDict",
+    "Keep",
     "Message",
     "Role",
     "TokenSequence",
@@ -31,6 +32,8 @@ AdaptationName = Literal[
     "c3a", "delora", "fourierft", "ia3", "ln_tuning", "loha", "lokr", "miss", "oft", "randlora", "road", "shira",
     "vera", "waveft",
 ]  # fmt: skip
+Keep = Literal["strict", "balanced", "off"]
+"""How much of the base's general ability may be lost; ``off`` does not judge it."""
 ArmName = Literal["base", "prompted", "few_shot", "retrieval", "tuned", "tuned_retrieval"]
 
 

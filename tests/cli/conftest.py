@@ -88,7 +88,8 @@ def finished_run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> F
     rows = write_rows(folder / "orders.jsonl", 24)
     rows.write_text(rows.read_text(encoding="utf-8") + '{"prompt": "q"}\nno json\n', encoding="utf-8")
     out, err = io.StringIO(), io.StringIO()
-    command = ["run", str(rows), "--model", str(tiny_base), "--max-steps", "6", "--max-new-tokens", "8", "--json"]
+    command = ["run", str(rows), "--model", str(tiny_base), "--max-steps", "6", "--max-new-tokens", "8"]
+    command += ["--probes", "1", "--json"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HONE_HOME", str(folder / "home"))
         patch.setattr(sys, "stdout", out)

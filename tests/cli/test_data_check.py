@@ -45,6 +45,13 @@ def test_what_a_person_reads(bad: Path, hone: Hone) -> None:
     assert "\x1b" not in ended.out
 
 
+def test_rows_of_one_json_document_are_told_apart(tmp_path: Path, hone: Hone) -> None:
+    rows = [{"instruction": "do", "input": str(number % 11), "output": "y"} for number in range(12)]
+    path = tmp_path / "array.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    assert "array.json:1 row 12: the same as row 1" in hone("data", "check", path).out
+
+
 def test_what_a_program_reads(bad: Path, hone: Hone) -> None:
     ended = hone("data", "check", bad, "--allow-few-rows", "--json")
     assert ended.code == 2

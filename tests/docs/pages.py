@@ -8,8 +8,9 @@ Every ``console`` block of README.md and docs/ has a comment before it:
     <!-- run: exact, exit 2 -->    with another exit code than 0
     <!-- not run: the reason -->   needs minutes, a network, or a model that tests do not have
 
-What runs is what the page shows, with three things changed, because a page is about real models: a tiny random base
-stands in for the embedded one, trainings end after two steps, and answers after eight tokens.
+What runs is what the page shows, with four things changed, because a page is about real models: a tiny random base
+stands in for the embedded one, trainings end after two steps, answers after eight tokens, and retention is asked for
+with one question of each skill.
 """
 
 from __future__ import annotations
@@ -113,6 +114,8 @@ def with_tiny(words: list[str]) -> list[str]:
         added += [*unless_given("--max-steps", "2"), *unless_given("--device", "cpu")]
     if job in (*_RESULTS, "generate", "chat"):
         added += unless_given("--max-new-tokens", "8")
+    if job in _RESULTS:
+        added += unless_given("--probes", "1")
     return [*words, *added]
 
 

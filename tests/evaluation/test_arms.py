@@ -137,8 +137,8 @@ def test_later_arms_are_compared_with_base_and_with_tuned() -> None:
     found = evaluate_arms(TEXT, REFERENCES, PROMPTS, arms)
     assert [(one.arm, one.against) for one in found.differences] == [
         ("tuned", "base"),
-        ("few_shot", "base"),
         ("tuned", "few_shot"),
+        ("few_shot", "base"),
     ]
     assert set(found.answers[0]["scores"]) == {"base", "tuned", "few_shot"}
 

@@ -65,7 +65,7 @@ def result(**changes: Any) -> dict[str, Any]:
 class Page(HTMLParser):
     """Collects tags, attributes and visible text; complains about tags that do not nest."""
 
-    EMPTY = frozenset({"meta", "line", "circle", "polyline"})
+    EMPTY = frozenset({"meta", "line", "circle", "polyline", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -142,6 +142,31 @@ def test_links_inside_the_page_lead_somewhere(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     places = {attributes.get("id") for _, attributes in page.tags}
     assert {a["href"] for tag, a in page.tags if tag == "a"} <= {f"#{place}" for place in places}
+
+
+def test_rows_can_be_chosen_by_what_changed(tmp_path: Path) -> None:
+    given = result()
+    page = Page(write_report(tmp_path, given).read_text(encoding="utf-8"))
+    changes = [one["scores"]["tuned"] - one["scores"]["base"] for one in given["answers"]]
+    counts = {"better": sum(c > 0 for c in changes), "worse": sum(c < 0 for c in changes), "same": changes.count(0)}
+    assert counts["better"] > 1
+    classes = [attributes.get("class") or "" for tag, attributes in page.tags if tag == "article"]
+    for word, count in counts.items():
+        assert sum(word in name.split() for name in classes) == count
+        assert f"{word} ({count})" in page.text
+    chosen = [attributes for tag, attributes in page.tags if tag == "input"]
+    assert [one["id"] for one in chosen] == ["rows-all", "rows-better", "rows-worse", "rows-same"]
+    assert ["checked" in one for one in chosen] == [True, False, False, False]
+    assert {a["for"] for tag, a in page.tags if tag == "label"} == {one["id"] for one in chosen}
+
+
+def test_lists_of_objects_are_read_as_words(tmp_path: Path) -> None:
+    given = result()
+    tried = [{"examples": 1, "bits_per_byte": 0.75}, {"examples": 3, "bits_per_byte": 0.5}]
+    given["evaluation"]["arms"]["base"]["how"] = {"tried": tried, "left_out": []}
+    text = Page(write_report(tmp_path, given).read_text(encoding="utf-8")).text
+    assert "examples 1, bits per byte 0.75; examples 3, bits per byte 0.5" in text
+    assert "{'" not in text
 
 
 def test_charts_can_be_heard(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ HEAVY = ["datasets", "nltk", "pandas", "pyarrow", "sacrebleu", "scipy", "torch",
 LIGHT_LAYERS = ("hone.config", "hone.data", "hone.registry", "hone.evaluation")
 SCORING = {"nltk", "sacrebleu", "scipy"}
 TENSOR_MODULES = {
+    "hone.evaluation.divergence": "measures the distance from the base with the model",
     "hone.evaluation.likelihood": "measures bits per byte with the model",
+    "hone.evaluation.probe_scores": "lets the model answer questions",
 }
 
 

@@ -67,15 +67,20 @@ def test_what_was_saved_is_loaded_to_the_bit(tmp_path: Path, family: str) -> Non
     assert torch.equal(row_logits(fresh, IDS), row_logits(model, IDS))
 
 
-def test_the_strength_is_saved_in_the_weights(tmp_path: Path) -> None:
+def test_the_strength_is_saved_as_a_part_of_alpha(tmp_path: Path, saved: Path) -> None:
     model = tiny_model("llama")
     attach_random_adapter(model)
     for _, layer in adapted_layers(model):
-        layer.strength = 0.3
-    save_adapter(model, tmp_path, base_name="tiny", notes={})
+        layer.strength = 0.25
+    save_adapter(model, tmp_path / "weaker", base_name="tiny", notes={})
     fresh = tiny_model("llama")
-    load_adapter(fresh, tmp_path)
-    torch.testing.assert_close(row_logits(fresh, IDS), row_logits(model, IDS), atol=1e-5, rtol=1e-5)
+    load_adapter(fresh, tmp_path / "weaker")
+    torch.testing.assert_close(row_logits(fresh, IDS), row_logits(model, IDS), atol=1e-6, rtol=1e-6)
+    full, weaker = (json.loads((one / CONFIG).read_text(encoding="utf-8")) for one in (saved, tmp_path / "weaker"))
+    assert (full.pop("lora_alpha"), weaker.pop("lora_alpha")) == (8, 2)
+    assert full == weaker
+    before, after = load_file(saved / WEIGHTS), load_file(tmp_path / "weaker" / WEIGHTS)
+    assert all(torch.equal(before[name], after[name]) for name in before), "the weights are those that were trained"
 
 
 def test_the_notes_come_back(saved: Path) -> None:

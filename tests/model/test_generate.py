@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.logits_process import TopPLogitsWarper
 
-from hone.model.generate import Generation, SamplingSettings, generate, stream
+from hone.model.generate import Generation, SamplingSettings, generate, shared_opening, stream
 from tests.tiny import FAMILIES, row_logits, tiny_model, token_rows
 
 # Ragged; the longest is longer than every sliding window here, and so are the answers.
@@ -194,3 +194,39 @@ def test_a_stream_gives_each_token_as_soon_as_it_is_chosen() -> None:
     for number in range(1, 4):
         next(tokens)
         assert len(calls) == number
+
+
+# --- what all prompts begin with is computed once ---
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shared_opening_changes_no_token(family: str) -> None:
+    """Sixteen tokens and more in common, against each prompt by itself; also where a window forbids the sharing."""
+    model = tiny_model(family)
+    model.generation_config.eos_token_id = None
+    opening = token_rows([21], seed=9)[0].ids
+    prompts = [opening + prompt for prompt in PROMPTS]
+    stops = (generate(model, prompts, stop_ids=(), settings=SamplingSettings(NEW_TOKENS))[0].ids[4],)
+    expected = [_reference(model, prompt, stops) for prompt in prompts]
+    settings = SamplingSettings(NEW_TOKENS)
+    assert generate(model, prompts, stop_ids=stops, settings=settings) == expected
+    assert generate(model, prompts, stop_ids=stops, settings=settings, batch_size=3) == expected
+
+
+def test_a_shared_opening_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    opening = token_rows([40], seed=9)[0].ids
+    prompts = [opening + prompt for prompt in PROMPTS]
+    seen: list[int] = []
+    inner = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **k: (seen.append(k["input_ids"].numel()), inner(*a, **k))[1])
+    generate(model, prompts, stop_ids=(), settings=SamplingSettings(1))
+    assert seen == [40, len(prompts) * max(map(len, PROMPTS))]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "length"),
+    [([], 0), ([(1, 2, 3)], 2), ([(1, 2, 3), (1, 2, 4)], 2), ([(1, 2), (1, 2, 3)], 1), ([(1,), (2,)], 0)],
+)
+def test_every_prompt_keeps_a_token_of_its_own(prompts: list[tuple[int, ...]], length: int) -> None:
+    assert shared_opening(prompts) == length

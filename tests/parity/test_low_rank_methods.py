@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
+from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -228,6 +229,39 @@ def test_the_strength_of_each_kind_ends_at_its_base() -> None:
         for _, layer in adapted_layers(ours.model):
             layer.strength = 0.0
         torch.testing.assert_close(row_logits(ours.model, IDS), base, atol=1e-5, rtol=1e-5)
+
+
+@EACH
+def test_a_saved_strength_is_what_peft_computes(name: AdaptationName, tmp_path: Path) -> None:
+    ours = _ours(name, "llama")
+    with torch.no_grad():
+        for parameter in ours.parameters().values():
+            parameter.add_(0.05)
+    full = row_logits(ours.model, IDS)
+    ours.set_strength(0.4)
+    ours.save(tmp_path, tokenizer=tiny_tokenizer(), base_name="tiny", notes={})
+    mine = row_logits(ours.model, IDS)
+    assert (mine - full).abs().max() > 1e-2
+    theirs: Any = PeftModel.from_pretrained(tiny_model("llama"), str(tmp_path)).eval()
+    torch.testing.assert_close(row_logits(theirs, IDS), mine, atol=1e-5, rtol=1e-5)
+    again = tiny_model("llama")
+    load_adaptation(again, tmp_path).merge()
+    torch.testing.assert_close(row_logits(again, IDS), mine, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lora", "rslora"])
+def test_the_strength_is_pefts_scale_of_a_layer(name: AdaptationName, tmp_path: Path) -> None:
+    ours = _ours(name, "llama")
+    with torch.no_grad():
+        for parameter in ours.parameters().values():
+            parameter.add_(0.05)
+    ours.save(tmp_path, tokenizer=tiny_tokenizer(), base_name="tiny", notes={})
+    theirs: Any = PeftModel.from_pretrained(tiny_model("llama"), str(tmp_path)).eval()
+    for module in theirs.modules():
+        if isinstance(module, LoraLayer):
+            module.scale_layer(0.4)
+    ours.set_strength(0.4)
+    torch.testing.assert_close(row_logits(ours.model, IDS), row_logits(theirs, IDS), atol=1e-5, rtol=1e-5)
 
 
 def test_pissa_refuses_more_parts_than_there_are() -> None:

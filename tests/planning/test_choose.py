@@ -167,8 +167,8 @@ def test_micro_batches_follow_the_memory() -> None:
     halved = tokens(available_bytes=GIB // 2)
     assert tokens(available_bytes=GIB, bytes_per_value=4) == halved
     assert tokens(available_bytes=GIB, num_layers=60) == halved
-    # the measured figure: 0.35 MB a token in bfloat16 for 30 layers of width 576, on at most half of what is free
-    assert 0.35e6 * halved <= 0.5 * GIB / 2
+    # the measured figure: 0.6 MB a token in bfloat16 for 30 layers of width 576, on at most half of what is free
+    assert 0.6e6 * halved <= 0.5 * GIB / 2
 
 
 def test_an_unknown_amount_of_memory_is_no_obstacle() -> None:

@@ -10,15 +10,15 @@ SHAPE = {"num_layers": 4, "width": 10, "bytes_per_value": 2}
 
 
 def test_bytes_by_hand() -> None:
-    # a layer keeps 20 bytes for each unit of width in bfloat16; its input alone is 2
-    assert activation_bytes(3, **SHAPE) == 3 * 4 * 200
-    assert activation_bytes(3, recomputed_layers=1, **SHAPE) == 3 * (20 + 4 * 200)
-    assert activation_bytes(3, recomputed_layers=4, **SHAPE) == 3 * (4 * 20 + 200)
+    # a layer keeps 38 bytes for each unit of width in bfloat16; its input alone is 2
+    assert activation_bytes(3, **SHAPE) == 3 * 4 * 380
+    assert activation_bytes(3, recomputed_layers=1, **SHAPE) == 3 * (20 + 4 * 380)
+    assert activation_bytes(3, recomputed_layers=4, **SHAPE) == 3 * (4 * 20 + 380)
     assert activation_bytes(1, num_layers=4, width=10, bytes_per_value=4) == 2 * activation_bytes(1, **SHAPE)
 
 
 @pytest.mark.parametrize(
-    ("free_bytes", "wanted"), [(2400, 0), (2399, 2), (3 * (40 + 600), 2), (3 * (40 + 600) - 1, 3), (0, 4)]
+    ("free_bytes", "wanted"), [(4560, 0), (4559, 2), (3 * (40 + 1140), 2), (3 * (40 + 1140) - 1, 3), (0, 4)]
 )
 def test_the_fewest_layers_that_fit(free_bytes: int, wanted: int) -> None:
     assert layers_to_recompute(3, free_bytes=free_bytes, **SHAPE) == wanted

@@ -1,6 +1,6 @@
 """Whole trainings with nothing wrong with them: every invariant of each, so that a false alarm would show.
 
-python tests/proof/clean_runs.py 200     as docs/proof.md reports it; some minutes on a core
+python -m tests.proof.clean_runs 200     as docs/proof.md reports it; some minutes on a core
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """No false alarm: clean trainings of every family, in both types, from the first check to the merged weights.
 
-Ten of them here; docs/proof.md has the figure of two hundred (``python tests/proof/clean_runs.py 200``).
+Ten of them here; docs/proof.md has the figure of two hundred (``python -m tests.proof.clean_runs 200``).
 """
 
 from __future__ import annotations

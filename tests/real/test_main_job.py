@@ -48,7 +48,7 @@ def job(embedded_base: str, real_home: Path, repository: Path, tmp_path_factory:
     data = tmp_path_factory.mktemp("main-job") / "rows.jsonl"
     data.write_text("\n".join(rows) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "hone", "run", str(data), "--model", embedded_base, "--name", NAME, "--json"]
-    command += ["--max-steps", "12", "--held-out", "6", "--max-new-tokens", "24"]
+    command += ["--max-steps", "12", "--held-out", "6", "--max-new-tokens", "24", "--probes", "0"]
     ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     assert ended.returncode in (0, 3), ended.stderr
     return Job(real_home, data, json.loads(ended.stdout), ended.stderr)

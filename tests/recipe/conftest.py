@@ -93,7 +93,10 @@ def run_options(train_options: Callable[..., TrainConfig]) -> Callable[..., RunC
     """Options of a small whole run."""
 
     def make(**given: Any) -> RunConfig:
-        own = {name: given.pop(name) for name in ("eval", "name", "documents", "held_out", "metric") if name in given}
+        names = (
+            "eval", "name", "documents", "held_out", "metric", "arms", "instruction", "keep", "probes", "retention",
+        )  # fmt: skip
+        own = {"probes": 0, **{name: given.pop(name) for name in names if name in given}}
         limit = given.pop("max_new_tokens", 8)
         shared = train_options(**given).model_dump(by_alias=True)
         return RunConfig.model_validate({**shared, "max_new_tokens": limit, **own})
@@ -105,13 +108,16 @@ def evaluate_in_this_process(config: RunConfig, folder: RunFolder, home: Path) -
     """What the fresh process prints, without starting one."""
     asked = EvaluateConfig(
         version=str(folder.path), data=str(held_out_file(folder)), seed=config.seed, metric=config.metric,
-        max_new_tokens=config.max_new_tokens, device=config.device, dtype=config.dtype,
+        max_new_tokens=config.max_new_tokens, device=config.device, dtype=config.dtype, arms=config.arms,
+        instruction=config.instruction, documents=config.documents,
+        keep=config.keep, probes=config.probes, retention=config.retention,
     )  # fmt: skip
     found = evaluate(asked, home=home, recorder=Listener())
     assert found.verdict is not None
     return {
         "evaluation": found.evaluation,
         "answers": found.answers,
+        "retention": found.retention,
         "verdict": found.verdict.to_json(),
         "proof": [invariant.to_json() for invariant in found.proof],
         "generation": found.settings,
@@ -148,7 +154,7 @@ def finished(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Finis
     config = RunConfig.model_validate(
         {
             "data": str(data), "model": str(tiny_base), "learning_rate": 1e-2, "epochs": 12, "early_stop": False,
-            "device": "cpu", "dtype": "float32",
+            "device": "cpu", "dtype": "float32", "probes": 0,
         }
     )  # fmt: skip
     result = run(config, home=folder / "home", recorder=heard)

@@ -23,7 +23,9 @@ from tests.tiny import tiny_model, tiny_tokenizer, without_sums
 
 
 def asked(version: str | Path, home: Path, heard: Listener | None = None, **given: Any) -> EvaluationResult:
-    config = EvaluateConfig.model_validate({"version": str(version), "device": "cpu", "dtype": "float32", **given})
+    config = EvaluateConfig.model_validate(
+        {"version": str(version), "device": "cpu", "dtype": "float32", "probes": 0, **given}
+    )
     return evaluate(config, home=home, recorder=heard or Listener())
 
 
@@ -113,10 +115,17 @@ def test_it_is_the_same_every_time(finished: Finished, found: EvaluationResult) 
 
 def test_progress_is_told_for_each_arm(finished: Finished) -> None:
     heard = Listener()
-    asked("questions", finished.home, heard, limit=4)
+    asked("questions", finished.home, heard, limit=4, arms=("base", "tuned"), cache=False)
     last = {event.data["task"]: (event.data["done"], event.data["total"]) for event in heard.of("progress")}
     tasks = ("base: answers", "base: likelihood", "tuned: answers", "tuned: likelihood")
     assert last == dict.fromkeys(tasks, (4, 4))
+
+
+def test_what_the_run_has_answered_is_not_answered_again(finished: Finished) -> None:
+    """Registering writes further files beside the adapter, which no answer depends on."""
+    heard = Listener()
+    asked("questions", finished.home, heard)
+    assert heard.of("progress") == []
 
 
 # --- which rows, which arms, which metric ---
@@ -188,12 +197,13 @@ def test_in_a_conversation_the_last_answer_is_asked_for_and_the_earlier_ones_are
 # --- what is refused, and what is found out ---
 
 
-@pytest.mark.parametrize("arm", ["retrieval", "prompted", "few_shot", "tuned_retrieval"])
-def test_arms_of_later_versions_are_refused_by_name(finished: Finished, arm: str) -> None:
+@pytest.mark.parametrize("arm", ["retrieval", "tuned_retrieval"])
+def test_arms_that_need_documents_are_refused_without(finished: Finished, arm: str) -> None:
     with pytest.raises(ConfigError, match=arm) as raised:
         asked("questions", finished.home, arms=("base", arm))
     assert raised.value.where == "--arms"
-    assert "base,tuned" in str(raised.value.remedy)
+    assert raised.value.why == "no documents were given (--documents)"
+    assert raised.value.remedy == "use --arms base,prompted,few_shot,tuned"
 
 
 def test_a_base_has_no_tuned_arm(finished: Finished) -> None:

@@ -121,7 +121,8 @@ def test_all_invariants_hold_and_it_is_better_than_its_base(finished: Finished) 
     arms = finished.result["evaluation"]["arms"]
     assert arms["tuned"]["score"] > arms["base"]["score"] + 50
     assert finished.result["verdict"]["decision"] == "ship"
-    [difference] = finished.result["evaluation"]["differences"]
+    difference = finished.result["evaluation"]["differences"][0]
+    assert (difference["arm"], difference["against"]) == ("tuned", "base")
     assert difference["difference"] == pytest.approx(arms["tuned"]["score"] - arms["base"]["score"], abs=1e-4)
     assert difference["interval"][0] > 0
 
@@ -157,11 +158,10 @@ def test_stages_are_told_in_order(finished: Finished) -> None:
 def test_a_fresh_process_gives_the_answers_of_this_one(finished: Finished) -> None:
     """The same rows through ``python -m hone evaluate`` and through the recipe: word for word, figure for figure."""
     rows = str(held_out_file(RunFolder.open(finished.folder)))
-    options = {"seed": 0, "device": "cpu", "dtype": "float32"}
-    here = evaluate(
-        EvaluateConfig(version="questions@1", data=rows, **options), home=finished.home, recorder=Listener()
-    )
-    command = [sys.executable, "-m", "hone", "evaluate", str(finished.folder), rows, "--json"]
+    options = {"seed": 0, "device": "cpu", "dtype": "float32", "probes": 0}
+    asked = EvaluateConfig(version="questions@1", data=rows, cache=False, **options)
+    here = evaluate(asked, home=finished.home, recorder=Listener())
+    command = [sys.executable, "-m", "hone", "evaluate", str(finished.folder), rows, "--no-cache", "--json"]
     command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     ended = subprocess.run(command, capture_output=True, check=True, text=True, encoding="utf-8")
     fresh = json.loads(ended.stdout)
@@ -171,7 +171,7 @@ def test_a_fresh_process_gives_the_answers_of_this_one(finished: Finished) -> No
     stored = copy.deepcopy(finished.result["evaluation"])
     for found in (fresh["evaluation"], here.evaluation, stored):
         for arm in found["arms"].values():
-            arm["seconds"] = None
+            arm["seconds"] = arm["per_1000_answers"]["seconds"] = None
     assert fresh["evaluation"] == here.evaluation == stored
     assert fresh["proof"] == [invariant.to_json() for invariant in here.proof]
 
@@ -292,6 +292,7 @@ def test_the_fresh_process_is_told_the_home_and_its_failure_registers_nothing(
     given = dict(zip(command[7::2], command[8::2], strict=True))
     assert given == {
         "--seed": "5", "--metric": "chrf", "--max-new-tokens": "8", "--device": "cpu", "--dtype": "float32",
+        "--keep": "balanced", "--probes": "0",
     }  # fmt: skip
     assert list_versions(other_home) == []
     assert RunFolder.open(tmp_path / "out").record()["status"] == "failed"
@@ -393,8 +394,8 @@ def test_documents_are_named_with_their_hashes(
         (tmp_path / "documents" / name).write_text(f"facts of {name}", encoding="utf-8")
     documents = done(run_options(documents=str(tmp_path / "documents"), max_steps=1), hone_home)["documents"]
     assert documents["files"] == {name: sha256_file(tmp_path / "documents" / name) for name in ("a.md", "deep/b.md")}
-    assert documents["used"] is False
-    assert documents["reason"]
+    assert documents["used"] is True
+    assert documents["reason"] == "read by the arms retrieval and tuned_retrieval"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ _DECISIONS = {
     "not_enough_evidence": ("Not enough evidence.", "bold yellow"),
     "prompting_is_enough": ("Prompting is enough.", "bold yellow"),
     "retrieval_is_enough": ("Retrieval is enough.", "bold yellow"),
+    "ship_with_retrieval": ("Ship, with retrieval.", "bold green"),
 }
 _LINES_OF_A_TEXT = 3
 
@@ -48,10 +49,14 @@ def comparison_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]
         yield from lines
         names = names[count:]
         lines = _arms_table(evaluation, names) if names else []
-    pairs = list(dict.fromkeys((one["arm"], one["against"]) for one in evaluation["differences"]))
-    for arm, against in pairs:
+    yield from _how_lines(evaluation, columns)
+    if evaluation["differences"]:
         yield ""
-        yield from _differences_table(evaluation, arm, against)
+        yield from _differences_table(evaluation, evaluation["differences"][0])
+    others = [one for one in evaluation["differences"][1:] if str(one["arm"]).startswith("tuned")]
+    if others:
+        yield ""
+        yield from _other_differences_table(evaluation, others)
 
 
 def _arms_table(evaluation: _Json, names: Sequence[str]) -> list[str]:
@@ -63,24 +68,81 @@ def _arms_table(evaluation: _Json, names: Sequence[str]) -> list[str]:
             confidence = evaluation["method"]["confidence"]
             rows.append([f"  {confidence:.0%} interval", *(_interval(arm["interval"], name) for arm in arms)])
     rows.append(["Ended by itself", *(f"{arm['stop_share']:.0%}" for arm in arms)])
+    if any(arm.get("prompt_tokens") is not None for arm in arms):
+        rows.append(["Tokens read + written", *map(_tokens, arms)])
+    if evaluation.get("grounding"):
+        measured = [evaluation["grounding"]["arms"].get(name, {}) for name in names]
+        rows.append(["Facts of the documents right", *(_share(one.get("facts")) for one in measured)])
+        rows.append(["Words that passages support", *(_share(one.get("supported")) for one in measured)])
     return text_table(rows, indent=2)
 
 
-def _differences_table(evaluation: _Json, arm: str, against: str) -> list[str]:
-    """One line a metric; the deciding one first."""
-    rows = []
-    for one in (*evaluation["differences"], *evaluation["other_differences"]):
-        if (one["arm"], one["against"]) != (arm, against):
-            continue
-        metric = evaluation["metrics"][one["metric"]]
-        better = (one["difference"] > 0) == metric["higher_is_better"]
-        finding = ("better" if better else "worse") if one["different"] else "undecided"
-        interval = _interval(one["interval"], metric["name"], with_sign=True)
-        difference = signed(one["difference"], metric["name"])
-        rows.append([metric["title"], difference, interval, _p(one["p_value"]), finding])
-    title = f"{_arm_title(arm)} - {_arm_title(against)}"
+def _tokens(arm: _Json) -> str:
+    """Tokens of one answer, on average."""
+    costs = arm.get("per_1000_answers") or {}
+    counts = [costs.get(name) for name in ("prompt_tokens", "tokens")]
+    return " + ".join("?" if count is None else f"{count / 1000:.0f}" for count in counts)
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.0%}"
+
+
+def _differences_table(evaluation: _Json, first: _Json) -> list[str]:
+    """One pair of arms, one line a metric; the deciding one first."""
+    pair = (first["arm"], first["against"])
+    both = (*evaluation["differences"], *evaluation["other_differences"])
+    rows = [
+        [evaluation["metrics"][one["metric"]]["title"], *_difference_cells(evaluation, one)]
+        for one in both
+        if (one["arm"], one["against"]) == pair
+    ]
+    title = f"{_arm_title(pair[0])} - {_arm_title(pair[1])}"
     heading = [title, "difference", f"{evaluation['method']['confidence']:.0%} interval", "p", ""]
     return text_table([heading, *rows], indent=2)
+
+
+def _other_differences_table(evaluation: _Json, differences: Sequence[_Json]) -> list[str]:
+    """The other pairs under the deciding metric, one line a pair; p is corrected for all of them."""
+    rows = [
+        [f"{_arm_title(one['arm'])} - {_arm_title(one['against'])}", *_difference_cells(evaluation, one)]
+        for one in differences
+    ]
+    title = evaluation["metrics"][evaluation["metric"]]["title"]
+    return text_table(
+        [[title, "difference", f"{evaluation['method']['confidence']:.0%} interval", "p", ""], *rows], indent=2
+    )
+
+
+def _difference_cells(evaluation: _Json, one: _Json) -> list[str]:
+    metric = evaluation["metrics"][one["metric"]]
+    better = (one["difference"] > 0) == metric["higher_is_better"]
+    finding = ("better" if better else "worse") if one["different"] else "undecided"
+    corrected = one.get("p_adjusted")
+    return [
+        signed(one["difference"], metric["name"]),
+        _interval(one["interval"], metric["name"], with_sign=True),
+        _p(one["p_value"] if corrected is None else corrected),
+        finding,
+    ]
+
+
+def _how_lines(evaluation: _Json, columns: int) -> Iterator[str | Text]:
+    """What the arms were made of that the user did not see: the instruction, the number of examples, the search."""
+    how = {name: arm["how"] for name, arm in evaluation["arms"].items() if arm.get("how")}
+    said = []
+    if "prompted" in how:
+        origin = "made from the training rows" if how["prompted"]["derived"] else "as given"
+        said.append(("prompted", f"instruction {origin}: {how['prompted']['instruction']}"))
+    if "few_shot" in how:
+        said.append(("few_shot", f"{how['few_shot']['examples']} training rows that are like the question"))
+    if "retrieval" in how:
+        one = how["retrieval"]
+        said.append(("retrieval", f"{one['passages']} of {one['indexed_passages']} passages, by {one['search']}"))
+    if said:
+        yield ""
+    for name, text in said:
+        yield paragraph(text, columns=columns, first=f"  {_arm_title(name):<10}", most_lines=_LINES_OF_A_TEXT)
 
 
 def example_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]:
@@ -91,7 +153,7 @@ def example_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]:
             continue
         row = evaluation["examples"][part][0]
         yield ""
-        yield Text(_example_title(row, metric, part), style="bold")
+        yield Text(_example_title(row, metric, part, evaluation["differences"]), style="bold")
         texts = {"prompt": row["prompt"], "expected": row["reference"]}
         texts |= {_arm_title(arm): answer for arm, answer in row["answers"].items()}
         for label, text in texts.items():
@@ -99,9 +161,9 @@ def example_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]:
             yield paragraph(shown, columns=columns, first=f"  {label:<10}", most_lines=_LINES_OF_A_TEXT)
 
 
-def _example_title(row: _Json, metric: _Json, part: str) -> str:
+def _example_title(row: _Json, metric: _Json, part: str, differences: Sequence[_Json]) -> str:
     difference = row["difference"]
-    if difference is None:
+    if difference is None or not differences:
         return f"{part.capitalize()} row: {row['row']}"
     gained = difference if metric["higher_is_better"] else -difference
     word = "No change" if gained == 0 else "Gain" if gained > 0 else "Loss"
@@ -110,7 +172,7 @@ def _example_title(row: _Json, metric: _Json, part: str) -> str:
     else:
         word = "Largest loss" if gained < 0 else "Least gain" if gained > 0 else word
     scores = row["scores"]
-    base, tuned = (figure(scores[arm], metric["name"]) for arm in ("base", "tuned"))
+    base, tuned = (figure(scores[differences[0][side]], metric["name"]) for side in ("against", "arm"))
     return f"{word}: held-out row {row['row']}, {metric['title']} {base} -> {tuned}"
 
 

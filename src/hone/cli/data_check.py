@@ -151,6 +151,8 @@ def _code_lines(code: str, faults: list[Fault], report: AuditReport, columns: in
     name = Path(report.source).name
     for fault in faults[:_PLACES_A_CODE]:
         place = f"{name}:{fault.line}" if fault.line else name
+        if fault.row and "json_document" in report.totals:  # its rows often share one line
+            place += f" row {fault.row}"
         place += f" {fault.pointer}" if fault.pointer else ""
         yield labelled("", f"{harmless(place)}: {fault.message}", columns=columns, hang=2)
     if total > _PLACES_A_CODE and not kind.once:

@@ -1,4 +1,4 @@
-"""``hone evaluate``: base and tuned answer the same held-out rows."""
+"""``hone evaluate``: all arms answer the same held-out rows."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ __all__ = ["evaluate"]
 def evaluate(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
     """Compare a version with its base on held-out rows.
 
-    Prints metrics with intervals, the rows that gained and lost most, and the verdict. Ends with code 3 where the
-    verdict is "do not ship".
+    The base answers as it is, with an instruction, with examples and, where they are given, with documents. Prints
+    metrics with intervals, the rows that gained and lost most, and the verdict. Ends with code 3 where the verdict is
+    "do not ship".
     """
     config = load_config(EvaluateConfig, given, file=config_file)
     from hone.recipe.evaluate import evaluate as evaluate_arms
@@ -34,6 +35,7 @@ def evaluate(*, as_json: JsonOption = False, config_file: ConfigFileOption = Non
         "data": result.data,
         "evaluation": result.evaluation,
         "answers": result.answers,
+        "retention": result.retention,
         "verdict": result.verdict.to_json() if result.verdict else None,
         "proof": [invariant.to_json() for invariant in result.proof],
         "generation": result.settings,

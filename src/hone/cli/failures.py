@@ -31,6 +31,8 @@ __all__ = ["USAGE_ERROR", "UsageProblem", "as_hone_error", "print_failure"]
 # click's class, which newer releases of typer carry themselves and do not name
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
+# Names that are less alike than the nearest one by more than this are not meant.
+_AS_NEAR = 0.05
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 _OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}
@@ -108,6 +110,8 @@ def _usage_problem(error: Any) -> UsageProblem:
         what = f"there is no option {wrong}"
         known = list(_option_names(context.command)) if context else []
         near = difflib.get_close_matches(wrong, known, n=2)
+        likeness = [difflib.SequenceMatcher(None, wrong, name).ratio() for name in near]
+        near = [name for name, alike in zip(near, likeness, strict=True) if alike > likeness[0] - _AS_NEAR]
         what += f"; did you mean {' or '.join(near)}?" if near else ""
     elif parameter is not None:
         what = f"{parameter.opts[0]}: {what}"

@@ -29,7 +29,20 @@ ConfigFileOption = Annotated[
 ]
 
 # What a person decides about stands first in the help, before numbers that are chosen well without him.
-_FIRST = ("arms", "base", "documents", "eval", "limit", "map", "model", "name", "output", "system")
+_FIRST = (
+    "against",
+    "arms",
+    "base",
+    "documents",
+    "eval",
+    "instruction",
+    "limit",
+    "map",
+    "model",
+    "name",
+    "output",
+    "system",
+)
 # A longer list of names would not fit into the help's column; the option's text then says them.
 _LONGEST_METAVAR = 40
 _METAVARS: tuple[tuple[type, str], ...] = ((Path, "PATH"), (dict, "COLUMNS"), (tuple, "NAMES"), (str, "TEXT"))

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hone.cli.comparison import comparison_lines, example_lines, proof_lines, verdict_lines
 from hone.cli.output import LABEL_COLUMNS, console, harmless, labelled, show, text_columns
+from hone.cli.retention import retention_lines
 from hone.cli.tables import byte_size, duration
 
 __all__ = ["print_evaluation", "print_run", "print_training"]
@@ -58,6 +59,7 @@ def print_evaluation(result: _Json) -> None:
     show()
     _print(comparison_lines(result["evaluation"], columns=columns))
     _print(example_lines(result["evaluation"], columns=columns))
+    _print(retention_lines(result.get("retention"), columns=columns))
     show()
     if result["proof"]:
         _print(proof_lines(result["proof"], columns=columns))
@@ -71,6 +73,7 @@ def _run_lines(result: _Json, columns: int) -> _Lines:
     yield ""
     yield from comparison_lines(result["evaluation"], columns=columns)
     yield from example_lines(result["evaluation"], columns=columns)
+    yield from retention_lines(result.get("retention"), columns=columns)
     yield ""
     yield from proof_lines(result["proof"], columns=columns)
     yield from verdict_lines(result["verdict"], columns=columns, reasons="the report")

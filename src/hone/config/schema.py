@@ -24,10 +24,11 @@ from pydantic import (
 )
 
 from hone.config.check import config_error, cross_problems, field_problems
-from hone.types import AdaptationName, ArmName
+from hone.types import AdaptationName, ArmName, Keep
 
 __all__ = [
     "DEFAULT_MODEL",
+    "DEFAULT_PROBES",
     "ChatConfig",
     "EvaluateConfig",
     "GenerateConfig",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+# 432 questions in all: they take about as long as the other measures of retention together
+DEFAULT_PROBES = 24
 
 
 def _no_truth_value(value: object) -> object:
@@ -127,6 +130,7 @@ _Count = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=1)]
 _Count0 = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0)]
 _Bytes = Annotated[int, BeforeValidator(_byte_size), Field(ge=1)]
 _Seed = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, lt=2**32)]
+_Probes = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, le=30)]
 _Positive = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0)]
 _NotNegative = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0)]
 _Share = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, lt=1)]
@@ -135,11 +139,20 @@ _Text = Annotated[str, Field(min_length=1)]
 _Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 _Dtype = Literal["float32", "bfloat16"]
 _Names = Annotated[tuple[_Text, ...], BeforeValidator(_name_list), Field(min_length=1)]
+_Arms = Annotated[tuple[ArmName, ...], BeforeValidator(_name_list), Field(min_length=1)]
 _Mapping = Annotated[dict[str, str], BeforeValidator(_column_mapping)]
 
 # Options that several commands have, with one meaning.
 _DEVICE_HELP = "cpu, cuda, cuda:N or mps; the fastest there is unless given."
+_DOCUMENTS_HELP = "Folder of documents with facts that answers need: txt, md, html, pdf, jsonl."
+_INSTRUCTION_HELP = "What the prompted arm tells the base; made from the training rows unless given."
+_ARMS_HELP = (
+    "Who answers: base, prompted, few_shot, retrieval, tuned, tuned_retrieval; all that are possible unless given."
+)
 _DTYPE_HELP = "Type of the base's weights; bfloat16 where the device is fast with it unless given."
+_KEEP_HELP = "General ability that tuning may cost: little (strict), some (balanced) or any (off)."
+_PROBES_HELP = "General questions of each of 18 skills, up to 30, to measure retention by; 0 measures none."
+_RETENTION_HELP = "Files of further questions to measure retention by, with commas between."
 _MAPPING_HELP = "Columns of the data, as prompt=COLUMN,completion=COLUMN; found by themselves unless given."
 
 
@@ -239,7 +252,9 @@ class RunConfig(TrainConfig):
         None, alias="eval", description="File of held-out rows; rows of the data are set aside unless given."
     )
     name: _Text | None = Field(None, description="Name of the version; taken from the data's file name unless given.")
-    documents: Path | None = Field(None, description="Folder of documents with facts that answers need.")
+    documents: Path | None = Field(None, description=_DOCUMENTS_HELP)
+    arms: _Arms | None = Field(None, description=_ARMS_HELP)
+    instruction: _Text | None = Field(None, description=_INSTRUCTION_HELP)
     held_out: Annotated[_ShareOrCount, Field(gt=0)] | None = Field(
         None,
         description="Rows set aside for the comparison: a share (0.2) or a number (40); chosen from the number of "
@@ -249,6 +264,9 @@ class RunConfig(TrainConfig):
     max_new_tokens: _Count | None = Field(
         None, description="Longest answer in tokens; chosen from the reference answers unless given."
     )
+    keep: Annotated[Keep, BeforeValidator(_on_or_off)] = Field("balanced", description=_KEEP_HELP)
+    probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
+    retention: _Names | None = Field(None, description=_RETENTION_HELP)
 
 
 class EvaluateConfig(BaseModel):
@@ -259,14 +277,23 @@ class EvaluateConfig(BaseModel):
 
     version: _Text = Field(description="What to evaluate: a version (support, support@3), an alias, or a run's folder.")
     data: _Text | None = Field(None, description="File of held-out rows; those of the version's run unless given.")
-    arms: Annotated[tuple[ArmName, ...], BeforeValidator(_name_list), Field(min_length=1)] | None = Field(
-        None, description="Who answers, as base,tuned; all that the version allows unless given."
+    arms: _Arms | None = Field(None, description=_ARMS_HELP)
+    documents: Path | None = Field(None, description=_DOCUMENTS_HELP)
+    instruction: _Text | None = Field(None, description=_INSTRUCTION_HELP)
+    against: _Names | None = Field(
+        None,
+        description="Others that answer too: versions, bases, or endpoints with OpenAI's chat API as URL#MODEL, whose "
+        "key is read from HONE_ENDPOINT_KEY.",
     )
+    cache: bool = Field(True, description="Keep answers, and take kept ones where nothing has changed.")
     metric: _Text | None = Field(None, description="Metric of the comparison; follows from the answers unless given.")
     seed: _Seed = Field(0, description="Seed of the bootstrap and of anything sampled.")
     max_new_tokens: _Count | None = Field(
         None, description="Longest answer in tokens; chosen from the reference answers unless given."
     )
+    keep: Annotated[Keep, BeforeValidator(_on_or_off)] = Field("balanced", description=_KEEP_HELP)
+    probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
+    retention: _Names | None = Field(None, description=_RETENTION_HELP)
     limit: _Count | None = Field(None, description="Use the first rows only, this many of them.")
     mapping: _Mapping | None = Field(None, alias="map", description=_MAPPING_HELP)
     device: _Device | None = Field(None, description=_DEVICE_HELP)

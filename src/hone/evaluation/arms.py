@@ -1,25 +1,26 @@
 """The comparison: every arm's answers to the same held-out rows, scored, with intervals and differences.
 
-Pure arithmetic over texts and numbers; who generated the answers, and how, is the recipe's business. An arm is named
-by ``ArmName``; those that a run has (base and tuned, and later prompted, few_shot, retrieval, tuned_retrieval) are
-all treated alike. p-values are not corrected for several comparisons yet: with base and tuned there is only one.
+Pure arithmetic over texts and numbers; who generated the answers, and how, is the recipe's business. All arms are
+treated alike: those with the names of ``ArmName``, and others under a name of their own, as another version.
+p-values are corrected, metric by metric, over the pairs with a tuned arm, and over the others (``correction.py``).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from hone.errors import ConfigError, DataError
+from hone.evaluation.correction import corrected
 from hone.evaluation.examples import answers_by_row, pick_examples
 from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
 from hone.evaluation.scorers import METRICS, Metric, likelihood_statistics, metrics_for
 from hone.evaluation.shape import TaskShape
 from hone.evaluation.statistics import PairedBootstrap
 from hone.evaluation.sums import FloatArray
-from hone.types import ArmName, JsonDict
+from hone.types import JsonDict
 
 __all__ = ["ArmResult", "evaluate_arms"]
 
@@ -34,19 +35,25 @@ class ArmResult:
         arm: its name.
         predictions: the answers' texts.
         stopped: whether the model ended the answer by itself, not by the token limit.
-        output_tokens: tokens generated for each answer.
+        output_tokens: tokens generated for each answer; None where nobody counted them.
         seconds: wall-clock time of generating all answers; None where nobody measured it.
         bits: bits that the model needs for each reference answer; None where nobody measured them.
         reference_bytes: UTF-8 bytes of each reference answer; empty where ``bits`` is None.
+        prompt_tokens: tokens read for each answer; None where nobody counted them.
+        shared_prompt_tokens: tokens at the beginning of all prompts alike, which are computed once.
+        how: what the arm was made of, for people and programs.
     """
 
-    arm: ArmName
+    arm: str
     predictions: Sequence[str]
     stopped: Sequence[bool]
-    output_tokens: Sequence[int]
+    output_tokens: Sequence[int] | None
     seconds: float | None = None
     bits: Sequence[float] | None = None
     reference_bytes: Sequence[int] = ()
+    prompt_tokens: Sequence[int] | None = None
+    shared_prompt_tokens: int = 0
+    how: JsonDict = field(default_factory=dict)
 
 
 def evaluate_arms(
@@ -60,6 +67,8 @@ def evaluate_arms(
     *,
     row_numbers: Sequence[int] | None = None,
     confidence: float = 0.95,
+    grounding: JsonDict | None = None,
+    not_run: Sequence[Mapping[str, str]] = (),
 ) -> Evaluation:
     """Score all arms on the same rows and compare them.
 
@@ -73,6 +82,8 @@ def evaluate_arms(
         clusters: per row, what it belongs to (rows that share a prompt); None: each row by itself.
         row_numbers: ordinals of the rows in their file, for the examples; by default 1, 2, 3, ...
         confidence: nominal coverage of the intervals.
+        grounding: as :func:`hone.evaluation.grounding.measure_grounding` gives it, kept with the figures.
+        not_run: {"what", "reason"} of each arm that could not answer.
 
     Raises:
         ConfigError: ``metric`` is unknown, or needs likelihoods that not all arms have.
@@ -87,14 +98,7 @@ def evaluate_arms(
     }
     bootstrap = PairedBootstrap(len(references), seed=seed, clusters=clusters, confidence=confidence)
     differences = _differences(bootstrap, metrics, arms, statistics)
-    answers = answers_by_row(
-        row_numbers or range(1, len(references) + 1),
-        prompts,
-        references,
-        {arm.arm: arm.predictions for arm in arms},
-        {arm.arm: arm.stopped for arm in arms},
-        {name: primary.row_scores(by_metric[primary.name]) for name, by_metric in statistics.items()},
-    )
+    answers = _answers(references, prompts, arms, primary, statistics, row_numbers)
     return Evaluation(
         metrics=metrics,
         shape=shape,
@@ -104,9 +108,28 @@ def evaluate_arms(
         other_differences=[one for one in differences if one.metric != primary.name],
         examples=pick_examples(answers, *_focus(arms), higher_is_better=primary.higher_is_better),
         answers=answers,
-        not_measured=unmeasured,
+        not_measured=[*map(dict, not_run), *unmeasured],
         method=_method(bootstrap, clusters is not None),
         reference_most_common_share=_most_common_share(references),
+        grounding=grounding,
+    )
+
+
+def _answers(
+    references: Sequence[str],
+    prompts: Sequence[str],
+    arms: Sequence[ArmResult],
+    primary: Metric,
+    statistics: Mapping[str, Mapping[str, FloatArray]],
+    row_numbers: Sequence[int] | None,
+) -> list[JsonDict]:
+    return answers_by_row(
+        row_numbers or range(1, len(references) + 1),
+        prompts,
+        references,
+        {arm.arm: arm.predictions for arm in arms},
+        {arm.arm: arm.stopped for arm in arms},
+        {name: primary.row_scores(by_metric[primary.name]) for name, by_metric in statistics.items()},
     )
 
 
@@ -121,7 +144,7 @@ def _check(references: Sequence[str], prompts: Sequence[str], arms: Sequence[Arm
     assert len({arm.arm for arm in arms}) == len(arms), "each arm once"
     assert len(prompts) == len(references), "one prompt per row"
     for arm in arms:
-        columns = (arm.predictions, arm.stopped, arm.output_tokens)
+        columns = (arm.predictions, arm.stopped, arm.predictions if arm.output_tokens is None else arm.output_tokens)
         assert all(len(column) == len(references) for column in columns), f"{arm.arm}: one answer per row"
         if arm.bits is not None:
             assert len(arm.bits) == len(arm.reference_bytes) == len(references), f"{arm.arm}: bits of each row"
@@ -129,11 +152,13 @@ def _check(references: Sequence[str], prompts: Sequence[str], arms: Sequence[Arm
 
 def _measurable_metrics(metrics: list[Metric], arms: Sequence[ArmResult]) -> tuple[list[Metric], list[JsonDict]]:
     """All metrics incl. bits per byte, primary first, and what some arm cannot give."""
-    unmeasured: list[JsonDict] = []
-    for arm in arms:
-        reason = _why_no_likelihood(arm)
-        if reason is not None:
-            unmeasured.append({"what": f"{LIKELIHOOD} of {arm.arm}", "reason": reason})
+    reasons = {arm.arm: reason for arm in arms if (reason := _why_no_likelihood(arm)) is not None}
+    others = [arm for arm in reasons if arm not in ("base", "tuned")]
+    unmeasured: list[JsonDict] = [
+        {"what": f"{LIKELIHOOD} of {arm}", "reason": reason} for arm, reason in reasons.items() if arm not in others
+    ]
+    if others:
+        unmeasured.append({"what": f"{LIKELIHOOD} of {', '.join(others)}", "reason": reasons[others[0]]})
     if metrics[0].name == LIKELIHOOD and unmeasured:
         raise ConfigError(
             f"{LIKELIHOOD} cannot be the metric: {unmeasured[0]['reason']} ({unmeasured[0]['what']})",
@@ -162,12 +187,21 @@ def _statistics(metric: Metric, arm: ArmResult, references: Sequence[str], shape
     return likelihood_statistics(arm.bits, arm.reference_bytes)
 
 
+# From least effort to most: what has to be made and kept for it. In a pair the later one is held against the earlier.
+_EFFORT = ("base", "prompted", "few_shot", "retrieval", "tuned", "tuned_retrieval")
+
+
 def _pairs(arms: Sequence[ArmResult]) -> list[tuple[ArmResult, ArmResult]]:
-    """Which arms are held against which: all against base, then tuned against all others."""
-    by_name = {arm.arm: arm for arm in arms}
-    base, tuned = by_name.get("base"), by_name.get("tuned")
-    pairs = [(arm, base) for arm in arms if base is not None and arm is not base]
-    return pairs + [(tuned, arm) for arm in arms if tuned is not None and arm is not tuned and arm is not base]
+    """Which arms are held against which: all pairs, tuned against base first. Arms of other names: tuned against them.
+
+    Without a tuned arm those are held against the last of the others.
+    """
+    known = sorted((arm for arm in arms if arm.arm in _EFFORT), key=lambda arm: _EFFORT.index(arm.arm))
+    pairs = [(later, earlier) for later in reversed(known) for earlier in known[: known.index(later)]]
+    pairs.sort(key=lambda pair: (pair[0].arm != "tuned", not pair[0].arm.startswith("tuned")))
+    own = next((arm for arm in known if arm.arm == "tuned"), known[-1] if known else None)
+    others = [arm for arm in arms if arm.arm not in _EFFORT]
+    return pairs + [(own, other) for other in others if own is not None]
 
 
 def _focus(arms: Sequence[ArmResult]) -> tuple[str, str | None]:
@@ -183,24 +217,45 @@ def _differences(
     bootstrap: PairedBootstrap,
     metrics: Sequence[Metric],
     arms: Sequence[ArmResult],
-    statistics: dict[ArmName, dict[str, FloatArray]],
+    statistics: dict[str, dict[str, FloatArray]],
 ) -> list[Difference]:
     differences = []
     for metric in metrics:
-        for arm, against in _pairs(arms):
-            if not (_has(metric, arm) and _has(metric, against)):
-                continue
-            word_for_word = list(arm.predictions) == list(against.predictions)
-            compared = bootstrap.compare(
-                statistics[arm.arm][metric.name],
-                statistics[against.arm][metric.name],
-                metric.aggregate,
-                higher_is_better=metric.higher_is_better,
-                bounds=None if word_for_word else metric.bounds,
-                row_scores=metric.row_aggregate,
-            )
-            differences.append(Difference(arm.arm, against.arm, metric.name, compared))
+        pairs = [(arm, against) for arm, against in _pairs(arms) if _has(metric, arm) and _has(metric, against)]
+        for family in _families(pairs):
+            differences += _judged(bootstrap, metric, family, statistics)
     return differences
+
+
+def _families(pairs: Sequence[tuple[ArmResult, ArmResult]]) -> list[list[tuple[ArmResult, ArmResult]]]:
+    """Pairs that are corrected together: those with a tuned arm ask whether tuning is worth it, the others do not."""
+    with_tuned = [pair for pair in pairs if any(arm.arm.startswith("tuned") for arm in pair)]
+    return [with_tuned, [pair for pair in pairs if pair not in with_tuned]]
+
+
+def _judged(
+    bootstrap: PairedBootstrap,
+    metric: Metric,
+    pairs: Sequence[tuple[ArmResult, ArmResult]],
+    statistics: dict[str, dict[str, FloatArray]],
+) -> list[Difference]:
+    found = []
+    for arm, against in pairs:
+        word_for_word = list(arm.predictions) == list(against.predictions)
+        compared = bootstrap.compare(
+            statistics[arm.arm][metric.name],
+            statistics[against.arm][metric.name],
+            metric.aggregate,
+            higher_is_better=metric.higher_is_better,
+            bounds=None if word_for_word else metric.bounds,
+            row_scores=metric.row_aggregate,
+            comparisons=len(pairs),
+        )
+        found.append(compared)
+    return [
+        Difference(arm.arm, against.arm, metric.name, judged)
+        for (arm, against), judged in zip(pairs, corrected(found), strict=True)
+    ]
 
 
 def _summary(
@@ -214,15 +269,20 @@ def _summary(
         metric.name: metric.corpus_score(statistics[metric.name]) if metric.name in statistics else None
         for metric in metrics
     }
+    read = arm.prompt_tokens
     return ArmSummary(
         arm=arm.arm,
         score=primary.corpus_score(statistics[primary.name]),
         interval=bootstrap.interval(statistics[primary.name], primary.aggregate, bounds=primary.bounds),
         metrics=scores,
         stop_share=sum(map(bool, arm.stopped)) / len(arm.stopped),
-        tokens=sum(arm.output_tokens),
+        tokens=None if arm.output_tokens is None else sum(arm.output_tokens),
         seconds=arm.seconds,
         most_common_share=_most_common_share(arm.predictions),
+        prompt_tokens=None if read is None else sum(read),
+        computed_prompt_tokens=None if read is None else sum(read) - arm.shared_prompt_tokens * (len(read) - 1),
+        answers=len(arm.predictions),
+        how=arm.how,
     )
 
 
@@ -234,6 +294,7 @@ def _method(bootstrap: PairedBootstrap, clustered: bool) -> JsonDict:
     return {
         "interval": "expanded percentile bootstrap",
         "p_value": "two-sided paired permutation test",
+        "correction": "Holm, under one metric over the pairs with a tuned arm, and over the others",
         "confidence": bootstrap.confidence,
         "resamples": bootstrap.resamples,
         "permutations": bootstrap.permutations,

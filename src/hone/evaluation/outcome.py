@@ -5,16 +5,18 @@ Every number is finite; what nobody measured is None (null), with its reason in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hone.evaluation.scorers import Metric
 from hone.evaluation.shape import TaskShape
 from hone.evaluation.statistics import Comparison
-from hone.types import ArmName, JsonDict
+from hone.types import JsonDict
 
 __all__ = ["ArmSummary", "Difference", "Evaluation"]
 
 DECIMALS = 6
+WRITTEN_TOKEN_PRICE = 4
+PER_ANSWERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +29,46 @@ class ArmSummary:
         interval: confidence interval of ``score``; None with fewer than two rows (or clusters).
         metrics: score by metric name; None where it was not measured.
         stop_share: share of answers, 0 to 1, that the model ended by itself.
-        tokens: tokens generated in all.
+        tokens: tokens generated in all; None where nobody counted them.
         seconds: time of generating all answers; None where nobody measured it.
         most_common_share: share of rows, 0 to 1, that got this arm's most frequent answer.
+        prompt_tokens: tokens read in all; None where nobody counted them.
+        computed_prompt_tokens: those of them that had to be computed: an opening that all prompts share counts once.
+        answers: rows answered.
+        how: what the arm was made of, as an instruction or the number of examples.
     """
 
-    arm: ArmName
+    arm: str
     score: float
     interval: tuple[float, float] | None
     metrics: dict[str, float | None]
     stop_share: float
-    tokens: int
+    tokens: int | None
     seconds: float | None
     most_common_share: float
+    prompt_tokens: int | None = None
+    computed_prompt_tokens: int | None = None
+    answers: int = 0
+    how: JsonDict = field(default_factory=dict)
+
+    @property
+    def cost(self) -> float | None:
+        """Computed prompt tokens of an answer, and its own tokens at four times their price; None if not counted.
+
+        Hosts commonly ask four times as much for a token written as for one read, and on one's own machine a written
+        token costs a pass of the model of its own.
+        """
+        if self.computed_prompt_tokens is None or self.tokens is None or not self.answers:
+            return None
+        return (self.computed_prompt_tokens + WRITTEN_TOKEN_PRICE * self.tokens) / self.answers
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """``arm`` minus ``against`` under one metric, on the same rows."""
 
-    arm: ArmName
-    against: ArmName
+    arm: str
+    against: str
     metric: str
     comparison: Comparison
 
@@ -61,6 +82,7 @@ class Difference:
             "difference": _rounded(compared.difference),
             "interval": _rounded_pair(compared.interval),
             "p_value": _rounded(compared.p_value),
+            "p_adjusted": _rounded(compared.p_adjusted),
             "confidence": compared.confidence,
             "different": compared.different,
             "wins": compared.wins,
@@ -79,19 +101,21 @@ class Evaluation:
         shape: the kind of answers.
         rows: number of held-out rows.
         arms: each arm in figures, in the order given.
-        differences: every other arm against base, and tuned against every other one, under the primary metric.
+        differences: every pair of arms, the one that costs more effort minus the other, under the primary metric;
+            p-values corrected over them.
         other_differences: the same pairs under the other metrics; not what the verdict rests on.
         examples: ``best`` and ``worst`` rows.
         answers: every row with all its answers and scores.
         not_measured: what is null in the figures, with the reason.
         method: how intervals and p-values were made.
         reference_most_common_share: share of rows, 0 to 1, that have the most frequent reference answer.
+        grounding: what the answers owe to the documents; None where there are none.
     """
 
     metrics: list[Metric]
     shape: TaskShape
     rows: int
-    arms: dict[ArmName, ArmSummary]
+    arms: dict[str, ArmSummary]
     differences: list[Difference]
     other_differences: list[Difference]
     examples: dict[str, list[JsonDict]]
@@ -99,13 +123,14 @@ class Evaluation:
     not_measured: list[JsonDict]
     method: JsonDict
     reference_most_common_share: float
+    grounding: JsonDict | None = None
 
     @property
     def metric(self) -> Metric:
         """The primary metric, on which the verdict rests."""
         return self.metrics[0]
 
-    def difference(self, arm: ArmName, against: ArmName, metric: str | None = None) -> Difference | None:
+    def difference(self, arm: str, against: str, metric: str | None = None) -> Difference | None:
         """One difference; ``metric`` None is the primary one. None where it was not made."""
         for one in [*self.differences, *self.other_differences]:
             if (one.arm, one.against, one.metric) == (arm, against, metric or self.metric.name):
@@ -125,6 +150,7 @@ class Evaluation:
             "examples": self.examples,
             "not_measured": self.not_measured,
             "method": self.method,
+            "grounding": self.grounding,
         }
 
 
@@ -137,7 +163,24 @@ def _summary_json(summary: ArmSummary) -> JsonDict:
         "most_common_share": _rounded(summary.most_common_share),
         "tokens": summary.tokens,
         "seconds": _rounded(summary.seconds),
+        "prompt_tokens": summary.prompt_tokens,
+        "per_1000_answers": _per_thousand(summary),
+        "how": summary.how,
     }
+
+
+def _per_thousand(summary: ArmSummary) -> JsonDict | None:
+    """What a thousand answers cost: tokens read, those of them computed, tokens written, seconds on this machine."""
+    if not summary.answers:
+        return None
+    totals = {
+        "prompt_tokens": summary.prompt_tokens,
+        "computed_prompt_tokens": summary.computed_prompt_tokens,
+        "tokens": summary.tokens,
+        "seconds": summary.seconds,
+    }
+    scale = PER_ANSWERS / summary.answers
+    return {name: None if total is None else round(total * scale, 1) for name, total in totals.items()}
 
 
 def _rounded(number: float | None) -> float | None:

@@ -1,6 +1,7 @@
 """The report of a run, three times the same: ``evaluation.json`` for programs, ``report.md``, ``report.html``.
 
-``evaluation.json`` holds the ``evaluation`` object of the run's result, with its ``verdict`` inside.
+``evaluation.json`` holds the ``evaluation`` object of the run's result, with its ``verdict`` inside,
+and its ``retention`` where that was measured.
 
 The page is one self-contained file: no script, no font, no image and no address to fetch; the browser is told to
 refuse any. All text that came from the user's data or from a model is escaped.
@@ -18,6 +19,7 @@ from typing import Any
 import jinja2
 
 from hone.evaluation.charts import Interval, curve_chart, interval_chart
+from hone.evaluation.report_retention import retention_context
 from hone.files import write_atomically
 from hone.types import JsonDict
 
@@ -35,6 +37,9 @@ DECISION_TITLES = {
     "ship": ("✓", "Ship", "good"),
     "do_not_ship": ("✕", "Do not ship", "bad"),
     "not_enough_evidence": ("?", "Not enough evidence", "open"),
+    "prompting_is_enough": ("=", "Prompting is enough", "open"),
+    "retrieval_is_enough": ("=", "Retrieval is enough", "open"),
+    "ship_with_retrieval": ("✓", "Ship, with retrieval", "good"),
 }
 LONGEST_TEXT = 1200
 _BYTE_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
@@ -63,6 +68,8 @@ def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
         StorageError: a file cannot be written.
     """
     stored = {**result["evaluation"], "verdict": result.get("verdict")}
+    if result.get("retention") is not None:
+        stored["retention"] = result["retention"]
     document = json.dumps(stored, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     environment = _environment()
     context = _context(result)
@@ -109,6 +116,8 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
         "differences": differences,
         "other_differences": [_difference_row(one, evaluation) for one in evaluation["other_differences"]],
         "metric_rows": _metric_rows(evaluation),
+        "grounding": evaluation.get("grounding"),
+        "grounding_rows": _grounding_rows(evaluation),
         "arm_chart": interval_chart([arm["interval_row"] for arm in arms], metric["title"]),
         "difference_chart": _difference_chart(differences, metric["title"]),
         "examples": [
@@ -116,7 +125,8 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
             ("Largest losses, or least gains", evaluation["examples"]["worst"]),
         ],
         "arm_titles": ARM_TITLES,
-        "answers": result.get("answers") or [],
+        "retention": retention_context(result.get("retention")),
+        "answers": _with_changes(result.get("answers") or [], evaluation, metric),
         "base_line": _base_line(result.get("base") or {}),
         "base": _flat(result.get("base") or {}),
         "data": result.get("data") or {},
@@ -129,6 +139,19 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
         "notes": list(result.get("notes") or []),
         "repeat": result.get("repeat"),
     }
+
+
+def _with_changes(
+    answers: Sequence[JsonDict], evaluation: Mapping[str, Any], metric: Mapping[str, Any]
+) -> list[JsonDict]:
+    """The rows with ``change``: whether the first difference's arm is better or worse on it, or the same."""
+    if not evaluation["differences"]:
+        return [{**row, "change": None} for row in answers]
+    arm, against = (evaluation["differences"][0][side] for side in ("arm", "against"))
+    sign = 1.0 if metric["higher_is_better"] else -1.0
+    changes = [sign * (row["scores"][arm] - row["scores"][against]) for row in answers]
+    words = ["better" if change > 0 else "worse" if change < 0 else "same" for change in changes]
+    return [{**row, "change": word} for row, word in zip(answers, words, strict=True)]
 
 
 def _base_line(base: Mapping[str, Any]) -> str:
@@ -154,6 +177,8 @@ def _arm_row(name: str, arm: Mapping[str, Any], digits: int) -> JsonDict:
         "stop_share": f"{arm['stop_share']:.0%}",
         "tokens": arm["tokens"],
         "seconds": arm["seconds"],
+        "per_thousand": arm.get("per_1000_answers") or {},
+        "how": _flat(arm.get("how") or {}),
         "interval_row": Interval(title, arm["score"], low, high, text, style),
     }
 
@@ -171,9 +196,25 @@ def _difference_row(one: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Js
         "higher_is_better": metric["higher_is_better"],
         "text": f"{one['difference']:+.{digits}f}",
         "interval_text": f"{low:+.{digits}f} to {high:+.{digits}f}" if low is not None else None,
-        "p_text": None if one["p_value"] is None else "< 0.001" if one["p_value"] < 0.001 else f"{one['p_value']:.3f}",
+        "p_text": _p_text(one["p_value"] if one.get("p_adjusted") is None else one["p_adjusted"]),
         "finding": finding,
     }
+
+
+def _p_text(p_value: float | None) -> str | None:
+    return None if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def _grounding_rows(evaluation: Mapping[str, Any]) -> list[JsonDict]:
+    """What each arm owes to the documents, as shares of 100."""
+    grounding = evaluation.get("grounding") or {"arms": {}}
+    return [
+        {
+            "title": ARM_TITLES.get(name, name),
+            **{key: None if one[key] is None else f"{one[key]:.0%}" for key in ("facts", "supported")},
+        }
+        for name, one in grounding["arms"].items()
+    ]
 
 
 def _difference_chart(differences: Sequence[Mapping[str, Any]], title: str) -> str | None:
@@ -251,8 +292,11 @@ def _shown(value: Any) -> str:
         large = f"{value:,.1f}".replace(",", "\u202f").removesuffix(".0")
         return large if abs(value) >= 100 else f"{value:.4g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        listed = ", ".join(_shown(item) for item in value[:MOST_LISTED]) or "none"
+        between = "; " if any(isinstance(item, Mapping) for item in value) else ", "
+        listed = between.join(_shown(item) for item in value[:MOST_LISTED]) or "none"
         return listed if len(value) <= MOST_LISTED else f"{listed}, … ({len(value)} in all)"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(key).replace('_', ' ')} {_shown(item)}" for key, item in value.items())
     return _clean(value)
 
 

@@ -53,6 +53,8 @@ class Comparison:
         ties: the rest.
         different: whether the interval leaves out 0 and ``p_value`` < 1 - ``confidence``.
         rows_needed: about how many rows in all would decide it; None if decided, or no effect to speak of.
+        p_adjusted: ``p_value`` corrected for the other comparisons made with it (``correction.py``); None where it
+            was not corrected.
     """
 
     difference: float
@@ -64,6 +66,7 @@ class Comparison:
     ties: int
     different: bool
     rows_needed: int | None
+    p_adjusted: float | None = None
 
 
 class PairedBootstrap:
@@ -130,6 +133,7 @@ class PairedBootstrap:
         higher_is_better: bool = True,
         bounds: tuple[float, float] | None = None,
         row_scores: Aggregate | None = None,
+        comparisons: int = 1,
     ) -> Comparison:
         """Judge one arm against another on the same rows.
 
@@ -141,6 +145,8 @@ class PairedBootstrap:
             bounds: least and greatest score; give None where both arms answer word for word the same, so that
                 the interval is [0, 0] and not merely "no difference seen so far".
             row_scores: how a single row is scored, for wins and losses; by default ``aggregate``.
+            comparisons: how many are made together. It raises ``rows_needed``, which is then also given where this
+                comparison alone would be decided, and touches nothing else.
         """
         score_row = row_scores or aggregate
         gains = (score_row(arm) - score_row(against)) * (1.0 if higher_is_better else -1.0)
@@ -152,8 +158,9 @@ class PairedBootstrap:
             interval = self._difference_interval(arm_units, against_units, aggregate, bounds)
             p_value = self._permutation_p(arm_units, against_units, aggregate)
             different = not interval[0] <= 0.0 <= interval[1] and p_value < 1.0 - self.confidence
-            if not different:
-                units = rows_needed(arm_units, against_units, aggregate, confidence=self.confidence)
+            if not different or comparisons > 1:
+                corrected = 1.0 - (1.0 - self.confidence) / comparisons
+                units = rows_needed(arm_units, against_units, aggregate, confidence=corrected)
                 needed = None if units is None else _rounded_up(units * self.rows / self.units)
         return Comparison(
             difference=float(difference),

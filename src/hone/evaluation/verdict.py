@@ -1,25 +1,27 @@
-"""What the comparison lets one say: ship, do not ship, or not enough evidence.
+"""What the comparison lets one say.
 
     ship                 the tuned arm is better than the base on the primary metric (see ``statistics.py`` for when
-                         two arms count as different)
-    do_not_ship          it is worse, or it does not end its answers: under half of them, where the base ends half
+                         two arms count as different), and no cheaper arm is as good
+    ship_with_retrieval  the same, with passages from the documents in its prompt
+    prompting_is_enough  the base with an instruction or examples is not worse, at no higher price
+    retrieval_is_enough  the base with passages is not worse
+    do_not_ship          it is worse or no better, or it does not end its answers: under half of them, where the base
+                         ends half
     not_enough_evidence  everything else; with about how many held-out rows would decide it
 
-What was not measured is listed, never assumed. Retention and the prompting and retrieval arms get their decisions
-(``prompting_is_enough``, ``retrieval_is_enough``, ``ship_with_retrieval``) here once they are measured.
+``choice.py`` says when an arm is better, not worse or cheaper. What was not measured is listed, never assumed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from hone.evaluation.choice import ARM_NAMES
+from hone.evaluation.decision import ArmsDecision, Decision, decide_between_arms
 from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
 from hone.types import ArmName, JsonDict
 
 __all__ = ["Decision", "Verdict", "decide"]
-
-Decision = Literal["ship", "do_not_ship", "not_enough_evidence"]
 
 LEAST_STOP_SHARE = 0.5
 WORRYING_STOP_SHARE = 0.9
@@ -27,7 +29,7 @@ FEW_ROWS = 20
 COLLAPSED_SHARE = 0.5
 COLLAPSED_FACTOR = 1.5
 
-_ARMS_TO_COME: tuple[tuple[ArmName, str], ...] = (
+_OTHER_ARMS: tuple[tuple[ArmName, str], ...] = (
     ("prompted", "whether an instruction to the base alone would do as well"),
     ("few_shot", "whether examples in the base's prompt would do as well"),
     ("retrieval", "whether passages from documents would do as well"),
@@ -39,7 +41,7 @@ class Verdict:
     """A decision and what led to it.
 
     Args:
-        decision: ship, do_not_ship or not_enough_evidence.
+        decision: one of those above.
         reason: one sentence with the figures.
         numbers: those figures, for programs.
         warnings: what else a reader should know before acting, one sentence each.
@@ -77,15 +79,18 @@ def decide(evaluation: Evaluation) -> Verdict:
         reason = "There is nothing to decide: tuned and base were not both evaluated."
         return _verdict("not_enough_evidence", reason, {"rows": evaluation.rows}, [], evaluation)
     base, tuned = evaluation.arms["base"], evaluation.arms["tuned"]
-    decision, reason = _decision(evaluation, base, tuned, difference)
+    found = _decision(evaluation, base, tuned, difference)
     numbers = {
         **difference.to_json(),
         "base": round(base.score, 6),
         "tuned": round(tuned.score, 6),
         "rows": evaluation.rows,
         "stop_share": {"base": round(base.stop_share, 6), "tuned": round(tuned.stop_share, 6)},
+        "arm": found.arm,
+        "scores": {name: round(evaluation.arms[name].score, 6) for name in ARM_NAMES if name in evaluation.arms},
     }
-    return _verdict(decision, reason, numbers, _warnings(evaluation, base, tuned), evaluation)
+    warnings = [*_warnings(evaluation, base, tuned), *found.warnings]
+    return _verdict(found.decision, found.reason, numbers, warnings, evaluation)
 
 
 def _verdict(
@@ -95,35 +100,20 @@ def _verdict(
     return Verdict(decision, reason, numbers, tuple(warnings), tuple(_not_measured(evaluation)), exit_code)
 
 
-def _decision(
-    evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary, difference: Difference
-) -> tuple[Decision, str]:
-    metric, compared = evaluation.metric, difference.comparison
-    digits = 3 if metric.name == "bits_per_byte" else 1
-    scores = f"{metric.title} {tuned.score:.{digits}f} against the base's {base.score:.{digits}f}"
+def _decision(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary, difference: Difference) -> ArmsDecision:
+    digits = 3 if evaluation.metric.name == "bits_per_byte" else 1
+    scores = f"{evaluation.metric.title} {tuned.score:.{digits}f} against the base's {base.score:.{digits}f}"
     rows = f"On {evaluation.rows} held-out row{'' if evaluation.rows == 1 else 's'}"
     if tuned.stop_share < LEAST_STOP_SHARE <= base.stop_share:
-        return "do_not_ship", (
+        reason = (
             f"{rows} the tuned model ended only {tuned.stop_share:.0%} of its answers by itself, where the base ended "
             f"{base.stop_share:.0%} ({scores})."
         )
-    if compared.interval is None or compared.p_value is None:
-        return "not_enough_evidence", f"{rows} there can be no interval ({scores}); more held-out rows are needed."
-    low, high = compared.interval
-    figures = (
-        f"difference {compared.difference:+.{digits}f}, {compared.confidence:.0%} interval {low:+.{digits}f} to "
-        f"{high:+.{digits}f}, {_p(compared.p_value)}"
-    )
-    if compared.different:
-        if (compared.difference > 0) == metric.higher_is_better:
-            return "ship", f"{rows} the tuned model is better: {scores} ({figures})."
-        return "do_not_ship", f"{rows} the tuned model is worse: {scores} ({figures})."
-    if compared.rows_needed is None:
-        remedy = "the difference is too small to say how many rows would decide it"
-    else:
-        more = max(1, compared.rows_needed - evaluation.rows)
-        remedy = f"about {more} more held-out row{'' if more == 1 else 's'} would decide it"
-    return "not_enough_evidence", f"{rows} it is undecided which is better: {scores} ({figures}); {remedy}."
+        return ArmsDecision("do_not_ship", reason, None)
+    if difference.comparison.interval is None:
+        reason = f"{rows} there can be no interval ({scores}); more held-out rows are needed."
+        return ArmsDecision("not_enough_evidence", reason, None)
+    return decide_between_arms(evaluation)
 
 
 def _warnings(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary) -> list[str]:
@@ -152,11 +142,12 @@ def _warnings(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary) -> li
 
 
 def _not_measured(evaluation: Evaluation) -> list[JsonDict]:
+    told = {one["what"] for one in evaluation.not_measured}
     missing = [{"what": "retention", "reason": "what the model forgot outside this task was not measured"}]
     missing += [
         {"what": arm, "reason": f"this arm was not run: {question} is not known"}
-        for arm, question in _ARMS_TO_COME
-        if arm not in evaluation.arms
+        for arm, question in _OTHER_ARMS
+        if arm not in evaluation.arms and arm not in told
     ]
     if evaluation.shape.kind in ("summary", "text"):
         missing.append(
@@ -166,7 +157,3 @@ def _not_measured(evaluation: Evaluation) -> list[JsonDict]:
             }
         )
     return missing + list(evaluation.not_measured)
-
-
-def _p(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"

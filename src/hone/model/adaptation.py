@@ -36,6 +36,7 @@ class Adaptation(Protocol):
     model: PreTrainedModel
     summary: str
     num_parts: int
+    has_strength: bool
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The tensors that the optimizer works on by name, float32."""
@@ -49,6 +50,13 @@ class Adaptation(Protocol):
 
     def refresh(self) -> None:
         """Bring into the model what follows from the parameters; after each change of them."""
+
+    def set_strength(self, strength: float) -> None:
+        """Scale what was trained; only where ``has_strength``. It is saved so.
+
+        Args:
+            strength: 0 is the base, 1 what was trained.
+        """
 
     def parts(self) -> dict[str, tuple[bool, bool]]:
         """(moved away from the base, finite) for each part that is trained, by name."""

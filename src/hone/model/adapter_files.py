@@ -66,6 +66,8 @@ def save_adapter(
         StorageError: no space or no permission; a folder that was there before is untouched.
     """
     layers = dict(adapted_layers(model))
+    strengths = {layer.strength for layer in layers.values()}
+    assert len(strengths) <= 1, "one alpha belongs to all layers, and so does one strength"
     tensors = {
         f"{TENSOR_PREFIX}{name}.{leaf}": tensor.float().cpu().contiguous()
         for name, layer in layers.items()
@@ -106,7 +108,8 @@ def _peft_config(model: nn.Module, layers: Mapping[str, LoraLinear], base_name: 
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
         "r": rank,
-        "lora_alpha": _number(first.scaling * rank),
+        # the strength is a part of it, so that whatever loads the adapter scales it as it was measured
+        "lora_alpha": _number(first.scale * rank),
         "lora_dropout": 0.0,
         "target_modules": _target_modules(model, set(layers)),
         "bias": "none",

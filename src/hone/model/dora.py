@@ -55,7 +55,7 @@ class DoraLinear(LoraLinear):
         return {**super().trainable(), "magnitude": self.magnitude}
 
     def stored(self) -> dict[str, Tensor]:
-        """The layer at its present strength, by PEFT's names."""
+        """The layer by PEFT's names, its lengths at the present strength; that of A and B belongs to the scaling."""
         return {**super().stored(), "lora_magnitude_vector": self._magnitude().detach()}
 
     def delta(self) -> Tensor:

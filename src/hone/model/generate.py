@@ -3,6 +3,10 @@
 A row's answer depends on its own prompt and on (seed, its index) alone, not on which rows stood beside it: each row
 draws from a generator of its own. (Sums in bfloat16 may still differ in the last bit with the batch's shape.)
 
+What all prompts of a batch begin with alike, a system message or an instruction, is computed once and its keys and
+values are copied to the rows, where every layer's cache keeps all positions (not with sliding windows: padding then
+stands between the opening and the rest, and a window counts positions of the cache).
+
 Shape legend: B rows of a batch, L length of the longest prompt, V vocabulary.
 """
 
@@ -13,10 +17,14 @@ from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from hone.model.sampling import SamplingSettings, choose_tokens, row_generator
 
-__all__ = ["Generation", "SamplingSettings", "generate", "stream"]
+__all__ = ["Generation", "SamplingSettings", "generate", "shared_opening", "stream"]
+
+# A shorter opening is not worth a pass of the model of its own.
+_SHORTEST_OPENING_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,14 @@ def stream(
         yield token
 
 
+def shared_opening(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with alike; each prompt keeps at least one token of its own."""
+    shortest = min(map(len, prompts), default=0)
+    first = prompts[0] if prompts else ()
+    alike = next((at for at in range(shortest) if any(prompt[at] != first[at] for prompt in prompts)), max(0, shortest))
+    return max(0, min(alike, shortest - 1))
+
+
 def _decode_batch(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -115,14 +131,29 @@ class _Decoder:
         self.indices = indices
         self.settings = settings
         self.generators = [row_generator(settings.seed, index) for index in indices]
-        longest = max(len(prompt) for prompt in prompts)
         device = model.device
-        padding = [longest - len(prompt) for prompt in prompts]
-        self.input_BL = torch.tensor(
-            [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)], device=device
-        )
-        self.mask_BL = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=device)
         self.cache = DynamicCache(config=model.config)
+        opening = self._compute_opening(prompts)
+        longest = max(len(prompt) for prompt in prompts) - opening
+        padding = [longest + opening - len(prompt) for prompt in prompts]
+        self.input_BL = torch.tensor(
+            [[0] * pad + list(prompt[opening:]) for pad, prompt in zip(padding, prompts, strict=True)], device=device
+        )
+        self.mask_BL = torch.tensor(
+            [[1] * opening + [0] * pad + [1] * (longest - pad) for pad in padding], device=device
+        )
+
+    @torch.inference_mode()
+    def _compute_opening(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Fill the cache with what all rows begin with; gives its length in tokens, 0 where nothing was computed."""
+        opening = shared_opening(prompts) if len(prompts) > 1 else 0
+        keeps_all = bool(self.cache.layers) and all(type(layer) is DynamicLayer for layer in self.cache.layers)
+        if opening < _SHORTEST_OPENING_TOKENS or not keeps_all:
+            return 0
+        ids_1L = torch.tensor([list(prompts[0][:opening])], device=self.model.device)
+        self.model(input_ids=ids_1L, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.cache.batch_repeat_interleave(len(prompts))
+        return opening
 
     @torch.inference_mode()
     def next_tokens(self) -> list[int]:

@@ -120,8 +120,8 @@ class LoraLinear(nn.Module):
         return bool(self.lora_B.detach().abs().max() > 0)
 
     def stored(self) -> dict[str, Tensor]:
-        """The layer at its present strength, by PEFT's names; A has as many rows as the stored rank."""
-        return {"lora_A.weight": self.lora_A.detach(), "lora_B.weight": self.lora_B.detach() * self.strength}
+        """The layer by PEFT's names; A has as many rows as the stored rank. The strength belongs to the scaling."""
+        return {"lora_A.weight": self.lora_A.detach(), "lora_B.weight": self.lora_B.detach()}
 
     def delta(self) -> Tensor:
         """The update as a float32 matrix [D_out, D_in], at the present strength."""

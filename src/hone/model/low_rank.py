@@ -28,6 +28,7 @@ class LowRankAdaptation:
     def __init__(self, model: PreTrainedModel, *, title: str) -> None:
         self.model = model
         self.num_parts = sum(1 for _ in adapted_layers(model))
+        self.has_strength = True
         self.summary = f"{title} on {self.num_parts} linear layers"
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -42,6 +43,11 @@ class LowRankAdaptation:
 
     def refresh(self) -> None:
         """Nothing follows from the parameters."""
+
+    def set_strength(self, strength: float) -> None:
+        """Scale the update of every layer; the rows of added tokens, which the base does not have, stay."""
+        for _, layer in adapted_layers(self.model):
+            layer.strength = strength
 
     def parts(self) -> dict[str, tuple[bool, bool]]:
         """(moved, finite) of each layer, and of the rows of added tokens."""

@@ -80,6 +80,7 @@ class PeftAdaptation:
         self._wrapped = wrapped
         self._start = {name: parameter.detach().clone() for name, parameter in self.parameters().items()}
         self.num_parts = len(self._start)
+        self.has_strength = False
         values = sum(tensor.numel() for tensor in self._start.values())
         self.summary = f"{title} by PEFT, {values} values in {self.num_parts} tensors"
         self.model.add_module(_SWITCH, _PeftSwitch(wrapped.base_model))
@@ -95,6 +96,10 @@ class PeftAdaptation:
 
     def refresh(self) -> None:
         """Nothing follows from the parameters."""
+
+    def set_strength(self, strength: float) -> None:
+        """Each method has a scale of its own kind, or none."""
+        raise AssertionError(f"no strength can be set ({strength}); has_strength says so")
 
     def parts(self) -> dict[str, tuple[bool, bool]]:
         """(moved, finite) of each tensor."""

@@ -69,9 +69,9 @@ class PissaLinear(LoraLinear):
         return not (torch.equal(self.lora_A, self.start_A) and torch.equal(self.lora_B, self.start_B))
 
     def stored(self) -> dict[str, Tensor]:
-        """The layer as plain LoRA of rank 2 R, at its present strength, by PEFT's names."""
+        """The layer as plain LoRA of rank 2 R, by PEFT's names; the strength belongs to the scaling."""
         down, up = self.factors()
-        return {"lora_A.weight": down.detach(), "lora_B.weight": up.detach() * self.strength}
+        return {"lora_A.weight": down.detach(), "lora_B.weight": up.detach()}
 
     def delta(self) -> Tensor:
         """The update as a float32 matrix [D_out, D_in], at the present strength."""

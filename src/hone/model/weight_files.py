@@ -40,6 +40,7 @@ class WeightAdaptation:
     def __init__(self, model: PreTrainedModel, weights: TrainedWeights, *, whole: bool) -> None:
         self.model = model
         self.num_parts = len(weights.weights)
+        self.has_strength = False
         values = sum(weight.numel() for weight in weights.weights.values())
         kind = "full fine-tuning" if whole else "partial fine-tuning"
         self.summary = f"{kind} of {values / 1e6:.1f}M weights in {self.num_parts} tensors"
@@ -58,6 +59,10 @@ class WeightAdaptation:
     def refresh(self) -> None:
         """Round the optimizer's copies into the model."""
         self._weights.refresh()
+
+    def set_strength(self, strength: float) -> None:
+        """The weights themselves were trained; there is no update beside them to scale."""
+        raise AssertionError(f"no strength can be set ({strength}); has_strength says so")
 
     def parts(self) -> dict[str, tuple[bool, bool]]:
         """(moved, finite) of each tensor."""

@@ -277,8 +277,7 @@ def default_learning_rate(num_parameters: int) -> float:
 
 
 def _batch_size(rows: int) -> int:
-    # Small data sets need steps more than they need smooth gradients; large ones can afford both. Eight rows take less
-    # than twice the time of four, so that the same time buys more passes.
+    # Small data sets need steps more than they need smooth gradients; large ones can afford both.
     if rows < 16:
         return 2
     return 4 if rows < 64 else 8 if rows < 2000 else 16

@@ -1,13 +1,13 @@
-"""Evaluation: every arm answers the same held-out rows, and the difference is judged with its interval.
+"""Evaluation: every arm answers the same held-out rows, and the differences are judged with their intervals.
 
-Base and tuned share one model in memory: the adapter is switched off for the base, so that nothing else can differ.
+What each arm is asked is ``contest.py``'s, who answers ``arm_answers.py``'s, and what the answers are worth
+``evaluation/``'s business. Here the parts are put together.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,28 +16,37 @@ from hone.data.ledger import Ledger
 from hone.data.loader import load_examples
 from hone.data.split import prompt_key
 from hone.engine.events import Event, Recorder
-from hone.errors import ConfigError, DataError
+from hone.errors import ConfigError, DataError, TemplateError
 from hone.evaluation.arms import ArmResult, evaluate_arms
-from hone.evaluation.likelihood import answer_bits
+from hone.evaluation.forgetting import with_retention
+from hone.evaluation.grounding import measure_grounding
 from hone.evaluation.shape import TaskShape, detect_shape
 from hone.evaluation.verdict import Verdict, decide
-from hone.model.generate import Generation, SamplingSettings, generate
-from hone.model.lora import adapter_disabled
+from hone.model.endpoint import parse_endpoint
 from hone.proof.invariant import Invariant
 from hone.proof.postflight import check_stops
-from hone.recipe.inference import Answerer, load_answerer, training_path
+from hone.recipe.answer_cache import cache_folder
+from hone.recipe.arm_answers import ArmAnswers, endpoint_result
+from hone.recipe.contest import Contender, open_documents, possible_arms, prepare, retrieved, unanswerable
+from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.reproving import measure_merged, measure_reloaded
+from hone.recipe.retention import measure_retention
 from hone.recipe.rows import last_user_text, render_rows
-from hone.types import ArmName, Example, JsonDict, TokenSequence
+from hone.recipe.shots import TrainingRows, read_training_rows
+from hone.retrieval import PassageIndex
+from hone.types import ArmName, Example, JsonDict
 
 __all__ = ["EvaluationResult", "evaluate"]
+
+Note = Callable[[str], None]
 
 # Answers may run half as long again as the longest one trained on, so that a model that rambles is seen to.
 _ANSWER_ROOM = 1.5
 _SHORTEST_LIMIT_TOKENS = 32
 _LIMIT_TOKENS = 512
 _BASE_LIMIT_TOKENS = 256
-_NOT_YET = "this version of hone measures the arms base and tuned"
+# Bits per byte compares models that read the same prompt; of the other arms it is measured where it decides.
+_ARMS_WITH_BITS = frozenset({"base", "tuned"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,7 @@ class EvaluationResult:
         proof: invariants 10, 11 and 12, where a tuned model answered.
         settings: how answers were made, to repeat them.
         data: row counts of the held-out rows.
+        retention: what is left of the base's general ability; None where it was not measured.
     """
 
     evaluation: JsonDict
@@ -59,6 +69,7 @@ class EvaluationResult:
     proof: list[Invariant]
     settings: JsonDict
     data: JsonDict
+    retention: JsonDict | None = None
 
 
 def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> EvaluationResult:
@@ -76,40 +87,82 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     def note(text: str) -> None:
         recorder.record(Event("note", {"text": text}))
 
+    def progress(arm: str, task: str, done: int) -> None:
+        recorder.record(Event("progress", {"task": f"{arm}: {task}", "done": done, "total": len(examples)}))
+
+    further = [(text, parse_endpoint(text)) for text in config.against or ()]
+    documents = open_documents(config.documents, home=home)
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.version}"}))
     answerer = load_answerer(
         config.version, home=home, device=config.device, dtype=config.dtype, note=note,
         refuse_changed=not _is_run_folder(config.version),
     )  # fmt: skip
-    arms = _arms(config.arms, answerer)
-    source = _rows_of(config, answerer)
-    loaded = load_examples(source, mapping=config.mapping, limit=config.limit)
-    examples, _ = render_rows([_last_turn_alone(e) for e in loaded.examples], answerer.renderer, loaded.ledger)
-    _require_rows(examples, loaded.ledger, source)
-    sequences = [answerer.renderer.render(example).sequences[-1] for example in examples]
-    references = [example.answer for example in examples]
-    limit = config.max_new_tokens or _limit(answerer, sequences)
-
+    rows = read_training_rows(answerer)
+    arms, missing = possible_arms(
+        _wanted(config, answerer), answerer, rows=rows, instruction=config.instruction, documents=documents
+    )
+    examples, data = _held_out(config, answerer)
+    limit = config.max_new_tokens or _limit(answerer)
+    shape = _shape(answerer, examples)
     proof = measure_reloaded(answerer)
-    results = [_answer(arm, answerer, examples, sequences, limit, recorder) for arm in arms]
+    answers = ArmAnswers(answerer, limit, cache_folder(home) if config.cache else None, progress)
+    contest = _Contest(answers, examples, shape, rows, config.instruction, documents)
+    results, refused = contest.results(arms, asked_for=config.arms is not None, metric=config.metric)
+    results += [
+        endpoint_result(endpoint, examples, limit_tokens=limit, progress=progress)
+        if endpoint is not None
+        else _other_version(text, config, home, answers, examples, note)
+        for text, endpoint in further
+    ]
+    _require_different_names(results)
     evaluation = evaluate_arms(
-        _shape(answerer, examples),
-        references,
+        shape,
+        [example.answer for example in examples],
         [last_user_text(example) for example in examples],
         results,
         metric=config.metric,
         seed=config.seed,
         clusters=[prompt_key(example) for example in examples],
         row_numbers=[example.row for example in examples],
+        grounding=_grounding(shape, examples, results, documents),
+        not_run=[*missing, *refused],
     )
+    verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
     tuned = next((result for result in results if result.arm == "tuned"), None)
+    if tuned is not None and verdict is not None and config.probes:
+        verdict, retention = _with_retention(verdict, config, answerer, examples, home, recorder)
     if tuned is not None:
         # last, because merging makes the model a plain one
         proof += [*measure_merged(answerer), check_stops(tuned.stopped)]
-    verdict = decide(evaluation) if answerer.is_tuned else None
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
-    data = {"source": source, **loaded.ledger.summary()}
-    return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data)
+    return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data, retention)
+
+
+def _held_out(config: EvaluateConfig, answerer: Answerer) -> tuple[list[Example], JsonDict]:
+    """The rows that every arm answers, and how many there were."""
+    source = _rows_of(config, answerer)
+    loaded = load_examples(source, mapping=config.mapping, limit=config.limit)
+    examples, _ = render_rows([_last_turn_alone(e) for e in loaded.examples], answerer.renderer, loaded.ledger)
+    _require_rows(examples, loaded.ledger, source)
+    return examples, {"source": source, **loaded.ledger.summary()}
+
+
+def _with_retention(
+    verdict: Verdict,
+    config: EvaluateConfig,
+    answerer: Answerer,
+    examples: Sequence[Example],
+    home: Path,
+    recorder: Recorder,
+) -> tuple[Verdict, JsonDict]:
+    """What is left of the base's general ability, and the verdict that knows it."""
+    started = time.perf_counter()
+    measured = measure_retention(
+        answerer, keep=config.keep, per_skill=config.probes, files=config.retention or (),
+        domain_answers=[example.answer for example in examples], home=home, recorder=recorder, seed=config.seed,
+    )  # fmt: skip
+    took = {"seconds": round(time.perf_counter() - started, 3), "strength": answerer.notes.get("strength")}
+    return with_retention(verdict, measured), measured.to_json() | took
 
 
 def _is_run_folder(reference: str) -> bool:
@@ -117,17 +170,94 @@ def _is_run_folder(reference: str) -> bool:
     return (Path(reference) / "run.json").is_file()
 
 
-def _arms(wanted: Sequence[ArmName] | None, answerer: Answerer) -> list[ArmName]:
-    possible: list[ArmName] = ["base", "tuned"] if answerer.is_tuned else ["base"]
-    missing = [arm for arm in wanted or () if arm not in possible]
-    if missing:
-        raise ConfigError(
-            f"{', '.join(missing)} cannot answer here",
-            where="--arms",
-            why=_NOT_YET if answerer.is_tuned else f"{answerer.name} is a base, so there is nothing tuned",
-            remedy=f"use --arms {','.join(possible)}",
+def _wanted(config: EvaluateConfig, answerer: Answerer) -> Sequence[ArmName] | None:
+    """The arms as given; of a base by itself only what the user gave something for."""
+    if config.arms is not None or answerer.is_tuned:
+        return config.arms
+    own: list[ArmName] = ["base"]
+    own += ["prompted"] if config.instruction else []
+    own += ["retrieval"] if config.documents else []
+    return own
+
+
+@dataclass(frozen=True, slots=True)
+class _Contest:
+    """The version's own arms on its rows."""
+
+    answers: ArmAnswers
+    examples: Sequence[Example]
+    shape: TaskShape
+    rows: TrainingRows
+    instruction: str | None
+    documents: PassageIndex | None
+
+    def results(
+        self, arms: Sequence[ArmName], *, asked_for: bool, metric: str | None
+    ) -> tuple[list[ArmResult], list[dict[str, str]]]:
+        """Each arm's answers; an arm whose prompts the template refuses is told, unless the user asked for it."""
+        results: list[ArmResult] = []
+        refused: list[dict[str, str]] = []
+        for arm in arms:
+            try:
+                contender = self._prepared(arm)
+            except TemplateError as error:
+                if asked_for or arm in _ARMS_WITH_BITS:
+                    raise
+                refused.append(unanswerable(error, arm))
+                continue
+            with_bits = arm in _ARMS_WITH_BITS or metric == "bits_per_byte"
+            results.append(self.answers.result(contender, with_bits=with_bits))
+        return results, refused
+
+    def _prepared(self, arm: ArmName) -> Contender:
+        return prepare(
+            arm,
+            self.answers.answerer,
+            self.examples,
+            limit_tokens=self.answers.limit_tokens,
+            shape=self.shape,
+            rows=self.rows,
+            instruction=self.instruction,
+            documents=self.documents,
+            bits_per_byte=self.answers.base_bits_per_byte,
         )
-    return list(wanted) if wanted else possible
+
+
+def _other_version(
+    name: str, config: EvaluateConfig, home: Path, own: ArmAnswers, examples: Sequence[Example], note: Note
+) -> ArmResult:
+    """Another version or base on the same rows, loaded beside the first."""
+    other = load_answerer(name, home=home, device=config.device, dtype=config.dtype, note=note)
+    answers = replace(own, answerer=other)
+    nothing = TrainingRows((), ())
+    contest = _Contest(answers, examples, _shape(other, examples), nothing, None, None)
+    contender = contest._prepared("tuned" if other.is_tuned else "base")
+    contender = replace(contender, how={"model": other.name, "base": other.base.name})
+    return answers.result(contender, name=other.name, with_bits=True)
+
+
+def _require_different_names(results: Sequence[ArmResult]) -> None:
+    names = [result.arm for result in results]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"{', '.join(twice)} would answer twice", where="--against", remedy="name each other version once"
+        )
+
+
+def _grounding(
+    shape: TaskShape, examples: Sequence[Example], results: Sequence[ArmResult], documents: PassageIndex | None
+) -> JsonDict | None:
+    if documents is None:
+        return None
+    return measure_grounding(
+        shape,
+        [last_user_text(example) for example in examples],
+        [example.answer for example in examples],
+        {result.arm: result.predictions for result in results},
+        documents.passages,
+        retrieved(documents, examples),
+    )
 
 
 def _rows_of(config: EvaluateConfig, answerer: Answerer) -> str:
@@ -168,48 +298,8 @@ def _shape(answerer: Answerer, examples: Sequence[Example]) -> TaskShape:
     return TaskShape(stored["kind"], tuple(stored["labels"]), stored["reason"])
 
 
-def _limit(answerer: Answerer, sequences: Sequence[TokenSequence]) -> int:
+def _limit(answerer: Answerer) -> int:
     longest: int | None = answerer.notes.get("longest_answer_tokens")
     if longest is None:
         return _BASE_LIMIT_TOKENS
     return min(_LIMIT_TOKENS, max(_SHORTEST_LIMIT_TOKENS, round(_ANSWER_ROOM * longest)))
-
-
-def _answer(
-    arm: ArmName,
-    answerer: Answerer,
-    examples: Sequence[Example],
-    sequences: Sequence[TokenSequence],
-    limit: int,
-    recorder: Recorder,
-) -> ArmResult:
-    def progress(task: str, done: int) -> None:
-        recorder.record(Event("progress", {"task": f"{arm}: {task}", "done": done, "total": len(examples)}))
-
-    if answerer.base_renderer is not None and arm == "base":
-        sequences = [answerer.base_renderer.render(example).sequences[-1] for example in examples]
-    model = answerer.base.model
-    switch: AbstractContextManager[None] = adapter_disabled(model) if arm == "base" else nullcontext()
-    prompts = [answerer.prompt(example.messages[:-1], list(map(dict, example.tools)), arm=arm) for example in examples]
-    with switch:
-        started = time.perf_counter()
-        answers: list[Generation] = generate(
-            model,
-            prompts,
-            stop_ids=answerer.renderer_of(arm).stop_ids,
-            settings=SamplingSettings(max_new_tokens=limit),
-            on_done=lambda done: progress("answers", done),
-        )
-        seconds = time.perf_counter() - started
-        forward, attention = training_path(model, reference=answerer.reference_path)
-        with attention:
-            bits = answer_bits(model, sequences, forward=forward, on_done=lambda done: progress("likelihood", done))
-    return ArmResult(
-        arm=arm,
-        predictions=[answerer.text(answer.ids).strip() for answer in answers],
-        stopped=[answer.stopped for answer in answers],
-        output_tokens=[len(answer.ids) for answer in answers],
-        seconds=round(seconds, 3),
-        bits=bits,
-        reference_bytes=[max(1, len(example.answer.encode())) for example in examples],
-    )

@@ -26,7 +26,7 @@ from hone.proof.invariant import Invariant
 from hone.recipe.audit import audit_file, describe_warnings, require_usable
 from hone.recipe.model_card import write_model_card
 from hone.recipe.reporting import write_run_report
-from hone.recipe.run_files import describe_documents, held_out_file, store_proof
+from hone.recipe.run_files import describe_documents, held_out_file, say_what_was_used, store_proof
 from hone.recipe.sft import SftResult, train_sft
 from hone.registry.names import check_name, version_name_for
 from hone.registry.provenance import describe_code
@@ -38,6 +38,9 @@ from hone.types import JsonDict
 __all__ = ["RESULT_SCHEMA", "open_interrupted_run", "run", "train"]
 
 RESULT_SCHEMA = 1
+_EVALUATION_OPTIONS = (
+    "metric", "max_new_tokens", "device", "dtype", "arms", "instruction", "documents", "keep", "probes", "retention",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ def run(
         _store_audit(work, audit)
         trained = train_sft(
             config, loaded, folder=work.folder, home=home, recorder=work.recorder, held_out_data=held_out_data,
-            held_out=config.held_out, resume_from=work.checkpoint, should_stop=should_stop, parallel=parallel,
+            held_out=config.held_out, keep=config.keep if config.probes else "off", resume_from=work.checkpoint,
+            should_stop=should_stop, parallel=parallel,
         )  # fmt: skip
         if not parallel.is_first:
             return {}
@@ -97,8 +101,9 @@ def run(
             "status": version.status,
             "evaluation": answered["evaluation"],
             "verdict": answered["verdict"],
+            "retention": answered["retention"],
             "generation": answered["generation"] | {"model": version.reference},
-            "documents": documents,
+            "documents": say_what_was_used(documents, answered["evaluation"]),
             "report": str(work.folder.report_html),
         }
         write_run_report(work.folder, trained.config, result, answers=answered["answers"])
@@ -267,8 +272,9 @@ def _evaluate_in_fresh_process(config: RunConfig, folder: RunFolder, home: Path)
     """The adapter as a user would load it: another process that has only the files."""
     command = [sys.executable, "-m", "hone", "evaluate", str(folder.path), str(held_out_file(folder)), "--json"]
     command += ["--seed", str(config.seed)]
-    for option in ("metric", "max_new_tokens", "device", "dtype"):
+    for option in _EVALUATION_OPTIONS:
         value = getattr(config, option)
+        value = ",".join(value) if isinstance(value, tuple) else value
         if value is not None:
             command += [f"--{option.replace('_', '-')}", str(value)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False, env={**os.environ, "HONE_HOME": str(home)})

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hone.config.load import dump_resolved
 from hone.config.schema import TrainConfig
 from hone.data.formats import example_to_openai
 from hone.engine.loop import LoopResult
-from hone.errors import ConfigError
 from hone.files import sha256_file, write_atomically, write_json
 from hone.model.adaptation import Adaptation
 from hone.model.fast_layers import FastLayers
@@ -23,6 +22,7 @@ from hone.planning.choose import TrainingChoices
 from hone.proof.invariant import Invariant
 from hone.recipe.rows import PreparedRows
 from hone.registry.runs import RunFolder
+from hone.retrieval import list_documents, read_documents
 from hone.types import JsonDict
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "describe_documents",
     "describe_training",
     "held_out_file",
+    "say_what_was_used",
     "store_inputs",
     "store_proof",
 ]
@@ -168,19 +169,27 @@ def describe_training(
 def describe_documents(folder: Path | None) -> JsonDict | None:
     """Names and hashes of the documents that the user gave.
 
+    Every document is read too, so that what cannot be read is found before the training and not after it.
+
     Raises:
-        ConfigError: there is no such folder, or it holds no file.
+        HoneError: as for :func:`hone.retrieval.read_documents`.
     """
     if folder is None:
         return None
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    if not files:
-        raise ConfigError(
-            f"{folder} is no folder with documents in it", where="--documents", remedy="name a folder of text files"
-        )
-    return {
-        "folder": str(folder),
-        "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
-        "used": False,
-        "reason": "the arms retrieval and tuned_retrieval are not measured by this version of hone",
-    }
+    read_documents(folder)
+    files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in list_documents(folder)}
+    return {"folder": str(folder), "files": files}
+
+
+def say_what_was_used(documents: JsonDict | None, evaluation: Mapping[str, Any]) -> JsonDict | None:
+    """The ``documents`` object of a run's result: whether an arm of the evaluation has read them.
+
+    Args:
+        documents: as :func:`describe_documents` gave it.
+        evaluation: the ``evaluation`` object.
+    """
+    if documents is None:
+        return None
+    readers = [arm for arm in ("retrieval", "tuned_retrieval") if arm in evaluation["arms"]]
+    reason = f"read by the arms {' and '.join(readers)}" if readers else "no arm that reads them was asked for"
+    return {**documents, "used": bool(readers), "reason": reason}

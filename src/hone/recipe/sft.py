@@ -20,6 +20,7 @@ from hone.engine.parallel import ALONE, Parallel
 from hone.engine.sharding import shard_model
 from hone.engine.step import mean_loss
 from hone.evaluation.shape import detect_shape
+from hone.evaluation.strength import StrengthChoice
 from hone.files import require_free_space
 from hone.model.adaptation import Adaptation
 from hone.model.allocator import keep_freed_memory
@@ -47,8 +48,9 @@ from hone.recipe.planner import choose_numbers
 from hone.recipe.proving import check_before, probe_files
 from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
 from hone.recipe.run_files import PROBE_FILE, describe_base, describe_data, describe_training, store_inputs, store_proof
+from hone.recipe.strength import material_for_sweep, set_kept_strength
 from hone.registry.runs import RunFolder
-from hone.types import Example, JsonDict
+from hone.types import Example, JsonDict, Keep
 
 __all__ = ["SftResult", "train_sft"]
 
@@ -108,6 +110,7 @@ def train_sft(
     recorder: Recorder,
     held_out_data: LoadedData | None = None,
     held_out: float | int | None = 0,
+    keep: Keep = "off",
     resume_from: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     parallel: Parallel = ALONE,
@@ -122,6 +125,7 @@ def train_sft(
         recorder: receives events.
         held_out_data: rows of the comparison, from a file of their own.
         held_out: rows to set aside for the comparison instead; 0 for none, None to choose.
+        keep: how much general ability the strength may cost; ``off`` saves what was trained at full strength.
         resume_from: the checkpoint to go on from; None begins anew.
         should_stop: asked after each step.
         parallel: the processes that train together. Each reads everything; the first one alone writes.
@@ -178,6 +182,9 @@ def train_sft(
     forward, path = training_path(base.model, reference=config.reference_path, fast=not place.sharded)
     job = _Job(config, base, renderer, rows, choices, folder, recorder, forward, adaptation, new_tokens, parallel)
     keep_freed_memory()
+    material = material_for_sweep(
+        keep, adaptation, base, renderer, home=home, parallel=parallel, sharded=place.sharded, recorder=recorder
+    )
     with path as fast_layers:
         before = _check_before(job, sharded=place.sharded)
         if place.sharded:
@@ -190,7 +197,11 @@ def train_sft(
         started = time.perf_counter()
         result = _train(job, resume_from=resume_from, should_stop=should_stop)
         seconds = time.perf_counter() - started
-        after = _save(job, result)
+        strength = set_kept_strength(
+            keep, adaptation, material, rows.rendered(rows.validation), forward=job.forward, recorder=recorder,
+            should_stop=should_stop, parallel=parallel,
+        )  # fmt: skip
+        after = _save(job, result, strength)
     proof = [*before, after]
     if parallel.is_first:
         store_proof(folder, proof)
@@ -198,7 +209,7 @@ def train_sft(
         base=base_facts,
         data=describe_data(rows),
         training=describe_training(config, result, base, adaptation, fast_layers)
-        | {"devices": parallel.world_size, "sharded": place.sharded}
+        | {"devices": parallel.world_size, "sharded": place.sharded, "strength": strength.value}
         | {"plan": planned.compare(result, seconds=seconds) if planned else None},
         manifest=rows.manifest,
         proof=proof,
@@ -271,7 +282,7 @@ def _train(job: _Job, *, resume_from: Checkpoint | None, should_stop: Callable[[
         )
 
 
-def _save(job: _Job, result: LoopResult) -> Invariant:
+def _save(job: _Job, result: LoopResult, strength: StrengthChoice) -> Invariant:
     """Write adapter and probe; what a loader must know stands beside the adapter."""
     base, progress = job.base, result.progress
     moved = check_training(
@@ -291,6 +302,8 @@ def _save(job: _Job, result: LoopResult) -> Invariant:
         "longest_answer_tokens": max(sequence.num_supervised for sequence in sequences),
         "shape": detect_shape([e.answer for e in train_rows], [last_user_text(e) for e in train_rows]).to_json(),
         "reference_path": job.config.reference_path,
+        # folded into lora_alpha already; divided by it, alpha is what it was in training
+        "strength": strength.to_json(),
         "system_prompt": _common_system_prompt(train_rows),
         **({} if job.new_tokens is None else {"added_tokens": job.new_tokens.texts}),
         **({} if job.config.quantize is None else {"quantize": job.config.quantize}),

@@ -175,7 +175,9 @@ class AnswerSet:
         return self._text_logprobs(tokens, len(prefix))
 
     def _token_text(self, token: int) -> str:
-        return self.request.model.renderer.token_text(token)
+        """Text of a token; its id where it is a part of a character alone."""
+        text = self.request.model.renderer.token_text(token)
+        return f"token_id:{token}" if "\ufffd" in text else text
 
     def _chat_logprob(self, token: RowToken) -> JsonDict:
         assert token.token is not None
@@ -185,7 +187,8 @@ class AnswerSet:
 
     def _one_logprob(self, token: int, logprob: float) -> JsonDict:
         text = self._token_text(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode(errors="replace"))}
+        known = None if text == f"token_id:{token}" else list(text.encode(errors="replace"))
+        return {"token": text, "logprob": logprob, "bytes": known}
 
     def _text_logprobs(self, tokens: Sequence[RowToken], offset: int) -> JsonDict:
         texts = [self._token_text(token.token) for token in tokens if token.token is not None]

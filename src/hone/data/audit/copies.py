@@ -159,18 +159,24 @@ def _offset(number: int) -> int | None:
 
 def _equal_faults(group: Sequence[tuple[int, ...]]) -> Iterator[Fault]:
     """Faults of rows with one prompt: in the order of the file, each later one against the first like it."""
-    first_prompt: int | None = None
-    first_of: dict[int, int] = {}
+    first_prompt: tuple[int, int] | None = None
+    first_of: dict[int, tuple[int, int]] = {}
     for _, answer, row, line, offset, _ in sorted(group, key=lambda one: one[2]):
         place = {"row": row, "line": line, "offset": _offset(offset)}
         if answer in first_of:
-            yield Fault.of("duplicate", f"the same as line {first_of[answer]}", **place)  # type: ignore[arg-type]
+            yield Fault.of("duplicate", f"the same as {_named(first_of[answer], line)}", **place)  # type: ignore[arg-type]
             continue
         if first_prompt is not None:
-            message = f"another answer than line {first_prompt} gives to the same prompt"
+            message = f"another answer than {_named(first_prompt, line)} gives to the same prompt"
             yield Fault.of("conflicting_answers", message, **place)  # type: ignore[arg-type]
-        first_of[answer] = line
-        first_prompt = line if first_prompt is None else first_prompt
+        first_of[answer] = (row, line)
+        first_prompt = (row, line) if first_prompt is None else first_prompt
+
+
+def _named(first: tuple[int, int], line: int) -> str:
+    """How a fault on ``line`` names an earlier row; rows of one JSON document may share a line."""
+    row, its_line = first
+    return f"line {its_line}" if its_line != line else f"row {row}"
 
 
 def _near_faults(prompts: Sequence[str], places: Sequence[Place]) -> Iterator[Fault]:

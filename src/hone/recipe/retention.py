@@ -1,0 +1,209 @@
+"""Retention of a version: base and tuned model on general questions, prompts and prose, from one load.
+
+What the base alone does is measured once for each base and kept in the home folder (``base_cache.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hone.engine.events import Event, Recorder
+from hone.errors import TemplateError
+from hone.evaluation.brittleness import Brittleness, measure_brittleness
+from hone.evaluation.divergence import answer_divergence
+from hone.evaluation.likelihood import answer_bits
+from hone.evaluation.probe_scores import LogitsForward, RenderedItem, render_item, score_items
+from hone.evaluation.probes.item import ProbeItem
+from hone.evaluation.probes.question_files import read_questions
+from hone.evaluation.probes.suite import general_prompts, probe_suite
+from hone.evaluation.retention import Likelihoods, QuestionResult, Retention, judge_questions, judge_retention
+from hone.model.forward import Forward, packed_logits, packed_logprobs, padded_logits
+from hone.model.generate import SamplingSettings, generate
+from hone.model.lora import adapter_disabled
+from hone.recipe.base_cache import cached_figures
+from hone.recipe.general import GENERAL_ANSWER_TOKENS, GeneralMaterial, base_key, general_material
+from hone.recipe.inference import Answerer, training_path
+from hone.types import JsonDict, Keep, TokenSequence
+
+__all__ = ["logits_of", "measure_retention"]
+
+_MOST_TURNED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Measurement:
+    """What the parts of one measurement share."""
+
+    answerer: Answerer
+    material: GeneralMaterial
+    forward: Forward
+    logits: LogitsForward
+    home: Path
+    recorder: Recorder
+
+    def progress(self, task: str, total: int) -> Callable[[int], None]:
+        return _progress(self.recorder, task, total)
+
+    def base_figures(self, what: str, texts: object, measure: Callable[[], JsonDict]) -> JsonDict:
+        """Of the base on this path, measured or remembered."""
+        base = self.answerer.base
+        key = (what, *base_key(base, self.answerer.renderer_of("base")), self.forward.__name__, texts)
+
+        def measured() -> JsonDict:
+            with adapter_disabled(base.model):
+                return measure()
+
+        return cached_figures(self.home, key, measured)
+
+
+def _progress(recorder: Recorder, task: str, total: int) -> Callable[[int], None]:
+    return lambda done: recorder.record(Event("progress", {"task": task, "done": done, "total": total}))
+
+
+def measure_retention(
+    answerer: Answerer,
+    *,
+    keep: Keep,
+    per_skill: int,
+    files: Sequence[str],
+    domain_answers: Sequence[str],
+    home: Path,
+    recorder: Recorder,
+    seed: int = 0,
+) -> Retention:
+    """Measure what is left of the base's general ability.
+
+    Args:
+        answerer: a tuned model.
+        keep: how much loss is acceptable.
+        per_skill: questions of each skill of hone's own suite.
+        files: further questions (docs/retention.md).
+        domain_answers: reference answers, by which answers of the domain are known.
+        home: hone's home folder.
+        recorder: receives progress.
+        seed: of the resamples.
+
+    Raises:
+        DataError: a file of questions cannot be used.
+        StorageError: what the base does cannot be kept.
+    """
+    sets = [("probes", probe_suite(per_skill))] + [(Path(path).name, read_questions(path)) for path in files]
+    base, renderer = answerer.base, answerer.renderer_of("base")
+    recorder.record(Event("stage", {"name": "retention", "detail": "general questions, prompts and prose"}))
+    told = _progress(recorder, "base: general prompts", len(general_prompts()))
+    material = general_material(base, renderer, home=home, on_done=told)
+    brittleness, turned = _brittleness(answerer, material, domain_answers, recorder)
+    forward, attention = training_path(base.model, reference=answerer.reference_path)
+    shared = _Measurement(answerer, material, forward, logits_of(forward), home, recorder)
+    not_measured: list[JsonDict] = []
+    if brittleness is None:
+        reason = f"{len(domain_answers)} reference answers are too few to know the domain by"
+        not_measured.append({"what": "brittleness", "reason": reason})
+    with attention:
+        questions = [_questions(shared, name, items, seed, not_measured) for name, items in sets]
+        return judge_retention(
+            keep,
+            questions=[one for one in questions if one is not None],
+            own_answers=_own_answers(shared),
+            general_text=_general_text(shared),
+            brittleness=brittleness,
+            turned=turned,
+            not_measured=not_measured,
+            seed=seed,
+        )
+
+
+def logits_of(forward: Forward) -> LogitsForward:
+    """The forward pass to all logits that goes with one to log-probabilities."""
+    return packed_logits if forward is packed_logprobs else padded_logits
+
+
+def _questions(
+    shared: _Measurement, name: str, items: Sequence[ProbeItem], seed: int, not_measured: list[JsonDict]
+) -> QuestionResult | None:
+    rendered, refused = _rendered(shared.answerer, items)
+    if refused:
+        reason = f"the template refuses them, or they are longer than the context (the first: {refused[0]})"
+        not_measured.append({"what": f"{len(refused)} of {len(items)} questions of {name}", "reason": reason})
+    if not rendered:
+        return None
+    model, asked = shared.answerer.base.model, [one.item for one in rendered]
+    total = sum(len(one.sequences) for one in rendered)
+
+    def right(arm: str) -> list[bool]:
+        done = shared.progress(f"{arm}: {name}", total)
+        return score_items(model, rendered, forward=shared.forward, logits=shared.logits, on_done=done)
+
+    base = shared.base_figures("questions", asked, lambda: {"right": right("base")})
+    return judge_questions(name, asked, base["right"], right("tuned"), seed=seed)
+
+
+def _rendered(answerer: Answerer, items: Sequence[ProbeItem]) -> tuple[list[RenderedItem], list[str]]:
+    rendered, refused = [], []
+    renderer, base = answerer.renderer_of("base"), answerer.base
+    for item in items:
+        try:
+            one = render_item(item, renderer, lambda text: list(base.tokenizer(text)["input_ids"]))
+        except TemplateError as error:
+            refused.append(error.what)
+            continue
+        longest = max(len(sequence.ids) for sequence in one.sequences)
+        if longest > base.context_length:
+            refused.append(f"{longest} tokens, where {base.context_length} can be read")
+        else:
+            rendered.append(one)
+    return rendered, refused
+
+
+def _own_answers(shared: _Measurement) -> Likelihoods | None:
+    material = shared.material
+    if not material.answers:
+        return None
+    found = answer_divergence(
+        shared.answerer.base.model,
+        material.answers,
+        logits=shared.logits,
+        on_done=shared.progress("tuned: the base's own answers", len(material.answers)),
+    )
+    return Likelihoods(
+        base_bits=[one.base_bits for one in found],
+        tuned_bits=[one.tuned_bits for one in found],
+        num_bytes=material.answer_bytes,
+        kl_nats=[one.kl_nats for one in found],
+        num_tokens=[one.num_tokens for one in found],
+    )
+
+
+def _general_text(shared: _Measurement) -> Likelihoods | None:
+    material, model = shared.material, shared.answerer.base.model
+    if not material.texts:
+        return None
+
+    def bits(arm: str, texts: Sequence[TokenSequence]) -> list[float]:
+        done = shared.progress(f"{arm}: general text", len(texts))
+        return answer_bits(model, texts, forward=shared.forward, on_done=done)
+
+    base = shared.base_figures("text", material.texts, lambda: {"bits": bits("base", material.texts)})
+    return Likelihoods(base["bits"], bits("tuned", material.texts), material.text_bytes)
+
+
+def _brittleness(
+    answerer: Answerer, material: GeneralMaterial, domain_answers: Sequence[str], recorder: Recorder
+) -> tuple[Brittleness | None, list[JsonDict]]:
+    """Let the tuned model answer the general prompts; on the model's own attention."""
+    answers = generate(
+        answerer.base.model,
+        material.prompts,
+        stop_ids=answerer.renderer.stop_ids,
+        settings=SamplingSettings(GENERAL_ANSWER_TOKENS),
+        on_done=_progress(recorder, "tuned: general prompts", len(material.prompts)),
+    )
+    texts = [answerer.text(answer.ids) for answer in answers]
+    found = measure_brittleness(material.base_texts, texts, domain_answers)
+    shown = () if found is None else found.turned[:_MOST_TURNED]
+    return found, [
+        {"prompt": material.questions[place], "base": material.base_texts[place], "tuned": texts[place]}
+        for place in shown
+    ]

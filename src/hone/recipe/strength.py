@@ -1,0 +1,204 @@
+"""After training: the adapter's strength is swept, and the one that keeps retention is set. No retraining.
+
+Measured on the validation rows, never on held-out ones, and judged by the bounds of ``hone evaluate``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hone.data.render import Renderer
+from hone.engine.events import Event, Recorder
+from hone.engine.parallel import Parallel
+from hone.errors import InterruptedRunError
+from hone.evaluation.divergence import Divergence, answer_divergence
+from hone.evaluation.likelihood import answer_bits
+from hone.evaluation.probes.suite import general_prompts
+from hone.evaluation.retention import Likelihoods, Retention, judge_retention
+from hone.evaluation.strength import (
+    STRENGTHS,
+    StrengthChoice,
+    StrengthPoint,
+    between,
+    judged_point,
+    pick_strength,
+)
+from hone.model.adaptation import Adaptation
+from hone.model.forward import Forward
+from hone.model.load import LoadedModel
+from hone.planning.choose import TOLERATED_LOSS_RISE
+from hone.recipe.general import GeneralMaterial, general_material
+from hone.recipe.retention import logits_of
+from hone.types import Keep, TokenSequence
+
+__all__ = ["FULL_STRENGTH", "SweepMaterial", "material_for_sweep", "set_kept_strength"]
+
+FULL_STRENGTH = StrengthChoice(1.0, "as trained; nothing was swept")
+# Every third answer and passage first, since each strength is to take seconds; all of them where a bound is near.
+_FIRST_STEP = 3
+# Strengths that are added between two of the frontier where the bounds limit the choice.
+_MOST_ADDED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SweepMaterial:
+    """What each strength is measured on: the material of ``hone evaluate``, a third of it where that is enough."""
+
+    answers: tuple[TokenSequence, ...]
+    answer_bytes: tuple[int, ...]
+    texts: tuple[TokenSequence, ...]
+    text_bytes: tuple[int, ...]
+
+
+def material_for_sweep(
+    keep: Keep,
+    adaptation: Adaptation,
+    base: LoadedModel,
+    renderer: Renderer,
+    *,
+    home: Path,
+    parallel: Parallel,
+    sharded: bool,
+    recorder: Recorder,
+) -> SweepMaterial | str:
+    """The general material where a sweep is possible, else why it is not; to be asked for on the model's own attention.
+
+    Args:
+        keep: ``off`` sweeps nothing.
+        adaptation: what is to be trained.
+        base: its model answers the general prompts, with the adapter off.
+        renderer: of training; tokens that training adds are not in the general material.
+        home: hone's home folder.
+        parallel: the processes; the first one's material is everybody's.
+        sharded: whether the base is split over them.
+        recorder: receives progress.
+
+    Raises:
+        StorageError: the base's answers cannot be kept.
+    """  # fmt: skip
+    if keep == "off":
+        return "as trained: --keep off"
+    if not adaptation.has_strength:
+        return f"as trained: {adaptation.summary} has no strength to set"
+    if sharded:
+        return "as trained: the base is split over the devices, where its answers cannot be generated"
+
+    def told(done: int) -> None:
+        total = len(general_prompts())
+        recorder.record(Event("progress", {"task": "base: general prompts", "done": done, "total": total}))
+
+    whole = general_material(base, renderer, home=home, on_done=told) if parallel.is_first else None
+    material: GeneralMaterial = parallel.from_first(whole)
+    if not material.answers or not material.texts:
+        return "as trained: the base gives no answer to general prompts"
+    return SweepMaterial(material.answers, material.answer_bytes, material.texts, material.text_bytes)
+
+
+def set_kept_strength(
+    keep: Keep,
+    adaptation: Adaptation,
+    material: SweepMaterial | str,
+    validation: Sequence[TokenSequence],
+    *,
+    forward: Forward,
+    recorder: Recorder,
+    should_stop: Callable[[], bool],
+    parallel: Parallel,
+) -> StrengthChoice:
+    """Sweep the strength, set the one that keeps retention, and give the frontier.
+
+    Args:
+        keep: how much loss is acceptable.
+        adaptation: what was trained, at its best weights.
+        material: see :func:`material_for_sweep`.
+        validation: rendered validation rows; may be empty.
+        forward: the path of training, which the model is on.
+        recorder: receives events.
+        should_stop: asked after each strength; True in any process stops all.
+        parallel: the processes, each of which measures along; the first one's choice is everybody's.
+
+    Raises:
+        InterruptedRunError: ``should_stop`` said so.
+    """
+    if isinstance(material, str):
+        return StrengthChoice(FULL_STRENGTH.value, material)
+    recorder.record(Event("stage", {"name": "strength", "detail": f"{len(STRENGTHS)} strengths from 0 to 1.25"}))
+    sweep = _Sweep(keep, adaptation, material, validation, forward)
+    points: list[StrengthPoint] = []
+    left = list(STRENGTHS)
+    while left:
+        points.append(sweep.measure(left.pop(0)))
+        added = len(points) - len(STRENGTHS)
+        if not left and added < _MOST_ADDED:
+            more = parallel.from_first(between(points, keep, tolerated_rise=TOLERATED_LOSS_RISE))
+            left += [] if more is None else [more]
+        recorder.record(Event("progress", {"task": "strengths", "done": len(points), "total": len(points) + len(left)}))
+        if any(parallel.everyones(should_stop())):
+            adaptation.set_strength(FULL_STRENGTH.value)
+            raise InterruptedRunError("stopped while the strength was swept; the training is saved")
+    points.sort(key=lambda point: point.strength)
+    choice: StrengthChoice = parallel.from_first(pick_strength(points, keep, tolerated_rise=TOLERATED_LOSS_RISE))
+    adaptation.set_strength(choice.value)
+    told = {"choice": "strength", "value": f"{choice.value:g}", "reason": choice.reason}
+    recorder.record(Event("note", {"text": f"strength = {choice.value:g} ({choice.reason})", **told}))
+    return choice
+
+
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """Measures one strength after the other on the same rows, answers and passages."""
+
+    keep: Keep
+    adaptation: Adaptation
+    material: SweepMaterial
+    validation: Sequence[TokenSequence]
+    forward: Forward
+    base_text_bits: dict[int, float] = field(default_factory=dict)
+
+    def measure(self, strength: float) -> StrengthPoint:
+        """One point of the frontier; leaves the adapter at this strength."""
+        model = self.adaptation.model
+        self.adaptation.set_strength(strength)
+        loss = None
+        if self.validation:
+            nats = sum(answer_bits(model, self.validation, forward=self.forward)) * math.log(2)
+            loss = nats / sum(sequence.num_supervised for sequence in self.validation)
+        found = self._retention(strength, _FIRST_STEP)
+        if found.borderline:
+            found = self._retention(strength, 1)
+        return judged_point(strength, loss, found)
+
+    def _retention(self, strength: float, step: int) -> Retention:
+        material = self.material
+        answers = material.answers[::step]
+        own = [Divergence(0.0, 0.0, 0.0, one.num_supervised) for one in answers]
+        if strength:
+            own = answer_divergence(self.adaptation.model, answers, logits=logits_of(self.forward))
+        texts = range(0, len(material.texts), step)
+        base = self._base_bits(texts, strength)
+        tuned = self._bits(texts) if strength else base
+        return judge_retention(
+            self.keep,
+            questions=[],
+            own_answers=Likelihoods(
+                [one.base_bits for one in own], [one.tuned_bits for one in own], material.answer_bytes[::step],
+                [one.kl_nats for one in own], [one.num_tokens for one in own],
+            ),
+            general_text=Likelihoods(base, tuned, [material.text_bytes[place] for place in texts]),
+            brittleness=None,
+        )  # fmt: skip
+
+    def _base_bits(self, places: Sequence[int], strength: float) -> list[float]:
+        missing = [place for place in places if place not in self.base_text_bits]
+        if missing:
+            self.adaptation.set_strength(0.0)
+            self.base_text_bits.update(zip(missing, self._bits(missing), strict=True))
+            self.adaptation.set_strength(strength)
+        return [self.base_text_bits[place] for place in places]
+
+    def _bits(self, places: Sequence[int]) -> list[float]:
+        texts = [self.material.texts[place] for place in places]
+        return answer_bits(self.adaptation.model, texts, forward=self.forward)
