@@ -39,20 +39,72 @@ def run_task(folder: Path, home: Path) -> dict[str, Any]:
 def table(results: dict[str, dict[str, Any]]) -> str:
     """One line a task, in Markdown."""
     lines = [
-        "| task | rows | metric | base | tuned | tuned - base, 95% interval | p | verdict | training | whole |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| task | rows | metric | base | prompted | few-shot | tuned | tuned - base, 95% interval | p | verdict "
+        "| training | whole |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
         evaluation = result["evaluation"]
-        arms, difference = evaluation["arms"], evaluation["differences"][0]
+        difference = tuned_and_base(result)
         low, high = difference["interval"]
+        scores = [score(evaluation["arms"].get(arm)) for arm in ("base", "prompted", "few_shot", "tuned")]
         lines.append(
             f"| {name} | {result['data']['train']} + {evaluation['rows']} | {evaluation['metric']} "
-            f"| {arms['base']['score']:.1f} | **{arms['tuned']['score']:.1f}** "
+            f"| {' | '.join(scores[:-1])} | **{scores[-1]}** "
             f"| {difference['difference']:+.1f} [{low:+.1f}, {high:+.1f}] | {difference['p_value']:.4f} "
             f"| {result['verdict']['decision']} | {result['training']['seconds']:.0f} s "
             f"| {result['wall_seconds']:.0f} s |"
         )
+    return "\n".join(lines)
+
+
+def tuned_and_base(result: dict[str, Any]) -> dict[str, Any]:
+    """Their difference in the metric that decides."""
+    found = result["evaluation"]["differences"]
+    pair: dict[str, Any]
+    [pair] = [one for one in found if (one["arm"], one["against"]) == ("tuned", "base")]
+    return pair
+
+
+def score(arm: dict[str, Any] | None) -> str:
+    """An arm's score, or the words for an arm that did not answer."""
+    return "not run" if arm is None else f"{arm['score']:.1f}"
+
+
+def retained(results: dict[str, dict[str, Any]]) -> str:
+    """What each version has kept of its base's general ability, and at which strength."""
+    lines = [
+        "| task | strength | general questions right, base to tuned, % | difference, 95% interval "
+        "| KL from the base, nats | prose, bits per byte | general answers turned | within bounds | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        kept = result["retention"]
+        probes, own, prose, turned = (kept[key] for key in ("probes", "own_answers", "general_text", "brittleness"))
+        low, high = probes["interval"]
+        lines.append(
+            f"| {name} | {kept['strength']['value']:g} | {probes['base']:.1f} to {probes['tuned']:.1f} "
+            f"| {probes['difference']:+.1f} [{low:+.1f}, {high:+.1f}] | {own['kl_nats']:.3f} "
+            f"| {change(prose)} | {turned['turned']} of {turned['prompts']} "
+            f"| {'yes' if kept['kept'] else 'no'} | {kept['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def frontier(results: dict[str, dict[str, Any]]) -> str:
+    """Gain against forgetting: every strength that was tried on the validation rows and the general texts."""
+    lines = [
+        "| task | strength | validation loss | KL from the base, nats | prose, rise in bits per byte, 95% interval | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        strength = result["retention"]["strength"]
+        for point in strength["points"]:
+            low, high = point["text_bits_rise"]
+            lines.append(
+                f"| {name} | {point['strength']:g} | {point['validation_loss']:.3f} | {point['kl_nats']:.3f} "
+                f"| [{low:+.3f}, {high:+.3f}] | {'kept' if point['strength'] == strength['value'] else ''} |"
+            )
     return "\n".join(lines)
 
 
@@ -61,7 +113,8 @@ def all_metrics(results: dict[str, dict[str, Any]]) -> str:
     lines = ["| task | metric | base | tuned | tuned - base, 95% interval |", "|---|---|---|---|---|"]
     for name, result in results.items():
         evaluation = result["evaluation"]
-        found = {one["metric"]: one for one in evaluation["differences"] + evaluation["other_differences"]}
+        pairs = evaluation["differences"] + evaluation["other_differences"]
+        found = {one["metric"]: one for one in pairs if (one["arm"], one["against"]) == ("tuned", "base")}
         for metric, base in evaluation["arms"]["base"]["metrics"].items():
             tuned = evaluation["arms"]["tuned"]["metrics"].get(metric)
             lines.append(f"| {name} | {metric} | {shown(base)} | {shown(tuned)} | {change(found.get(metric))} |")
@@ -101,7 +154,7 @@ def chosen(results: dict[str, dict[str, Any]]) -> str:
 
 def page(results: dict[str, dict[str, Any]], command: str) -> str:
     """The whole of docs/results.md."""
-    better = sum(result["evaluation"]["differences"][0]["interval"][0] > 0 for result in results.values())
+    better = sum(tuned_and_base(result)["interval"][0] > 0 for result in results.values())
     first = next(iter(results.values()))
     libraries = ", ".join(f"{name} {version}" for name, version in first["code"]["libraries"].items())
     return f"""# Results: ten tasks, zero flags
@@ -113,14 +166,25 @@ validation rows split from training data (docs/defaults.md), never on the rows m
 Tuned is better than base, with the lower bound of the 95% interval above zero, on **{better} of {len(results)}** tasks.
 All of the data is public, so the base may have seen it: read the differences, not the levels.
 "rows" are training + held-out; "training" is the training loop, "whole" is the command from start to end, loading,
-checking, evaluating both arms and writing the report.
+checking, four arms, retention and the report. "prompted" has an instruction made from the training rows, "few-shot" up
+to six training rows that are like the question (docs/evaluate.md).
 
 {table(results)}
 
 One seed of training each; intervals are over held-out rows, not over training seeds (not measured).
 Which metric decides follows from the training answers (docs/evaluate.md); the others stand below with their intervals.
 Labels are matched strictly: a base that answers with a sentence around the label scores 0 there.
-Retention of general ability, prompting and retrieval are not measured by this version.
+
+## What is left of general ability
+
+432 questions over 18 skills, 64 general prompts and 66 texts (docs/retention.md); no prevention but the strength, which
+is chosen after training.
+
+{retained(results)}
+
+Gain against forgetting, by strength:
+
+{frontier(results)}
 
 ## What was chosen, and what it cost
 
@@ -176,7 +240,7 @@ def main() -> None:
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
     """A result without what belongs to this machine's folders or repeats the data."""
-    kept = ("base", "training", "verdict", "proof", "wall_seconds")
+    kept = ("base", "training", "verdict", "proof", "retention", "wall_seconds")
     counts = {key: value for key, value in result["data"].items() if isinstance(value, int)}
     compared = ("metric", "shape", "rows", "arms", "differences", "other_differences")
     code = {key: result["code"][key] for key in ("hone", "python", "libraries")}

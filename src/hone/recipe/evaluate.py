@@ -108,25 +108,18 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     answers = ArmAnswers(answerer, limit, cache_folder(home) if config.cache else None, progress)
     contest = _Contest(answers, examples, shape, rows, config.instruction, documents)
     results, refused = contest.results(arms, asked_for=config.arms is not None, metric=config.metric)
-    results += [
-        endpoint_result(endpoint, examples, limit_tokens=limit, progress=progress)
-        if endpoint is not None
-        else _other_version(text, config, home, answers, examples, note)
-        for text, endpoint in further
-    ]
+    for text, endpoint in further:
+        if endpoint is None:
+            results.append(_other_version(text, config, home, answers, examples, note))
+        else:
+            results.append(endpoint_result(endpoint, examples, limit_tokens=limit, progress=progress))
     _require_different_names(results)
     evaluation = evaluate_arms(
-        shape,
-        [example.answer for example in examples],
-        [last_user_text(example) for example in examples],
-        results,
-        metric=config.metric,
-        seed=config.seed,
-        clusters=[prompt_key(example) for example in examples],
-        row_numbers=[example.row for example in examples],
-        grounding=_grounding(shape, examples, results, documents),
+        shape, [example.answer for example in examples], [last_user_text(example) for example in examples], results,
+        metric=config.metric, seed=config.seed, clusters=[prompt_key(example) for example in examples],
+        row_numbers=[example.row for example in examples], grounding=_grounding(shape, examples, results, documents),
         not_run=[*missing, *refused],
-    )
+    )  # fmt: skip
     verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
     tuned = next((result for result in results if result.arm == "tuned"), None)
     if tuned is not None and verdict is not None and config.probes:
