@@ -26,6 +26,8 @@ __all__ = ["EpochKeeper", "save_epoch_adapters"]
 
 _KEPT = "kept-weights"
 _WEIGHTS = "adapter.safetensors"
+# Checkpoints between passes, which an interrupted run leaves, must not take the place of a pass's.
+_INTERRUPTIONS = 3
 
 
 class EpochKeeper:
@@ -33,10 +35,12 @@ class EpochKeeper:
 
     Args:
         run: the run's folder.
+        most: passes whose weights are kept, the newest.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, most: int) -> None:
         self._run = run
+        self._most = most
 
     def record(self, event: Event) -> None:
         """Copy what is there and was not copied yet: the event comes before its own checkpoint and any removal.
@@ -58,6 +62,8 @@ class EpochKeeper:
             if not target.exists():
                 with atomic_folder(target) as temporary:
                     shutil.copyfile(checkpoint / _WEIGHTS, temporary / _WEIGHTS)
+        for old in checkpoint_folders(self._run / _KEPT)[: -self._most - _INTERRUPTIONS]:
+            remove_folder(old)
 
 
 def save_epoch_adapters(
@@ -79,6 +85,7 @@ def save_epoch_adapters(
         ModelError: the base cannot be loaded, or the weights are not those of the run's adapter.
         StorageError: no space, or a file is damaged.
     """
+    EpochKeeper(run.path, most=len(steps)).keep()  # the last checkpoint came after the last event
     kept = {step: run.path / _KEPT / f"step-{step:06d}" / _WEIGHTS for step in steps}
     missing = {step: path for step, path in kept.items() if path.exists() and not (target(step) / "adapter").is_dir()}
     if missing:

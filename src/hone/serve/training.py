@@ -88,7 +88,7 @@ def train_job(
 def _run(
     lease: Lease, folder: Path, bases: Mapping[str, str], recorder: Recorder, should_stop: Callable[[], bool]
 ) -> JsonDict:
-    home, told = lease.home, Tee(recorder, EpochKeeper(folder))
+    home, told = lease.home, Tee(recorder, EpochKeeper(folder, most=_SERVABLE_EPOCHS))
     if (folder / "config.yaml").exists():
         before = RunFolder.open(folder, home=home)
         if before.status == "done":
