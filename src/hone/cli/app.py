@@ -24,6 +24,7 @@ from hone.cli.plan import plan
 from hone.cli.proof import proof
 from hone.cli.reward import reward
 from hone.cli.run import run
+from hone.cli.serve import serve
 from hone.cli.signals import terminates_as_ctrl_c
 from hone.cli.train import train
 
@@ -66,6 +67,7 @@ models.command("push", epilog="Example: hone models push support@1 you/support")
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 app.add_typer(reward, name="reward")
+app.command("serve", epilog="Example: hone serve --port 8000")(serve)
 app.command("plan", epilog="Example: hone plan examples.jsonl --target-device h100 --rate 2.5/h")(plan)
 app.command("doctor", epilog="Example: hone doctor")(doctor)
 

@@ -27,7 +27,13 @@ from hone.model.attention_varlen import attention_by_varlen, varlen_refusal
 from hone.model.head import find_output_head
 from hone.types import TokenSequence
 
-__all__ = ["attention_in_words", "packed_attention", "packed_attention_enabled", "supports_packing"]
+__all__ = [
+    "attention_in_words",
+    "capped_attention",
+    "packed_attention",
+    "packed_attention_enabled",
+    "supports_packing",
+]
 
 PACKED_ATTENTION = "hone_packed"
 _PACKED_VARLEN = "hone_packed_varlen"
@@ -94,7 +100,7 @@ def packed_attention(
             out_BHQD = _fused_attention(query_BHQD, key_BKLD, value_BKLD, group, scale, sliding_window)
         else:
             bias = group.bias(sliding_window, query.dtype)
-            out_BHQD = _capped_attention(query_BHQD, key_BKLD, value_BKLD, bias, scale, softcap, s_aux)
+            out_BHQD = capped_attention(query_BHQD, key_BKLD, value_BKLD, bias, scale, softcap, s_aux)
         outputs.append(out_BHQD.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[groups.queries_T].unsqueeze(0), None
 
@@ -114,11 +120,24 @@ def _fused_attention(
     )
 
 
-def _capped_attention(
+def capped_attention(
     query_BHQD: Tensor, key_BKLD: Tensor, value_BKLD: Tensor, bias: Tensor, scale: float,
     softcap: float | None, sinks_H: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """With a bound on the scores or with sinks, which no fused kernel has."""
+    """Attention with a bound on the scores or with sinks, which no fused kernel has.
+
+    Args:
+        query_BHQD: queries.
+        key_BKLD: keys.
+        value_BKLD: values.
+        bias: [B, Q, L], 0 where a query sees a key, else minus infinity.
+        scale: factor on the products.
+        softcap: see :func:`packed_attention`.
+        sinks_H: see ``s_aux`` there.
+
+    Returns:
+        [B, H, Q, D].
+    """
     batch, heads, queries, width = query_BHQD.shape
     kv_heads, keys = key_BKLD.shape[1:3]
     folded = (query_BHQD * scale).reshape(batch, kv_heads, heads // kv_heads * queries, width)

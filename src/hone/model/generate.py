@@ -16,33 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from hone.model.folded_attention import folded_attention_enabled
+from hone.model.sampling import SamplingSettings, choose_tokens, row_generator
 
 __all__ = ["Generation", "SamplingSettings", "generate", "shared_opening", "stream"]
 
 # A shorter opening is not worth a pass of the model of its own.
 _SHORTEST_OPENING_TOKENS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """How the next token is chosen.
-
-    Args:
-        max_new_tokens: upper bound on the tokens of an answer.
-        temperature: 0 takes the most likely token.
-        top_p: the smallest set of tokens with at least this probability is drawn from (Holtzman et al. 2020).
-        seed: of the draws; ignored at temperature 0.
-    """
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +132,7 @@ class _Decoder:
         self.model = model
         self.indices = indices
         self.settings = settings
-        self.generators = [torch.Generator().manual_seed(settings.seed * 1_000_003 + index) for index in indices]
+        self.generators = [row_generator(settings.seed, index) for index in indices]
         device = model.device
         self.cache = DynamicCache(config=model.config)
         opening = self._compute_opening(prompts)
@@ -186,7 +169,12 @@ class _Decoder:
             use_cache=True,
             logits_to_keep=1,
         )
-        chosen = self._choose(output.logits[:, -1].float())
+        chosen = choose_tokens(
+            output.logits[:, -1].float(),
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+            generators=self.generators,
+        )
         self.input_BL = chosen.unsqueeze(1)
         self.mask_BL = torch.cat([self.mask_BL, torch.ones_like(self.input_BL)], dim=1)
         tokens: list[int] = chosen.tolist()
@@ -201,16 +189,3 @@ class _Decoder:
         self.cache.batch_select_indices(index)
         self.indices = [self.indices[place] for place in places]
         self.generators = [self.generators[place] for place in places]
-
-    def _choose(self, logits_BV: Tensor) -> Tensor:
-        if self.settings.temperature == 0:
-            return logits_BV.argmax(dim=-1)
-        probabilities = torch.softmax(logits_BV / self.settings.temperature, dim=-1).cpu()
-        ordered, tokens = probabilities.sort(dim=-1, descending=True)
-        # a token stays while the probability of those before it is under top_p; the first always stays
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.settings.top_p, 0.0)
-        drawn = [
-            torch.multinomial(row, 1, generator=generator)
-            for row, generator in zip(ordered, self.generators, strict=True)
-        ]
-        return tokens.gather(1, torch.stack(drawn)).squeeze(1).to(logits_BV.device)

@@ -25,6 +25,7 @@ __all__ = [
     "choose_held_out_rows",
     "choose_training",
     "choose_validation_rows",
+    "default_learning_rate",
     "require_adapter_memory",
 ]
 
@@ -222,7 +223,7 @@ def choose_training(facts: Facts, given: Given, method: MethodRules) -> Training
     if method.has_rank:
         rank = int(settle("rank", 16, "enough for one task; more ranks gain little at this number of rows"))
         settle("alpha", method.alpha_of_rank(rank) if method.alpha_of_rank else 2 * rank, method.alpha_reason)
-    rate = float(f"{_learning_rate(facts.num_parameters) * method.rate_factor:.1e}")
+    rate = float(f"{default_learning_rate(facts.num_parameters) * method.rate_factor:.1e}")
     settle("learning_rate", rate, f"for {facts.num_parameters / 1e6:.0f}M parameters")
     batch_size = int(settle("batch_size", _batch_size(rows), f"for {_counted(rows)}"))
     settle("epochs", *_epochs(rows, batch_size, facts.has_validation))
@@ -272,7 +273,8 @@ def require_adapter_memory(num_values: int, *, rank: int, available_bytes: int |
     )
 
 
-def _learning_rate(num_parameters: int) -> float:
+def default_learning_rate(num_parameters: int) -> float:
+    """The peak learning rate of LoRA for a base of that size, where the user gives none."""
     rate = _REFERENCE_LEARNING_RATE * (_REFERENCE_PARAMETERS / num_parameters) ** 0.25
     bounded = min(_REFERENCE_LEARNING_RATE, max(_LOWEST_LEARNING_RATE, rate))
     return float(f"{bounded:.1e}")

@@ -27,7 +27,16 @@ from hone.recipe.proving import first_difference, reproduce
 from hone.registry.versions import Version, resolve_version, verify_version
 from hone.types import ArmName, Example, JsonDict, Message
 
-__all__ = ["Answerer", "load_answerer", "make_renderer", "training_path"]
+__all__ = [
+    "Answerer",
+    "check_same_base",
+    "check_same_template",
+    "find_run",
+    "load_answerer",
+    "make_renderer",
+    "notes_of_run",
+    "training_path",
+]
 
 Note = Callable[[str], None]
 
@@ -165,13 +174,13 @@ def load_answerer(
         ProofError: it does not reproduce its probe; the first token that differs is named. A version that was
             registered as unproven for that reason is loaded with a note.
     """
-    version, folder = _find_run(reference, home, note)
+    version, folder = find_run(reference, home, note)
     if folder is None:
         base = load_base(reference, home=home, device=device, dtype=dtype, note=note)
         return Answerer(base.name, base, make_renderer(base, (), max_length=None, note=note), None, None, {})
     if version is not None:
         verify_version(version)
-    notes = _notes_of_run(folder)
+    notes = notes_of_run(folder)
     base, renderer, base_renderer = _load_same_base(reference, notes, folder, home, device, dtype, note)
     adaptation = load_adaptation(base.model, folder / "adapter")
     if not notes.get("reference_path"):
@@ -192,13 +201,7 @@ def _load_same_base(
     base = load_base_as(
         notes["base_name"], quantize=notes.get("quantize"), home=home, device=device, dtype=dtype, note=note
     )
-    if base.base_hash != notes["base_hash"]:
-        raise ModelError(
-            f"{notes['base_name']} is not the base that {reference} was trained on: its files have changed",
-            details=[f"hash then {notes['base_hash'][:16]}, now {base.base_hash[:16]}"],
-            why="an adapter on another base gives answers that nobody has measured",
-            remedy="put the old files back, or train again",
-        )
+    check_same_base(base, notes, name=reference)
     template = notes["template"]
     base_renderer = None
     if notes.get("added_tokens"):
@@ -206,21 +209,57 @@ def _load_same_base(
         base_renderer = make_renderer(own, (), max_length=None, note=note, thinking=template["thinking"])
         add_tokens(base.tokenizer, notes["added_tokens"])
     renderer = make_renderer(base, (), max_length=None, note=note, thinking=template["thinking"])
-    if renderer.template_hash != template["template_hash"]:
+    check_same_template(base, renderer, notes, folder, name=reference)
+    return base, renderer, base_renderer
+
+
+def check_same_base(base: LoadedModel, notes: JsonDict, *, name: str) -> None:
+    """Refuse a base whose files are not those that a run was trained on.
+
+    Args:
+        base: as loaded.
+        notes: what training wrote beside the adapter.
+        name: of the run or version, for the message.
+
+    Raises:
+        ModelError: they have changed.
+    """
+    if base.base_hash != notes["base_hash"]:
         raise ModelError(
-            f"the chat template of {notes['base_name']} renders otherwise than when {reference} was trained",
+            f"{notes['base_name']} is not the base that {name} was trained on: its files have changed",
+            details=[f"hash then {notes['base_hash'][:16]}, now {base.base_hash[:16]}"],
+            why="an adapter on another base gives answers that nobody has measured",
+            remedy="put the old files back, or train again",
+        )
+
+
+def check_same_template(base: LoadedModel, renderer: Renderer, notes: JsonDict, folder: Path, *, name: str) -> None:
+    """Refuse a template or tokenizer that renders otherwise than in training.
+
+    Args:
+        base: as loaded.
+        renderer: as made for the run.
+        notes: what training wrote beside the adapter.
+        folder: of the run.
+        name: of the run or version, for the message.
+
+    Raises:
+        ModelError: it does; the first token that differs is named.
+    """
+    if renderer.template_hash != notes["template"]["template_hash"]:
+        raise ModelError(
+            f"the chat template of {notes['base_name']} renders otherwise than when {name} was trained",
             details=first_difference(folder / "adapter", renderer),
             why="a prompt that looks different from the training rows gets worse answers",
             remedy="use the versions of transformers and of the base stored in the run's result.json, or train again",
         )
     if notes.get("tokenizer_hash") not in (None, base.tokenizer_hash):
         raise ModelError(
-            f"the tokenizer of {notes['base_name']} has changed since {reference} was trained",
+            f"the tokenizer of {notes['base_name']} has changed since {name} was trained",
             details=first_difference(folder / "adapter", renderer),
             why="the adapter would read other tokens than it was trained on",
             remedy="put the old files back, or train again",
         )
-    return base, renderer, base_renderer
 
 
 def _reproduced(answerer: Answerer, note: Note, *, refuse_changed: bool) -> Answerer:
@@ -246,7 +285,12 @@ def _reproduced(answerer: Answerer, note: Note, *, refuse_changed: bool) -> Answ
     return replace(answerer, reproduced=found)
 
 
-def _notes_of_run(folder: Path) -> JsonDict:
+def notes_of_run(folder: Path) -> JsonDict:
+    """What training wrote beside the adapter of a run's folder.
+
+    Raises:
+        StorageError: it is missing or damaged.
+    """
     notes = read_adapter_notes(folder / "adapter")
     template = notes.get("template")
     known = {"template", *notes, *(f"template.{key}" for key in template)} if isinstance(template, dict) else {*notes}
@@ -263,7 +307,17 @@ def _notes_of_run(folder: Path) -> JsonDict:
     return notes
 
 
-def _find_run(reference: str, home: Path, note: Note) -> tuple[Version | None, Path | None]:
+def find_run(reference: str, home: Path, note: Note) -> tuple[Version | None, Path | None]:
+    """The version and the run's folder that ``reference`` names; None and None for a base.
+
+    Args:
+        reference: see :func:`load_answerer`.
+        home: hone's home folder.
+        note: receives sentences for the user.
+
+    Raises:
+        VersionError: there is no such thing.
+    """
     folder = Path(reference)
     is_run = (folder / "adapter").is_dir() and (folder / "run.json").is_file()
     if is_run or (folder / "config.json").is_file():

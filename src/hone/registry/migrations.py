@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
+from hone.registry.job_tables import m004_jobs
+
 __all__ = ["MIGRATIONS", "Migration"]
 
 Migration = Callable[[Connection], None]
@@ -88,4 +90,4 @@ def m003_aliases(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_runs, m002_versions, m003_aliases)
+MIGRATIONS: tuple[Migration, ...] = (m001_runs, m002_versions, m003_aliases, m004_jobs)

@@ -35,6 +35,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from hone.errors import StorageError
 from hone.files import exclusive_lock
+from hone.registry.job_tables import declare_job_tables
 from hone.registry.migrations import MIGRATIONS
 
 __all__ = [
@@ -42,10 +43,16 @@ __all__ = [
     "Store",
     "alias_history",
     "aliases",
+    "checkpoint_permissions",
+    "job_checkpoints",
+    "job_events",
+    "jobs",
     "metadata",
     "open_store",
     "runs",
+    "stored_completions",
     "timestamp",
+    "uploads",
     "versions",
 ]
 
@@ -107,6 +114,9 @@ alias_history = Table(
     Column("changed_at", Text, nullable=False),
     ForeignKeyConstraint(["name", "number"], ["versions.name", "versions.number"]),
 )
+
+# the server's tables, which job_tables.py describes
+uploads, jobs, job_events, job_checkpoints, checkpoint_permissions, stored_completions = declare_job_tables(metadata)
 
 
 class Store:

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: files, fine-tuning jobs, models and answers over HTTP."""

@@ -1,0 +1,120 @@
+"""The routes that need a model in memory, put together: names from the registry, answers from the inference service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from anyio import from_thread
+from fastapi import APIRouter, FastAPI
+
+from hone.data.ledger import RowError
+from hone.data.messages import parse_messages
+from hone.model.sampling import SamplingSettings
+from hone.serve.app import Lifespan
+from hone.serve.chat import chat_router
+from hone.serve.grading import AnswerChat
+from hone.serve.inference import GenerationRequest, InferenceService, ResolvedModel
+from hone.serve.metrics import Labels, Metrics
+from hone.serve.models import resolve_served_model
+from hone.serve.settings import ServerSettings
+from hone.serve.stored import store_completion
+from hone.serve.wire import ApiError
+from hone.types import JsonDict
+
+__all__ = ["Answering", "answering"]
+
+_DRAIN_SECONDS = 30.0
+_GRADE_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What an application takes to answer.
+
+    Args:
+        router: the routes.
+        answer_chat: asks a served model, for graders.
+        lifespan: stops the models when the server ends.
+    """
+
+    router: APIRouter
+    answer_chat: AnswerChat
+    lifespan: Lifespan
+
+
+def answering(settings: ServerSettings, service: InferenceService, *, metrics: Metrics, lenient: bool) -> Answering:
+    """Put together what answers.
+
+    Args:
+        settings: of the server.
+        service: holds the models.
+        metrics: receives how many answers are being written.
+        lenient: leave out what a request asks for and cannot have, for conformance tests.
+    """
+
+    def resolve(name: str) -> ResolvedModel:
+        return ResolvedModel(name, resolve_served_model(settings, name).reference)
+
+    async def answer(model: str, messages: Sequence[JsonDict], sampling: JsonDict) -> str:
+        return await _answer(service, resolve(model), messages, sampling)
+
+    def answer_chat(model: str, messages: list[JsonDict], sampling: JsonDict) -> str:
+        return str(from_thread.run(answer, model, messages, sampling))
+
+    def in_progress() -> dict[Labels, float]:
+        return {(): float(service.num_requests)}
+
+    metrics.gauge("hone_answers_in_progress", "Requests that a model is answering.", in_progress)
+
+    def lifespan(_app: FastAPI) -> AbstractAsyncContextManager[None]:
+        return _closing(service)
+
+    router = chat_router(
+        service,
+        resolve,
+        store=lambda body, completion: store_completion(settings.home, body, completion),
+        lenient=lenient,
+    )
+    return Answering(router, answer_chat, lifespan)
+
+
+@asynccontextmanager
+async def _closing(service: InferenceService) -> AsyncIterator[None]:
+    yield
+    await service.close(_DRAIN_SECONDS)
+
+
+async def _answer(
+    service: InferenceService, resolved: ResolvedModel, messages: Sequence[JsonDict], sampling: JsonDict
+) -> str:
+    """One answer as text, for a grader."""
+    model = await service.ready(resolved)
+    try:
+        prompt = model.renderer.prompt(parse_messages(list(messages), supervise=False))
+    except RowError as error:
+        raise ApiError(error.reason, param="grader.input", code="invalid_grader") from error
+    room = model.context_length - len(prompt)
+    wanted = int(_number(sampling, "max_completions_tokens", _GRADE_TOKENS))
+    request = GenerationRequest(
+        model=model,
+        prompts=(prompt,),
+        settings=SamplingSettings(
+            max_new_tokens=max(1, min(wanted, room)),
+            temperature=_number(sampling, "temperature", 0.0),
+            top_p=_number(sampling, "top_p", 1.0),
+            seed=int(_number(sampling, "seed", 0)),
+        ),
+    )
+    return "".join([event.text async for event in service.stream(request)])
+
+
+def _number(sampling: JsonDict, name: str, default: float) -> float:
+    value: Any = sampling.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ApiError(f"{name} must be a number", param=f"grader.sampling_params.{name}", code="invalid_grader")
+    return float(value)

@@ -1,0 +1,215 @@
+"""Answers as objects of the wire: completions, their chunks, log-probabilities and usage.
+
+Source: the OpenAI API reference, chat completions and completions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hone.model.rows import RowToken
+from hone.serve.inference import GenerationRequest, ReadyModel, TokenEvent
+from hone.types import JsonDict
+
+__all__ = ["AnswerSet", "Heading", "done_line", "event_line"]
+
+Kind = Literal["chat", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What all chunks of an answer begin with.
+
+    Args:
+        kind: which of the two routes.
+        id: of the completion.
+        created: seconds since 1970.
+        model: as the client named it.
+        fingerprint: what answered: a version's name, or of a folder the hash of it.
+    """
+
+    kind: Kind
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+    @classmethod
+    def new(cls, kind: Kind, model: ReadyModel) -> Heading:
+        """For an answer that begins now."""
+        reference = model.resolved.reference
+        if "/" in reference or "\\" in reference:  # a folder of this machine is nobody's business
+            reference = "folder-" + hashlib.sha256(reference.encode()).hexdigest()[:12]
+        prefix = "chatcmpl-" if kind == "chat" else "cmpl-"
+        return cls(kind, prefix + secrets.token_hex(12), int(time.time()), model.resolved.name, reference)
+
+    def object(self, choices: list[JsonDict], *, chunk: bool) -> JsonDict:
+        """The answer, or a piece of it.
+
+        Args:
+            choices: as the route has them.
+            chunk: whether it is a piece.
+        """
+        name = "text_completion" if self.kind == "text" else "chat.completion" + (".chunk" if chunk else "")
+        return {
+            "id": self.id,
+            "object": name,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+            "choices": choices,
+        }
+
+
+@dataclass(slots=True)
+class _Choice:
+    text: str = ""
+    finish: str | None = None
+    events: list[TokenEvent] = field(default_factory=list)
+
+
+class AnswerSet:
+    """The answers of one request, as they come.
+
+    Args:
+        heading: of the completion.
+        request: what was asked.
+        citations: of the passages that were added.
+        prefixes: for each prompt, the text that is given before its answers.
+    """
+
+    def __init__(
+        self, heading: Heading, request: GenerationRequest, *, citations: Sequence[JsonDict] = (),
+        prefixes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.heading = heading
+        self.request = request
+        self.citations = list(citations)
+        self._prefixes = list(prefixes) or [""] * len(request.prompts)
+        self._choices = [_Choice() for _ in range(request.count * len(request.prompts))]
+
+    def add(self, event: TokenEvent) -> None:
+        """Take an event in."""
+        choice = self._choices[event.index]
+        choice.text += event.text
+        choice.finish = event.finish or choice.finish
+        choice.events.append(event)
+
+    @property
+    def usage(self) -> JsonDict:
+        """Tokens read and written; a prompt counts once, however many answers it has."""
+        prompt = sum(map(len, self.request.prompts))
+        written = sum(choice.events[-1].tokens for choice in self._choices if choice.events)
+        first = self._choices[:: self.request.count]
+        cached = sum(choice.events[0].cached_tokens for choice in first if choice.events)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": written,
+            "total_tokens": prompt + written,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+
+    def whole(self) -> JsonDict:
+        """The completion as one object."""
+        choices = []
+        for index, choice in enumerate(self._choices):
+            told: JsonDict = {"index": index, "finish_reason": choice.finish or "length"}
+            told["logprobs"] = self._logprobs(choice.events, self._prefix(index))
+            if self.heading.kind == "text":
+                told["text"] = self._prefix(index) + choice.text
+            else:
+                told["message"] = {"role": "assistant", "content": choice.text, "refusal": None, **self._cited()}
+            choices.append(told)
+        return {**self.heading.object(choices, chunk=False), "usage": self.usage}
+
+    def openings(self) -> list[JsonDict]:
+        """Pieces that come before the first token."""
+        if self.heading.kind == "text":
+            named = [(index, self._prefix(index)) for index in range(len(self._choices))]
+            return [self._piece(index, text, None, None) for index, text in named if text]
+        delta = {"role": "assistant", "content": "", "refusal": None, **self._cited()}
+        return [
+            self.heading.object(
+                [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}], chunk=True
+            )
+            for index in range(len(self._choices))
+        ]  # fmt: skip
+
+    def piece(self, event: TokenEvent) -> JsonDict | None:
+        """An event as a chunk; None where there is nothing to tell."""
+        logprobs = self._logprobs([event], self._prefix(event.index))
+        if not event.text and event.finish is None and logprobs is None:
+            return None
+        return self._piece(event.index, event.text, logprobs, event.finish)
+
+    def usage_chunk(self) -> JsonDict:
+        """The last chunk, where usage was asked for."""
+        return {**self.heading.object([], chunk=True), "usage": self.usage}
+
+    def _piece(self, index: int, text: str, logprobs: JsonDict | None, finish: str | None) -> JsonDict:
+        told: JsonDict = {"index": index, "logprobs": logprobs, "finish_reason": finish}
+        if self.heading.kind == "text":
+            told["text"] = text
+        else:
+            told["delta"] = {"content": text} if text or finish is None else {}
+        return self.heading.object([told], chunk=True)
+
+    def _prefix(self, index: int) -> str:
+        return self._prefixes[index // self.request.count]
+
+    def _cited(self) -> JsonDict:
+        return {"citations": self.citations} if self.citations else {}
+
+    def _logprobs(self, events: Sequence[TokenEvent], prefix: str) -> JsonDict | None:
+        if self.request.top_logprobs is None:
+            return None
+        tokens = [event.token for event in events if event.token is not None and event.token.token is not None]
+        if self.heading.kind == "chat":
+            return {"content": [self._chat_logprob(token) for token in tokens], "refusal": None}
+        return self._text_logprobs(tokens, len(prefix))
+
+    def _token_text(self, token: int) -> str:
+        """Text of a token; its id where it is a part of a character alone."""
+        text = self.request.model.renderer.token_text(token)
+        return f"token_id:{token}" if "\ufffd" in text else text
+
+    def _chat_logprob(self, token: RowToken) -> JsonDict:
+        assert token.token is not None
+        assert token.logprob is not None
+        top = [self._one_logprob(one, logprob) for one, logprob in token.top]
+        return {**self._one_logprob(token.token, token.logprob), "top_logprobs": top}
+
+    def _one_logprob(self, token: int, logprob: float) -> JsonDict:
+        text = self._token_text(token)
+        known = None if text == f"token_id:{token}" else list(text.encode(errors="replace"))
+        return {"token": text, "logprob": logprob, "bytes": known}
+
+    def _text_logprobs(self, tokens: Sequence[RowToken], offset: int) -> JsonDict:
+        texts = [self._token_text(token.token) for token in tokens if token.token is not None]
+        offsets = []
+        for text in texts:
+            offsets.append(offset)
+            offset += len(text)
+        return {
+            "tokens": texts,
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [{self._token_text(one): logprob for one, logprob in token.top} for token in tokens],
+            "text_offset": offsets,
+        }
+
+
+def event_line(content: JsonDict) -> bytes:
+    """One server-sent event."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    return b"data: " + text.encode(errors="backslashreplace") + b"\n\n"
+
+
+def done_line() -> bytes:
+    """The end of a stream."""
+    return b"data: [DONE]\n\n"

@@ -1,0 +1,318 @@
+"""Graders: a score for a model's answer, by a string, a similarity, a formula over others, a model, or a program.
+
+Source: the OpenAI API reference and guide, graders. A template names ``{{ sample.output_text }}``,
+``{{ sample.output_json.KEY }}`` or ``{{ item.KEY }}``; nothing else of a template language is there.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hone.serve.grader_program import GraderProgramError, run_grader_program
+from hone.serve.wire import ApiError
+from hone.types import JsonDict
+
+__all__ = ["AnswerChat", "Grading", "check_grader", "grade"]
+
+AnswerChat = Callable[[str, list[JsonDict], JsonDict], str]
+"""Asks a served model: (model, messages, sampling parameters) -> its answer."""
+
+_PLACE = re.compile(r"\{\{\s*([\w.\[\]-]+)\s*\}\}")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_KINDS = ("string_check", "text_similarity", "python", "multi", "score_model")
+_MOST_TEXT = 20_000  # characters compared by similarity, which takes the square of them
+_FUNCTIONS: Mapping[str, Callable[..., float]] = {
+    "abs": abs, "ceil": math.ceil, "exp": math.exp, "floor": math.floor, "log": math.log, "max": max, "min": min,
+    "sqrt": math.sqrt,
+}  # fmt: skip
+_OPERATORS: Mapping[type, Callable[..., float]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.USub: operator.neg, ast.UAdd: operator.pos,
+}  # fmt: skip
+_CHECKS: Mapping[str, Callable[[str, str], bool]] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "like": lambda text, reference: reference in text,
+    "ilike": lambda text, reference: reference.casefold() in text.casefold(),
+}
+
+
+@dataclass(slots=True)
+class Grading:
+    """What graders may use, and what went wrong in them.
+
+    Args:
+        sample: {output_text, output_json, ...} of the answer.
+        item: the row.
+        answer_chat: asks a served model; None where none is.
+        run_programs: whether the server may run programs that a request holds.
+        errors: names of the API's error flags that were raised.
+        details: a sentence for some of them.
+    """
+
+    sample: JsonDict
+    item: Any
+    answer_chat: AnswerChat | None = None
+    run_programs: bool = False
+    errors: set[str] = field(default_factory=set)
+    details: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, text: str, item: Any, **further: Any) -> Grading:
+        """For an answer as text; ``output_json`` is there where it is JSON."""
+        sample: JsonDict = {"output_text": text}
+        try:
+            sample["output_json"] = json.loads(text)
+        except (ValueError, RecursionError):
+            sample["output_json"] = None
+        return cls(sample, item, **further)
+
+    def fill(self, template: str) -> str:
+        """A template with its places filled; one that is not there is empty and raises a flag."""
+
+        def value(found: re.Match[str]) -> str:
+            place: Any = {"sample": self.sample, "item": self.item}
+            for part in re.split(r"[.\[\]]+", found[1].rstrip("]")):
+                if isinstance(place, dict) and part in place:
+                    place = place[part]
+                elif isinstance(place, list) and part.isdigit() and int(part) < len(place):
+                    place = place[int(part)]
+                else:
+                    self.errors.add("invalid_variable_error")
+                    return ""
+            return place if isinstance(place, str) else json.dumps(place, ensure_ascii=False)
+
+        return _PLACE.sub(value, template)
+
+
+def check_grader(grader: Mapping[str, Any], *, inside: bool = False) -> None:
+    """Refuse a grader that could not run.
+
+    Args:
+        grader: as in the request.
+        inside: whether it stands in a ``multi`` grader.
+
+    Raises:
+        ApiError: a field is missing or wrong; it is named.
+    """
+    kind = grader.get("type")
+    if kind not in _KINDS or (inside and kind == "multi"):
+        raise ApiError(
+            f"Grader type {kind!r} is none of {', '.join(_KINDS)}.", param="grader.type", code="invalid_grader"
+        )
+    texts = {
+        "string_check": ("name", "input", "reference", "operation"),
+        "text_similarity": ("name", "input", "reference", "evaluation_metric"),
+        "python": ("name", "source"),
+        "multi": ("name", "calculate_output"),
+        "score_model": ("name", "model"),
+    }[kind]
+    for name in texts:
+        if not isinstance(grader.get(name), str):
+            raise ApiError(f"A {kind} grader needs the text {name!r}.", param=f"grader.{name}", code="invalid_grader")
+    _CHECK_OF[kind](grader)
+
+
+def grade(grader: Mapping[str, Any], grading: Grading) -> tuple[float, dict[str, float]]:
+    """The score of an answer, and of the parts where it is a formula over others.
+
+    Args:
+        grader: one that :func:`check_grader` has passed.
+        grading: the answer and its row; receives the error flags.
+
+    Raises:
+        ApiError: it needs something that this server has not.
+    """
+    if grader["type"] != "multi":
+        return _SCORES[grader["type"]](grader, grading), {}
+    parts = {name: grade(part, grading)[0] for name, part in _parts(grader).items()}
+    try:
+        return _evaluate(ast.parse(grader["calculate_output"], mode="eval").body, parts), parts
+    except (ValueError, ArithmeticError, TypeError) as error:
+        grading.errors.add("formula_parse_error")
+        grading.details["formula_parse_error"] = str(error)
+        return 0.0, parts
+
+
+def _parts(grader: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The graders of a formula by name; the API's schema has one alone, its guide several by name."""
+    parts = grader["graders"]
+    return {parts["name"]: parts} if isinstance(parts.get("type"), str) else dict(parts)
+
+
+def _string_check(grader: Mapping[str, Any], grading: Grading) -> float:
+    check = _CHECKS[grader["operation"]]
+    return float(check(grading.fill(grader["input"]), grading.fill(grader["reference"])))
+
+
+def _text_similarity(grader: Mapping[str, Any], grading: Grading) -> float:
+    text, reference = (grading.fill(grader[name])[:_MOST_TEXT] for name in ("input", "reference"))
+    metric = grader["evaluation_metric"]
+    if metric == "fuzzy_match":
+        return _indel_similarity(text, reference)
+    if metric == "bleu":
+        from sacrebleu import sentence_bleu
+
+        return float(sentence_bleu(text, [reference]).score) / 100
+    if metric == "gleu":
+        from nltk.translate.gleu_score import sentence_gleu
+
+        return float(sentence_gleu([reference.split()], text.split())) if text.split() and reference.split() else 0.0
+    from rouge_score.rouge_scorer import RougeScorer
+
+    kind = "rougeL" if metric == "rouge_l" else metric.replace("_", "")
+    return float(RougeScorer([kind]).score(reference, text)[kind].fmeasure)
+
+
+def _indel_similarity(one: str, other: str) -> float:
+    """Twice the longest common subsequence over both lengths, as rapidfuzz's ``ratio`` / 100.
+
+    The subsequence's length is counted in the bits of one integer a row: Hyyrö 2004, "Bit-parallel LCS-length".
+    """
+    if not one and not other:
+        return 1.0
+    places: dict[str, int] = {}
+    for place, letter in enumerate(one):
+        places[letter] = places.get(letter, 0) | 1 << place
+    every = state = (1 << len(one)) - 1
+    for letter in other:
+        matches = state & places.get(letter, 0)
+        state = ((state + matches) | (state - matches)) & every
+    return 2 * (len(one) - state.bit_count()) / (len(one) + len(other))
+
+
+def _score_model(grader: Mapping[str, Any], grading: Grading) -> float:
+    if grading.answer_chat is None:
+        raise ApiError("This server answers no model, so score_model cannot run.", param="grader.type")
+    messages = [{"role": one["role"], "content": grading.fill(_text_of(one["content"]))} for one in grader["input"]]
+    answer = grading.answer_chat(grader["model"], messages, dict(grader.get("sampling_params") or {}))
+    found = _NUMBER.findall(answer)
+    low, high = grader.get("range") or (0.0, 1.0)
+    if not found or not low <= float(found[-1]) <= high:
+        grading.errors.add("model_grader_parse_error")
+        grading.details["model_grader_server_error_details"] = f"no number from {low:g} to {high:g} in: {answer[:200]}"
+        return float(low)
+    return float(found[-1])
+
+
+def _python(grader: Mapping[str, Any], grading: Grading) -> float:
+    if not grading.run_programs:
+        raise ApiError(
+            "This server runs no programs that a request holds; start it with --allow-python-graders.",
+            status=403,
+            param="grader.type",
+            code="python_graders_disabled",
+        )
+    try:
+        return run_grader_program(grader["source"], sample=grading.sample, item=grading.item)
+    except GraderProgramError as error:
+        grading.errors.add("python_grader_runtime_error")
+        grading.details["python_grader_runtime_error_details"] = error.what
+        return 0.0
+
+
+def _text_of(content: Any) -> str:
+    """A message's text, of a string, a part, or a list of those."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_text_of(part) for part in content)
+    if isinstance(content, dict) and isinstance(content.get("text"), str):
+        return str(content["text"])
+    raise ApiError("A score_model grader reads text alone.", param="grader.input", code="invalid_grader")
+
+
+def _check_string(grader: Mapping[str, Any]) -> None:
+    if grader["operation"] not in _CHECKS:
+        raise ApiError(f"operation is one of {', '.join(_CHECKS)}.", param="grader.operation", code="invalid_grader")
+
+
+def _check_similarity(grader: Mapping[str, Any]) -> None:
+    known = ["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
+    if grader["evaluation_metric"] not in known:
+        raise ApiError(
+            f"evaluation_metric is one of {', '.join(known)}; cosine and meteor need models that this server has not.",
+            param="grader.evaluation_metric",
+            code="invalid_grader",
+        )
+
+
+def _check_program(grader: Mapping[str, Any]) -> None:
+    try:
+        tree = ast.parse(grader["source"])
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ApiError(f"source is no Python: {error}", param="grader.source", code="invalid_grader") from error
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "grade" for node in tree.body):
+        raise ApiError("source defines no function grade(sample, item).", param="grader.source", code="invalid_grader")
+
+
+def _check_formula(grader: Mapping[str, Any]) -> None:
+    parts = grader.get("graders")
+    if not isinstance(parts, dict) or not parts or not all(isinstance(part, dict) for part in _parts(grader).values()):
+        raise ApiError("A multi grader needs graders by name.", param="grader.graders", code="invalid_grader")
+    for part in _parts(grader).values():
+        check_grader(part, inside=True)
+    try:
+        _evaluate(ast.parse(grader["calculate_output"], mode="eval").body, dict.fromkeys(_parts(grader), 1.0))
+    except ArithmeticError:
+        return  # it divides by what need not be so in a real grading
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ApiError(f"calculate_output: {error}", param="grader.calculate_output", code="invalid_grader") from error
+
+
+def _check_model(grader: Mapping[str, Any]) -> None:
+    messages = grader.get("input")
+    if (
+        not isinstance(messages, list)
+        or not messages
+        or not all(isinstance(one, dict) and isinstance(one.get("role"), str) and "content" in one for one in messages)
+    ):
+        raise ApiError("A score_model grader needs messages as input.", param="grader.input", code="invalid_grader")
+    for one in messages:
+        _text_of(one["content"])
+    bounds = grader.get("range")
+    numbers = isinstance(bounds, list) and len(bounds) == 2 and all(isinstance(one, int | float) for one in bounds)
+    if bounds is not None and not (numbers and bounds[0] < bounds[1]):
+        raise ApiError("range is two numbers, the lower one first.", param="grader.range", code="invalid_grader")
+
+
+def _evaluate(node: ast.AST, names: Mapping[str, float]) -> float:
+    """A formula of numbers, graders' names, + - * / and a few functions."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return float(node.value)
+    if isinstance(node, ast.Name) and node.id in names:
+        return float(names[node.id])
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return float(_OPERATORS[type(node.op)](_evaluate(node.left, names), _evaluate(node.right, names)))
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+        return float(_OPERATORS[type(node.op)](_evaluate(node.operand, names)))
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in _FUNCTIONS
+        and not node.keywords
+    ):
+        return float(_FUNCTIONS[node.func.id](*(_evaluate(one, names) for one in node.args)))
+    raise ValueError(f"only numbers, {', '.join(names)}, + - * / and {', '.join(_FUNCTIONS)} may stand in it")
+
+
+_SCORES: Mapping[str, Callable[[Mapping[str, Any], Grading], float]] = {
+    "string_check": _string_check,
+    "text_similarity": _text_similarity,
+    "python": _python,
+    "score_model": _score_model,
+}
+_CHECK_OF: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+    "string_check": _check_string,
+    "text_similarity": _check_similarity,
+    "python": _check_program,
+    "multi": _check_formula,
+    "score_model": _check_model,
+}

@@ -1,0 +1,16 @@
+"""Many clients, servers and workers that are killed: each job is done once, none is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.submissions import submissions
+
+
+@pytest.mark.slow
+def test_every_job_is_done_once_while_servers_and_workers_are_killed(tmp_path: Path) -> None:
+    outcome = submissions(tmp_path, jobs=60, clients=10, seed=1, seconds_between_kills=2.0, patience=600)
+    assert outcome.problems == []
+    assert len(set(outcome.submitted.values())) == 60
