@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from hone.data.loader import load_examples
-from hone.errors import MissingDependencyError, ModelError, TemplateError
+from hone.errors import MissingDependencyError, TemplateError
 from hone.model.gguf_load import load_gguf_weights
 from hone.model.llama_cpp import LlamaCppPrompt, find_llama_cpp
 from hone.model.load import LoadedModel, load_base
+from hone.model.peft_methods import load_as_peft
 from hone.model.quiet import quiet_transformers
 from hone.proof.conversations import PROBE_CONVERSATIONS
 from hone.proof.exported import (
@@ -279,22 +279,13 @@ def _check_gguf_with_transformers(
 
 def _with_peft(folder: Path, plain: LoadedModel) -> PreTrainedModel:
     """The base with the adapter, as PEFT loads it."""
-    import peft
-
     tokens = folder / "tokenizer_config.json"
     if tokens.is_file():  # tokens were added: PEFT's user first gives the base a row for each
         whole: Any = plain.model
         with quiet_transformers():
             size = len(AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
             whole.resize_token_embeddings(size, mean_resizing=False)
-    try:
-        with quiet_transformers(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, and no matter of the user's
-            wrapped: Any = peft.PeftModel.from_pretrained(plain.model, str(folder))
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise ModelError(f"PEFT cannot load the exported adapter: {error}", where=str(folder)) from error
-    model: PreTrainedModel = wrapped.eval()
-    return model
+    return load_as_peft(plain.model, folder)
 
 
 def _release(package: str) -> str:
