@@ -102,9 +102,7 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     arms, missing = possible_arms(
         _wanted(config, answerer), answerer, rows=rows, instruction=config.instruction, documents=documents
     )
-    loaded = load_examples(
-        _rows_of(config, answerer), mapping=config.mapping, limit=config.limit, preferences=True
-    )  # fmt: skip
+    loaded = load_examples(_rows_of(config, answerer), mapping=config.mapping, limit=config.limit, preferences=True)
     if loaded.are_preferences:
         return _on_preferences(config, answerer, loaded, home, recorder)
     examples, data = _held_out(loaded, answerer)
@@ -128,9 +126,9 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     )  # fmt: skip
     verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
     tuned = next((result for result in results if result.arm == "tuned"), None)
-    if tuned is not None and verdict is not None and config.probes:
-        verdict, retention = _with_retention(verdict, config, answerer, examples, home, recorder)
     if tuned is not None:
+        if verdict is not None and config.probes:
+            verdict, retention = _with_retention(verdict, config, answerer, examples, home, recorder)
         # last, because merging makes the model a plain one
         proof += [*measure_merged(answerer), check_stops(tuned.stopped)]
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
