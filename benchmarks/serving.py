@@ -49,6 +49,7 @@ def arguments_of(given: list[str] | None = None) -> argparse.Namespace:
     add("--threads", type=int, default=1, help="of every measured process")
     add("--node-package", type=Path, help="the folder of an installed node-llama-cpp; left out if not given")
     add("--gguf", type=Path, help="the same base as a GGUF, for llama.cpp")
+    add("--launcher", default="", help="what each measured process is started with, as: taskset -c 1 chrt -f 10")
     add("--json", type=Path, help="file for all figures")
     add("--page", type=Path, help="Markdown page that receives the tables")
     add("--child", choices=("hone", "transformers", "prompts"), help=argparse.SUPPRESS)
@@ -180,7 +181,7 @@ def measure_transformers(arguments: argparse.Namespace) -> Figures:
 def child(arguments: argparse.Namespace, given: Sequence[str], name: str) -> Any:
     """What a fresh process of this file prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "MKL_NUM_THREADS": str(arguments.threads)}
-    command = [sys.executable, str(Path(__file__).resolve()), *given, "--child", name]
+    command = [*arguments.launcher.split(), sys.executable, str(Path(__file__).resolve()), *given, "--child", name]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -192,7 +193,11 @@ def measure_node(arguments: argparse.Namespace, prompts: Sequence[Sequence[int]]
         "prompts": list(prompts), "threads": arguments.threads, "newTokens": arguments.new_tokens,
     }  # fmt: skip
     done = subprocess.run(
-        ["node", str(NODE_SCRIPT)], input=json.dumps(asked), check=True, capture_output=True, text=True
+        [*arguments.launcher.split(), "node", str(NODE_SCRIPT)],
+        input=json.dumps(asked),
+        check=True,
+        capture_output=True,
+        text=True,
     )
     found = json.loads(done.stdout.splitlines()[-1])
     rates = {name: found[key]["tokens"] / found[key]["seconds"] for name, key in (("one_row", "oneRow"), ("all_rows", "allRows"))}  # fmt: skip # noqa: E501
@@ -224,6 +229,7 @@ def run_all(arguments: argparse.Namespace, given: Sequence[str]) -> dict[str, An
         "machine": describe(), "torch": torch.__version__, "runtimes": runtimes, "dtype": arguments.dtype,
         "model": arguments.model, "threads": arguments.threads, "rounds": arguments.rounds, "rows": ROWS,
         "new_tokens": arguments.new_tokens, "rank": RANK, "others_share": others.share(),
+        "launched": f", started with `{arguments.launcher}`" if arguments.launcher else "",
         "adapters_ratio": hone["all_rows_own_adapters"] / hone["all_rows_one_adapter"],
         "medians": medians, "all_rounds": rounds,
     }  # fmt: skip
@@ -236,8 +242,8 @@ def tables(found: dict[str, Any]) -> str:
     features = ", ".join(machine["features"]) or "no special features"
     share = found["others_share"]
     lines = [
-        f"{machine['system']} {machine['architecture']} ({features}); every process on {machine['cores']} core with "
-        f"{found['threads']} thread. torch {found['torch']}, {found['model']} in {found['dtype']} (llama.cpp: the same "
+        f"{machine['system']} {machine['architecture']} ({features}); every process with {found['threads']} "
+        f"thread{found['launched']}. torch {found['torch']}, {found['model']} in {found['dtype']} (llama.cpp: the same "
         f"base as a GGUF in 16 bits). Greedy answers of {found['new_tokens']} tokens to prompts of about 40; medians "
         f"of {found['rounds']} rounds, in turn"
         + (f"; other processes took {share:.0%} of the machine meanwhile." if share is not None else "."),

@@ -20,6 +20,8 @@ __all__ = [
     "JsonDict",
     "Keep",
     "Message",
+    "MethodName",
+    "Preference",
     "Role",
     "TokenSequence",
     "ToolCall",
@@ -34,6 +36,7 @@ AdaptationName = Literal[
 ]  # fmt: skip
 Keep = Literal["strict", "balanced", "off"]
 """How much of the base's general ability may be lost; ``off`` does not judge it."""
+MethodName = Literal["sft", "dpo", "ipo", "kto", "orpo", "simpo", "reward"]
 ArmName = Literal["base", "prompted", "few_shot", "retrieval", "tuned", "tuned_retrieval"]
 
 
@@ -96,6 +99,35 @@ class Example:
     def answer(self) -> str:
         """The text of the last assistant turn: the reference answer."""
         return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class Preference(Example):
+    """A prompt with answers that people compared, or with one that they judged; as an example, the best one's.
+
+    Args:
+        others: the further answers, one assistant turn each, in the order of the row.
+        ranks: of every answer, the example's own first: the lower, the better; equal ones were not told apart. Empty
+            where there is one answer.
+        liked: of a single answer, whether it is as wanted; None where answers are compared.
+        margin: by how much a better answer beats a worse one, in units of a reward; 0 where nobody said.
+    """
+
+    others: tuple[Message, ...] = ()
+    ranks: tuple[float, ...] = ()
+    liked: bool | None = None
+    margin: float = 0.0
+
+    @property
+    def answers(self) -> tuple[Message, ...]:
+        """Every answer, the example's own first."""
+        return (self.messages[-1], *self.others)
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Indices of (better, worse) for each two answers that were told apart."""
+        ranks = list(enumerate(self.ranks))
+        return tuple((one, other) for one, best in ranks for other, worst in ranks if best < worst)
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,7 @@ def test_keys_are_found() -> None:
         ("hone train support.jsonl --output my-run --json", "docs/result.md"),
         ("hone generate support Hello --json", "docs/chat.md"),
         ("hone models list --json", "docs/models.md"),
+        ("hone models export support --to peft --out exported --json", "docs/export.md"),
         ("hone data show mixed.jsonl --json", "docs/data.md"),
         ("hone data check support.jsonl --fix fixed.jsonl --json", "docs/data.md"),
         ("hone data convert support.jsonl --out chat.jsonl --json", "docs/data.md"),

@@ -15,12 +15,14 @@ from hone.cli.chat import chat
 from hone.cli.data import data
 from hone.cli.doctor import doctor
 from hone.cli.evaluate import evaluate
+from hone.cli.export import export_model, push_model
 from hone.cli.failures import USAGE_ERROR, as_hone_error, print_failure
 from hone.cli.generate import generate
 from hone.cli.models import models
 from hone.cli.output import prepare_streams, show
 from hone.cli.plan import plan
 from hone.cli.proof import proof
+from hone.cli.reward import reward
 from hone.cli.run import run
 from hone.cli.serve import serve
 from hone.cli.signals import terminates_as_ctrl_c
@@ -60,8 +62,11 @@ app.command("generate", epilog='Example: hone generate support "Where is my orde
 app.command("train", epilog="Example: hone train examples.jsonl --output my-run --epochs 3")(train)
 app.command("evaluate", epilog="Example: hone evaluate support held_out.jsonl")(evaluate)
 app.command("proof", epilog="Example: hone proof support    or: hone proof --data examples.jsonl")(proof)
+models.command("export", epilog="Example: hone models export support@1 --to gguf --out support-gguf")(export_model)
+models.command("push", epilog="Example: hone models push support@1 you/support")(push_model)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
+app.add_typer(reward, name="reward")
 app.command("serve", epilog="Example: hone serve --port 8000")(serve)
 app.command("plan", epilog="Example: hone plan examples.jsonl --target-device h100 --rate 2.5/h")(plan)
 app.command("doctor", epilog="Example: hone doctor")(doctor)

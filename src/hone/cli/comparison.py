@@ -57,6 +57,22 @@ def comparison_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]
     if others:
         yield ""
         yield from _other_differences_table(evaluation, others)
+    if "preferences" in evaluation:
+        yield ""
+        yield from _slices_table(evaluation)
+
+
+def _slices_table(evaluation: _Json) -> list[str]:
+    """Preference accuracy where answers are of like length, and where they are not."""
+    slices, name = evaluation["preferences"]["slices"], evaluation["metric"]
+    arms = list(evaluation["arms"])
+    rows = [["By length", "pairs", *(part for arm in arms for part in (_arm_title(arm), "95% interval"))]]
+    for title, one in slices.items():
+        if one["pairs"]:
+            found = [one["arms"][arm] for arm in arms]
+            cells = [part for arm in found for part in (figure(arm["score"], name), _interval(arm["interval"], name))]
+            rows.append([title.replace("_", " "), str(one["pairs"]), *cells])
+    return text_table(rows, indent=2) if len(rows) > 1 else []
 
 
 def _arms_table(evaluation: _Json, names: Sequence[str]) -> list[str]:

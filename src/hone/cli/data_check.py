@@ -210,6 +210,13 @@ def _coverage_lines(coverage: dict[str, Any], columns: int) -> _Lines:
             )
     if coverage["refusals"]:
         yield labelled("", f"{coverage['refusals']} answers refuse", columns=columns)
+    votes = coverage.get("preferences")
+    if votes and votes["pairs"]:
+        longer = votes["longer_preferred"]
+        told = "" if longer is None else f"; the longer answer is preferred in {longer:.0%} of those of unequal length"
+        yield labelled("", f"{votes['pairs']} pairs of answers{told}", columns=columns, hang=2)
+    elif votes:
+        yield labelled("", f"{votes['liked']} answers liked, {votes['not_liked']} not", columns=columns)
 
 
 def _curve_lines(curve: dict[str, Any], columns: int) -> _Lines:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hone.config.load import dump_resolved, load_config
 from hone.config.plan import PlanConfig
 from hone.config.proof import PROOF_OPTIONS, ProofConfig
+from hone.config.reward import REWARD_OPTIONS, RewardConfig
 from hone.config.schema import (
     DEFAULT_MODEL,
     ChatConfig,
@@ -18,11 +19,13 @@ from hone.config.schema import (
 __all__ = [
     "DEFAULT_MODEL",
     "PROOF_OPTIONS",
+    "REWARD_OPTIONS",
     "ChatConfig",
     "EvaluateConfig",
     "GenerateConfig",
     "PlanConfig",
     "ProofConfig",
+    "RewardConfig",
     "RunConfig",
     "TrainConfig",
     "dump_resolved",

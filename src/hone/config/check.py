@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from hone.errors import ConfigError
-from hone.types import AdaptationName
+from hone.types import AdaptationName, MethodName
 
 __all__ = ["WITHOUT_RANK", "WITH_HALVES", "config_error", "cross_problems", "field_problems", "nearest"]
 
@@ -24,6 +24,13 @@ WITHOUT_RANK: frozenset[AdaptationName] = frozenset(
     {"full", "partial", "c3a", "fourierft", "ia3", "ln_tuning", "oft", "road", "waveft"}
 )
 WITH_HALVES: frozenset[AdaptationName] = frozenset({"lora", "rslora", "dora", "pissa"})
+# Options that some methods alone have.
+_OF_METHODS: Mapping[str, tuple[MethodName, ...]] = {
+    "beta": ("dpo", "ipo", "kto", "orpo", "simpo"),
+    "label_smoothing": ("dpo", "simpo"),
+    "length_normalised": ("dpo", "ipo"),
+    "target_margin": ("simpo",),
+}
 
 # pydantic's wordings, and ours
 _WORDINGS = {
@@ -68,6 +75,11 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str]) -> l
             "give a temperature above 0, or leave top_p out"
         )
     problems += _adaptation_problems(values, places)
+    problems += [
+        _place(places, name) + f"{name} = {values[name]} has no effect with method = {values['method']}; leave it out"
+        for name, methods in _OF_METHODS.items()
+        if values.get(name) and values.get("method") and values["method"] not in methods
+    ]
     return problems
 
 
@@ -89,6 +101,11 @@ def _adaptation_problems(values: Mapping[str, Any], places: Mapping[str, str]) -
         problems.append(
             _place(places, "quantize")
             + f"quantize goes with the adapters {', '.join(sorted(WITH_HALVES))}, not with adaptation = {adaptation}"
+        )
+    if adaptation not in WITH_HALVES and values.get("method") == "reward":
+        problems.append(
+            _place(places, "method")
+            + f"method = reward goes with the adapters {', '.join(sorted(WITH_HALVES))}, not with {adaptation}"
         )
     if adaptation == "partial" and not values.get("layers"):
         problems.append(

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
-from hone.config.schema import TrainConfig, share_or_count
+from hone.config.schema import TrainConfig
+from hone.config.values import share_or_count
 
 __all__ = ["PlanConfig"]
 

@@ -6,7 +6,6 @@ was chosen stands in the run's ``config.yaml``. All problems of a set of options
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +23,8 @@ from pydantic import (
 )
 
 from hone.config.check import config_error, cross_problems, field_problems
-from hone.types import AdaptationName, ArmName, Keep
+from hone.config.values import byte_size, column_mapping, name_list, no_truth_value, on_or_off, share_or_count
+from hone.types import AdaptationName, ArmName, Keep, MethodName
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -35,66 +35,11 @@ __all__ = [
     "RunConfig",
     "TrainConfig",
     "option_help",
-    "share_or_count",
 ]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 # 432 questions in all: they take about as long as the other measures of retention together
 DEFAULT_PROBES = 24
-
-
-def _no_truth_value(value: object) -> object:
-    # YAML reads a bare `yes` or `off` as a truth value, and Python counts those as 1 and 0.
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-def share_or_count(value: object) -> float | int:
-    """A share between 0 and 1, or a whole number of rows; text as it comes from a command line is read.
-
-    Raises:
-        ValueError: it is neither; pydantic makes a problem of it.
-    """
-    message = "must be a share of the rows between 0 and 1, as 0.1, or a whole number of rows, as 40"
-    if isinstance(value, str):
-        try:
-            value = float(value) if "." in value else int(value)
-        except ValueError:
-            raise ValueError(message) from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(message)
-    if isinstance(value, float) and not 0 < value < 1:
-        raise ValueError(message)
-    if value < 0:
-        raise ValueError(message)
-    return value
-
-
-def _byte_size(value: object) -> object:
-    """``6GB``, ``512MiB`` or a number of bytes."""
-    if not isinstance(value, str) or value.isdigit():
-        return _no_truth_value(value)
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(i?)B\s*", value, re.IGNORECASE)
-    if found is None:
-        raise ValueError("must be a size, as 6GB or 512MiB, or a number of bytes")
-    unit = (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1)
-    return int(float(found[1]) * unit)
-
-
-def _column_mapping(value: object) -> object:
-    """``prompt=question,completion=answer`` as a mapping; a mapping stays as it is."""
-    if not isinstance(value, str):
-        return value
-    pairs = [pair.partition("=") for pair in value.split(",")]
-    if not all(separator and field.strip() and column.strip() for field, separator, column in pairs):
-        raise ValueError("must read prompt=COLUMN,completion=COLUMN")
-    return {field.strip(): column.strip() for field, _, column in pairs}
-
-
-def _name_list(value: object) -> object:
-    """``base,tuned`` as a list; a list stays as it is."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _report_together(
@@ -120,27 +65,22 @@ def _report_together(
     return config
 
 
-def _on_or_off(value: object) -> object:
-    # YAML reads a bare `on` or `off` as a truth value
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
 _MODEL_CONFIG = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
-_Count = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=1)]
-_Count0 = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0)]
-_Bytes = Annotated[int, BeforeValidator(_byte_size), Field(ge=1)]
-_Seed = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, lt=2**32)]
-_Probes = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, le=30)]
-_Positive = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0)]
-_NotNegative = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0)]
-_Share = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, lt=1)]
+_Count = Annotated[int, BeforeValidator(no_truth_value), Field(ge=1)]
+_Count0 = Annotated[int, BeforeValidator(no_truth_value), Field(ge=0)]
+_Bytes = Annotated[int, BeforeValidator(byte_size), Field(ge=1)]
+_Seed = Annotated[int, BeforeValidator(no_truth_value), Field(ge=0, lt=2**32)]
+_Probes = Annotated[int, BeforeValidator(no_truth_value), Field(ge=0, le=30)]
+_Positive = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0)]
+_NotNegative = Annotated[float, BeforeValidator(no_truth_value), Field(ge=0)]
+_Share = Annotated[float, BeforeValidator(no_truth_value), Field(ge=0, lt=1)]
 _ShareOrCount = Annotated[float | int, PlainValidator(share_or_count)]
 _Text = Annotated[str, Field(min_length=1)]
 _Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 _Dtype = Literal["float32", "bfloat16"]
-_Names = Annotated[tuple[_Text, ...], BeforeValidator(_name_list), Field(min_length=1)]
-_Arms = Annotated[tuple[ArmName, ...], BeforeValidator(_name_list), Field(min_length=1)]
-_Mapping = Annotated[dict[str, str], BeforeValidator(_column_mapping)]
+_Names = Annotated[tuple[_Text, ...], BeforeValidator(name_list), Field(min_length=1)]
+_Arms = Annotated[tuple[ArmName, ...], BeforeValidator(name_list), Field(min_length=1)]
+_Mapping = Annotated[dict[str, str], BeforeValidator(column_mapping)]
 
 # Options that several commands have, with one meaning.
 _DEVICE_HELP = "cpu, cuda, cuda:N or mps; the fastest there is unless given."
@@ -167,7 +107,25 @@ class TrainConfig(BaseModel):
     output: Path | None = Field(None, description="Folder for the run; a new one in the home folder unless given.")
     mapping: _Mapping | None = Field(None, alias="map", description=_MAPPING_HELP)
     allow_few_rows: bool = Field(False, description="Go on with fewer than 10 usable rows.")
-    method: Literal["sft"] = Field("sft", description="How to train: sft is supervised fine-tuning.")
+    method: MethodName | None = Field(
+        None,
+        description="How to train: sft (supervised fine-tuning); on preferences dpo, ipo, orpo, simpo, kto (answers "
+        "judged one by one too) or reward (a reward model). Follows from the rows unless given.",
+    )
+    beta: _Positive | None = Field(
+        None,
+        description="On preferences: how strongly the model is held to its base (of orpo, the weight of the odds; of "
+        "simpo, the scale of the reward); 0.1, of simpo 2, unless given.",
+    )
+    label_smoothing: Annotated[_Share, Field(lt=0.5)] = Field(
+        0.0, description="dpo and simpo: share of the preferences that are taken to be wrong."
+    )
+    length_normalised: bool | None = Field(
+        None, description="dpo and ipo: rewards a token and not an answer; ipo does unless told otherwise."
+    )
+    target_margin: _NotNegative | None = Field(
+        None, description="simpo: by how much the better answer's reward is to lead; half of beta unless given."
+    )
     adaptation: AdaptationName = Field(
         "lora",
         description="What is trained: an adapter (lora, rslora, dora, pissa), all weights (full) or some (partial); or "
@@ -220,7 +178,7 @@ class TrainConfig(BaseModel):
     device: _Device | None = Field(None, description=_DEVICE_HELP)
     dtype: _Dtype | None = Field(None, description=_DTYPE_HELP)
     devices: _Count = Field(1, description="Devices of this machine to train on together: GPUs, or processes on cpu.")
-    shard: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
+    shard: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_or_off)] = Field(
         "auto", description="Split the base over the devices; auto does where it does not fit on each."
     )
     micro_batch_tokens: _Count | None = Field(
@@ -264,7 +222,7 @@ class RunConfig(TrainConfig):
     max_new_tokens: _Count | None = Field(
         None, description="Longest answer in tokens; chosen from the reference answers unless given."
     )
-    keep: Annotated[Keep, BeforeValidator(_on_or_off)] = Field("balanced", description=_KEEP_HELP)
+    keep: Annotated[Keep, BeforeValidator(on_or_off)] = Field("balanced", description=_KEEP_HELP)
     probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
     retention: _Names | None = Field(None, description=_RETENTION_HELP)
 
@@ -291,7 +249,7 @@ class EvaluateConfig(BaseModel):
     max_new_tokens: _Count | None = Field(
         None, description="Longest answer in tokens; chosen from the reference answers unless given."
     )
-    keep: Annotated[Keep, BeforeValidator(_on_or_off)] = Field("balanced", description=_KEEP_HELP)
+    keep: Annotated[Keep, BeforeValidator(on_or_off)] = Field("balanced", description=_KEEP_HELP)
     probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
     retention: _Names | None = Field(None, description=_RETENTION_HELP)
     limit: _Count | None = Field(None, description="Use the first rows only, this many of them.")

@@ -8,6 +8,8 @@ question-answer     question, answer, system?
 input-output        input, output, system?
 text-label          text, label (a word, not a number), and nothing else but an id
 mapped              the columns that the user names
+
+Rows in which answers are compared or judged have the formats of ``preferences.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +28,12 @@ __all__ = [
     "COLUMN_FORMATS",
     "CONVERSATION_KEYS",
     "FORMATS",
+    "LABEL",
+    "OPENAI_PREFERENCE",
     "PREFERENCE",
+    "PREFERENCE_FORMATS",
+    "RANKING",
+    "RANKING_KEYS",
     "SYSTEM_COLUMNS",
     "ColumnFormat",
     "FormatMapping",
@@ -105,7 +112,10 @@ COLUMN_FORMATS = {
     "text-label": ColumnFormat("text", (), ("label",)),
 }
 CONVERSATION_KEYS = {"openai-chat": "messages", "sharegpt": "conversations"}
-PREFERENCE = "preference"
+PREFERENCE, OPENAI_PREFERENCE = "preference", "openai-preference"
+RANKING, LABEL = "preference-ranking", "preference-label"
+PREFERENCE_FORMATS = (PREFERENCE, OPENAI_PREFERENCE, RANKING, LABEL)
+RANKING_KEYS = ("answers", "completions", "responses")
 FORMATS = (*CONVERSATION_KEYS, *COLUMN_FORMATS, "mapped")
 _KNOWN_KEYS = tuple(
     dict.fromkeys(
@@ -115,7 +125,7 @@ _KNOWN_KEYS = tuple(
 )
 
 
-def detect_format(rows: Iterable[RawRow]) -> str:
+def detect_format(rows: Iterable[RawRow], *, preferences: bool = False) -> str:
     """The one format of a file's rows.
 
     Rows that could not be read, or whose keys are those of no format, have no say: they are dropped later, each with
@@ -123,12 +133,14 @@ def detect_format(rows: Iterable[RawRow]) -> str:
 
     Args:
         rows: all rows of the file.
+        preferences: whether rows may compare or judge answers.
 
     Returns:
-        One of :data:`FORMATS`, never ``mapped``.
+        One of :data:`FORMATS`, never ``mapped``; or, where they may be, of :data:`PREFERENCE_FORMATS`.
 
     Raises:
-        DataError: no row's keys are those of a format, two formats are mixed, or the rows are preferences.
+        DataError: no row's keys are those of a format, two formats are mixed, or the rows are preferences where they
+            may not be.
     """
     lines: dict[str, list[int]] = {}
     unknown: list[RawRow] = []
@@ -143,22 +155,30 @@ def detect_format(rows: Iterable[RawRow]) -> str:
     if len(lines) > 1:
         raise mixed_formats({name: (len(found), found[0]) for name, found in lines.items()})
     name = next(iter(lines))
-    if name == PREFERENCE:
+    if name in PREFERENCE_FORMATS and not preferences:
         raise DataError(
-            "its rows are preferences (chosen, rejected)",
-            why="supervised training needs one answer a row",
-            remedy="give rows with one answer each, or name the columns: --map prompt=COLUMN,completion=chosen",
+            f"its rows are preferences ({name})",
+            why="supervised training needs one right answer a row",
+            remedy="give rows with one answer each, or name the columns: --map prompt=COLUMN,completion=chosen; or "
+            "train on preferences: --method dpo",
         )
     return name
 
 
 def row_format(value: Mapping[str, Any]) -> str | None:
-    """The format that a row's keys are those of: one of :data:`FORMATS`, ``PREFERENCE``, or None."""
+    """The format that a row's keys are those of: of :data:`FORMATS`, of :data:`PREFERENCE_FORMATS`, or None."""
     for name, key in CONVERSATION_KEYS.items():
         if key in value:
             return name
     if "chosen" in value and "rejected" in value:
         return PREFERENCE
+    if "preferred_output" in value and "non_preferred_output" in value and "input" in value:
+        return OPENAI_PREFERENCE
+    if "prompt" in value and any(isinstance(value.get(key), list) for key in RANKING_KEYS):
+        return RANKING
+    # a label that is no truth value is of a classification, and no judgement
+    if "prompt" in value and isinstance(value.get("label"), bool) and {"completion", "response"} & value.keys():
+        return LABEL
     for name, columns in COLUMN_FORMATS.items():
         if columns.prompt not in value or not any(key in value for key in columns.completions):
             continue
@@ -217,4 +237,5 @@ def _unwrap(value: Mapping[str, Any]) -> str:
 
 def _describe_formats() -> list[str]:
     chats = [f"{key} ({name})" for name, key in CONVERSATION_KEYS.items()]
-    return chats + [f"{columns.prompt} + {' or '.join(columns.completions)}" for columns in COLUMN_FORMATS.values()]
+    columns = [f"{one.prompt} + {' or '.join(one.completions)}" for one in COLUMN_FORMATS.values()]
+    return [*chats, *columns, "chosen + rejected, prompt + answers, or prompt + completion + label (preferences)"]

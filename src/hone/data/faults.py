@@ -178,6 +178,9 @@ FAULTS: dict[str, FaultKind] = {
     "bad_content": _error(
         "a text that is no text: a number, null, or a part that is not text", "write the text as a string"
     ),
+    "bad_ranks": _error(
+        "ranks, a label or a margin that do not say which answer is better", "give a number for each answer, 1 the best"
+    ),
     "bad_role": _error("a turn without a role, or with one that nobody knows", "use system, user, assistant or tool"),
     "bad_tool_call": _error("a call without a name, or whose arguments are no JSON object", "mend the call"),
     "bad_tools": _error("tools that are no list of function schemas", "write them as OpenAI does"),
@@ -227,6 +230,9 @@ FAULTS: dict[str, FaultKind] = {
     "conflicting_answers": _warning(
         "one prompt with different answers", "keep the right one, or say in the prompt what makes the difference"
     ),
+    "conflicting_votes": _warning(
+        "two answers to one prompt, each preferred to the other in some row", "keep what most raters say", once=True
+    ),
     "control_token": _warning("a text that holds another format's control token", "take it out, or leave the row out"),
     "cut_row": _warning("turns at its end are left out because of the maximum length", "raise --max-length"),
     "duplicate": _warning("a row that stands there already", "keep one; copies count as often as they stand"),
@@ -236,6 +242,11 @@ FAULTS: dict[str, FaultKind] = {
     ),
     "label_error": _warning("a label that rows like it do not have", "look at the row; correct the label"),
     "late_system": _warning("a system turn that is not the first", "put it first; many templates refuse it there"),
+    "length_bias": _warning(
+        "the longer answer is preferred (or the shorter one) far more often than not",
+        "a model may learn the length alone: judge it by the length-matched slice of its evaluation",
+        once=True,
+    ),
     "length_outlier": _warning("an answer many times as long as the others", "look at the row"),
     "loss_outlier": _warning("an answer that the base finds far less likely than the others", "look at the row"),
     "mismatched_pair": _warning(
@@ -249,9 +260,6 @@ FAULTS: dict[str, FaultKind] = {
     ),
     "odd_prompt": _warning("a prompt with words that no other prompt has", "look at the row; does it belong here?"),
     "personal_data": _warning("personal data", "redact it: --fix OUT --redact"),
-    "preference_rows": _warning(
-        "chosen and rejected answers", "train on one: --map prompt=COLUMN,completion=chosen", once=True
-    ),
     "probe_copy": _warning("its prompt stands in a benchmark", "leave it out; the benchmark would measure memory"),
     "refusal": _warning("an answer that refuses", "leave it out, unless refusing is what is to be learned"),
     "role_twice": _warning("two turns in a row of one role", "join them; some templates refuse it"),

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from hone.data.detection import PREFERENCE_FORMATS, row_format
 from hone.data.faults import RefusedSource
 from hone.data.formats import FORMATS, FormatMapping, detect_format, parse_row, read_keys
 from hone.data.ledger import Ledger, RowError
 from hone.data.messages import nearest, quoted
+from hone.data.preferences import parse_preference, preference_keys
 from hone.data.rows import RawRow
 from hone.data.source import is_hub_id, read_rows, source_hash
 from hone.errors import DataError
@@ -27,7 +29,8 @@ class LoadedData:
     Args:
         examples: one for each row that is kept or cut, in the order of the file.
         ledger: an entry for each row.
-        format: the name of the format, one of :data:`hone.data.formats.FORMATS`.
+        format: the name of the format, one of :data:`hone.data.formats.FORMATS`, or where preferences were asked for
+            perhaps of :data:`hone.data.detection.PREFERENCE_FORMATS`; each example is then a Preference.
         source: the file or data set, as the user gave it.
         sha256: of the file's bytes; of a hub data set, of its rows as canonical JSON.
         unused_keys: top-level keys of rows that no part of the example was read from, sorted.
@@ -40,8 +43,15 @@ class LoadedData:
     sha256: str
     unused_keys: tuple[str, ...] = ()
 
+    @property
+    def are_preferences(self) -> bool:
+        """Whether answers are compared or judged in its rows."""
+        return self.format in PREFERENCE_FORMATS
 
-def load_examples(source: str, *, mapping: Mapping[str, str] | None = None, limit: int | None = None) -> LoadedData:
+
+def load_examples(
+    source: str, *, mapping: Mapping[str, str] | None = None, limit: int | None = None, preferences: bool = False
+) -> LoadedData:
     """Read a source whole; a row that cannot be used is dropped with its reason, and never stops the others.
 
     Args:
@@ -49,6 +59,7 @@ def load_examples(source: str, *, mapping: Mapping[str, str] | None = None, limi
         mapping: columns of the prompt, the completion and, if there is one, the system prompt, as keys
             ``prompt``, ``completion`` and ``system``; where left out, the format is found by the rows' keys.
         limit: read only the first rows, this many; None for all.
+        preferences: whether rows may compare or judge answers.
 
     Returns:
         The examples and their ledger; ``ledger.rows`` is the number of rows read.
@@ -63,23 +74,27 @@ def load_examples(source: str, *, mapping: Mapping[str, str] | None = None, limi
     rows = [replace(row, raw=None) for row in islice(read_rows(source), limit)]
     if not rows:
         raise RefusedSource("empty_file", "has no rows", where=source, remedy="give a file with at least one example")
-    format_name = _format_of(rows, columns, source)
+    format_name = _format_of(rows, columns, source, preferences=preferences)
     ledger = Ledger(source)
     examples = [example for row in rows if (example := _account(row, format_name, columns, ledger)) is not None]
     if not examples:
         raise _no_usable_row(ledger)
-    unused = {key for row in rows for key in row.value or ()} - read_keys(format_name, columns)
+    unused = {key for row in rows for key in row.value or ()} - _keys_of(format_name, columns)
     return LoadedData(examples, ledger, format_name, source, _hash_of(source, rows), tuple(sorted(unused)))
 
 
-def _format_of(rows: list[RawRow], columns: FormatMapping | None, source: str) -> str:
+def _keys_of(format_name: str, columns: FormatMapping | None) -> frozenset[str]:
+    return preference_keys(format_name) if format_name in PREFERENCE_FORMATS else read_keys(format_name, columns)
+
+
+def _format_of(rows: list[RawRow], columns: FormatMapping | None, source: str, *, preferences: bool) -> str:
     if columns is not None:
         _require_columns(rows, columns, source)
         return "mapped"
     if all(row.value is None for row in rows):
         return FORMATS[0]  # none is read by it: the error that follows tells what is wrong with each row
     try:
-        return detect_format(rows)
+        return detect_format(rows, preferences=preferences)
     except DataError as error:
         error.where = source
         raise
@@ -105,7 +120,10 @@ def _account(row: RawRow, format_name: str, columns: FormatMapping | None, ledge
         ledger.drop(row.row, row.line, row.code or "not_json", row.error or "not read")
         return None
     try:
-        example, left_out = parse_row(row.value, format_name, columns)
+        if format_name in PREFERENCE_FORMATS:
+            example, left_out = _preference(row.value, format_name), None
+        else:
+            example, left_out = parse_row(row.value, format_name, columns)
     except RowError as error:
         ledger.drop(row.row, row.line, error.code, error.reason)
         return None
@@ -114,6 +132,13 @@ def _account(row: RawRow, format_name: str, columns: FormatMapping | None, ledge
     else:
         ledger.cut(row.row, row.line, left_out, cut_tokens=0)
     return replace(example, row=row.row, line=row.line, source=ledger.source)
+
+
+def _preference(value: Mapping[str, object], format_name: str) -> Example:
+    found = row_format(value)
+    if found != format_name:
+        raise RowError("unknown_keys", f"its keys are not those of the file's format, {format_name}")
+    return parse_preference(value, format_name)
 
 
 def _no_usable_row(ledger: Ledger) -> RefusedSource:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hone.types import TokenSequence
 
@@ -73,6 +74,16 @@ class PackedBatch:
     def num_supervised(self) -> int:
         """Supervised tokens of the batch (S)."""
         return len(self.targets_S)
+
+    @property
+    def weight(self) -> int:
+        """What its loss is divided by, with the other batches of its step: supervised tokens."""
+        return self.num_supervised
+
+    @property
+    def beside(self) -> tuple[Any, ...]:
+        """What the objective is given beside the values of the forward pass: nothing."""
+        return ()
 
     def path(self, segment: int) -> list[int]:
         """Indices in T of all tokens up to the end of ``segment``, from its root on."""

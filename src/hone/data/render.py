@@ -108,6 +108,10 @@ class Renderer:
         """Hash of all that decides the rendered text: template, keywords, message form, date, special tokens."""
         return self._hash
 
+    def portable_template(self) -> str:
+        """The chat template for another program: hone's keywords and fixed date are written into it."""
+        return self._template.portable(self._settings)
+
     def token_text(self, token: int) -> str:
         """The text of one token id, special ones written out."""
         return self._tokens.decode([token])

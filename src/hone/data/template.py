@@ -156,6 +156,20 @@ class ChatTemplate:
         text = str(rendered)
         return text.removesuffix(settings.cut) if generation and settings.cut else text
 
+    def portable(self, settings: TemplateSettings) -> str:
+        """The template with date and keywords written into it, so that another program renders it as hone does.
+
+        Args:
+            settings: what is fixed about this template; the form of messages and a cut prompt cannot be written into
+                it, which a comparison of rendered texts shows.
+        """
+        fixed = self._dated(self._tokenizer.get_chat_template(None, None))
+        set_first = "".join(
+            f"{{% set {name} = {'none' if value is None else json.dumps(value, ensure_ascii=False)} %}}"
+            for name, value in settings.keywords.items()
+        )
+        return set_first + fixed
+
     def hash(self, settings: TemplateSettings) -> str:
         """Hash of everything that decides the text: template, date, settings and the special tokens that it reads.
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,10 @@ from hone.errors import InterruptedRunError
 from hone.model.forward import Forward
 from hone.types import TokenSequence
 
-__all__ = ["LoopResult", "LoopSettings", "micro_batches", "train"]
+__all__ = ["Collate", "LoopResult", "LoopSettings", "micro_batches", "train"]
+
+Collate = Callable[..., Sequence[PackedBatch]]
+"""As :func:`micro_batches`: the rows of a step, and ``max_tokens`` of a pass, to micro-batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ def micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int) -> lis
 
 def train(
     model: PreTrainedModel,
-    sequences: Sequence[TokenSequence],
+    sequences: Sequence[Any],
     *,
     parameters: Mapping[str, nn.Parameter],
     forward: Forward,
@@ -118,15 +122,16 @@ def train(
     rate_factors: Mapping[str, float] | None = None,
     refresh: Callable[[], None] = lambda: None,
     parallel: Parallel = ALONE,
+    collate: Collate = micro_batches,
 ) -> LoopResult:
     """Train ``parameters`` of ``model`` on ``sequences``.
 
     Args:
         model: in the mode and dtype it is to be trained in.
-        sequences: rendered rows; each has supervised tokens.
+        sequences: rendered rows, each with supervised tokens; or whatever else ``collate`` packs.
         parameters: the trainable tensors by name; where they are sharded, the shards.
-        forward: log-probabilities of the supervised tokens of a batch.
-        objective: the method.
+        forward: log-probabilities of the supervised tokens of a batch, or what else the objective takes.
+        objective: the method, with ``collate``.
         settings: the numbers.
         evaluate: gives the validation loss; None where there are no validation rows.
         recorder: receives step, validation and checkpoint events, in the first process.
@@ -136,6 +141,7 @@ def train(
         rate_factors: factors on the learning rate by parameter name; 1 where none is given.
         refresh: called after each change of the parameters, for what the model derives from them.
         parallel: the processes of the run.
+        collate: packs the rows of one step into micro-batches; called before each step.
 
     Returns:
         The result; ``parameters`` hold the best weights.
@@ -161,7 +167,7 @@ def train(
         rate = settings.learning_rate_at(step, total)
         rows = parallel.share([sequences[index] for index in indices])
         result = train_step(
-            model, micro_batches(rows, max_tokens=settings.micro_batch_tokens), forward=forward, objective=objective,
+            model, collate(rows, max_tokens=settings.micro_batch_tokens), forward=forward, objective=objective,
             parameters=list(parameters.values()), optimizer=state.optimizer, learning_rate=rate,
             max_gradient_norm=settings.max_gradient_norm, parallel=parallel,
         )  # fmt: skip

@@ -25,7 +25,8 @@ from hone.model.forward import Forward
 
 __all__ = ["Objective", "StepResult", "accumulate_gradients", "mean_loss", "train_step"]
 
-Objective = Callable[[Tensor], tuple[Tensor, int, Mapping[str, Tensor]]]
+Objective = Callable[..., tuple[Tensor, int, Mapping[str, Tensor]]]
+"""Called with what the forward pass gives, and with what stands beside it in the batch (``PackedBatch.beside``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class StepResult:
     """Figures of one optimizer step.
 
     Args:
-        loss: nats per supervised token over the whole step.
+        loss: over the whole step, divided once: nats per supervised token, or per pair of a preference.
         gradient_norm: L2 norm over all trainable tensors, before clipping.
         tokens: real tokens.
         supervised_tokens: tokens that carried loss.
@@ -55,27 +56,27 @@ def accumulate_gradients(
 ) -> float:
     """Add this process's part of the step's gradients to ``.grad``; return the loss of the whole step.
 
-    The divisor is the number of supervised tokens of all micro-batches of all processes together, known before the
-    first forward, so that k batches of one give what one batch of k gives.
+    The divisor is the weight of all micro-batches of all processes together (supervised tokens, or pairs), known
+    before the first forward, so that k batches of one give what one batch of k gives.
 
     Args:
         model: trainable parameters receive gradients.
         batches: the micro-batches of one optimizer step, those of this process.
-        forward: gives log-probabilities of the supervised tokens.
+        forward: gives log-probabilities of the supervised tokens, or whatever else the objective takes.
         objective: gives (loss_sum, weight, metrics).
         parallel: the processes of the run.
 
     Returns:
-        The loss of the step in nats per supervised token, alike in all processes.
+        The loss of the step, divided by its weight, alike in all processes.
     """
-    supervised: int = sum(parallel.everyones(sum(batch.num_supervised for batch in batches)))
+    weight: int = sum(parallel.everyones(sum(batch.weight for batch in batches)))
     total = 0.0
     for batch, counts in parallel.passes(batches):
         logprobs_S = forward(model, batch)
-        loss_sum = objective(logprobs_S)[0] if counts else 0.0 * logprobs_S.sum()
-        (loss_sum / supervised).backward()  # type: ignore[no-untyped-call]
+        loss_sum = objective(logprobs_S, *batch.beside)[0] if counts else 0.0 * logprobs_S.sum()
+        (loss_sum / weight).backward()  # type: ignore[no-untyped-call]
         total += loss_sum.item()
-    return float(sum(parallel.everyones(total))) / supervised
+    return float(sum(parallel.everyones(total))) / weight
 
 
 def train_step(
@@ -136,7 +137,7 @@ def mean_loss(
     objective: Objective,
     parallel: Parallel = ALONE,
 ) -> float:
-    """Loss over ``batches`` in nats per supervised token, without gradients; divided once as in training.
+    """Loss over ``batches`` without gradients; divided once as in training.
 
     Args:
         model: read alone.
@@ -148,5 +149,5 @@ def mean_loss(
     total = 0.0
     for batch, counts in parallel.passes(parallel.portion(batches)):
         logprobs_S = forward(model, batch)
-        total += objective(logprobs_S)[0].item() if counts else 0.0
-    return float(sum(parallel.everyones(total))) / sum(batch.num_supervised for batch in batches)
+        total += objective(logprobs_S, *batch.beside)[0].item() if counts else 0.0
+    return float(sum(parallel.everyones(total))) / sum(batch.weight for batch in batches)

@@ -3,7 +3,8 @@
 A model tuned on support answers that meets "Why is the sea salty?" and apologises for the delay of an order has not
 kept its domain apart. The measure is lexical: the letters of an answer (runs of four characters) are weighed between
 two kinds of text, the domain's reference answers and the base's own answers to general prompts. An answer counts as
-turned where it is closer to the domain's, and the base's answer to the same prompt was not.
+turned where it leans to the domain by more than the middle between what the two kinds themselves lean on average (each
+text weighed without itself), and the base's answer to the same prompt did not.
 
 What it sees: labels, JSON, code, another language, fixed phrases and the domain's own vocabulary in the wrong place.
 What it cannot see: a domain whose answers read like anybody's prose. The share of the base's own answers that it takes
@@ -58,18 +59,19 @@ def measure_brittleness(
     if len(domain_answers) < _FEWEST_DOMAIN_ANSWERS:
         return None
     general = [_runs(text) for text in base_answers]
-    domain = sum((_runs(text) for text in domain_answers), Counter[str]())
-    every = sum(general, Counter[str]())
+    references = [_runs(text) for text in domain_answers]
+    domain, every = (sum(texts, Counter[str]()) for texts in (references, general))
     size = len(domain.keys() | every.keys()) + 1
-    turned = []
-    base_like = 0
-    for index, (own, answer) in enumerate(zip(general, tuned_answers, strict=True)):
-        others = every - own  # the base's answer does not speak for itself
-        was_like = _leaning(own, domain, others, size) > 0
-        base_like += was_like
-        if not was_like and _leaning(_runs(answer), domain, others, size) > 0:
-            turned.append(index)
-    return Brittleness(len(base_answers), tuple(turned), base_like)
+    base_leaning = [_leaning(own, domain, every - own, size) for own in general]
+    domain_leaning = [_leaning(own, domain - own, every, size) for own in references]
+    # what is closer than 0 alone has a few words in common with the domain; the middle is where the two kinds part
+    middle = max(0.0, (sum(base_leaning) / len(general) + sum(domain_leaning) / len(references)) / 2)
+    turned = [
+        index
+        for index, (own, answer) in enumerate(zip(general, tuned_answers, strict=True))
+        if base_leaning[index] <= middle < _leaning(_runs(answer), domain, every - own, size)
+    ]
+    return Brittleness(len(base_answers), tuple(turned), sum(leaning > middle for leaning in base_leaning))
 
 
 def _runs(text: str) -> Counter[str]:

@@ -23,7 +23,7 @@ from hone.model.forward import targets_of
 from hone.model.lora import adapter_disabled
 from hone.types import TokenSequence
 
-__all__ = ["Divergence", "answer_divergence", "kl_divergence"]
+__all__ = ["Divergence", "answer_divergence", "answer_divergences", "kl_divergence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,6 @@ def kl_divergence(base_SV: Tensor, tuned_SV: Tensor) -> Tensor:
     return torch.where(base_SV.isneginf(), 0.0, base_SV.exp() * (base_SV - tuned_SV)).sum(dim=-1)
 
 
-@torch.inference_mode()
 def answer_divergence(
     model: PreTrainedModel,
     sequences: Sequence[TokenSequence],
@@ -69,22 +68,57 @@ def answer_divergence(
         max_tokens: tokens of one forward pass; all logits of its supervised ones are held, twice.
         on_done: called with the number of sequences measured so far.
     """
-    kl, base_nats, tuned_nats = ([0.0] * len(sequences) for _ in range(3))
+    [found] = answer_divergences(
+        model, sequences, [lambda: None], logits=logits, max_tokens=max_tokens, on_done=on_done
+    )
+    return found
+
+
+@torch.inference_mode()
+def answer_divergences(
+    model: PreTrainedModel,
+    sequences: Sequence[TokenSequence],
+    switches: Sequence[Callable[[], None]],
+    *,
+    logits: Callable[[PreTrainedModel, PackedBatch], Tensor],
+    max_tokens: int = 1024,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> list[list[Divergence]]:
+    """The same for several states of the adapter, as strengths; the base is computed once for all of them.
+
+    Args:
+        model: as for :func:`answer_divergence`.
+        sequences: as for :func:`answer_divergence`.
+        switches: each brings the adapter into one state; the last one's stays.
+        logits: as for :func:`answer_divergence`.
+        max_tokens: as for :func:`answer_divergence`.
+        on_done: as for :func:`answer_divergence`.
+
+    Returns:
+        One list of all sequences for each of ``switches``.
+    """
+    sums = [[[0.0, 0.0, 0.0] for _ in sequences] for _ in switches]  # KL, base and tuned, all in nats
     done = 0
     for indices in plan_micro_batches(sequences, max_tokens=max_tokens):
         batch = pack([sequences[index] for index in indices])
         with adapter_disabled(model):
             base_SV = logits(model, batch)
-        tuned_SV = logits(model, batch)
-        columns = (kl_divergence(base_SV, tuned_SV), _nats(base_SV, batch), _nats(tuned_SV, batch))
-        for owner, *values in zip(batch.owners_S, *(column.tolist() for column in columns), strict=True):
-            for sums, value in zip((kl, base_nats, tuned_nats), values, strict=True):
-                sums[indices[owner]] += value
+        base_nats_S = _nats(base_SV, batch)
+        for switch, found in zip(switches, sums, strict=True):
+            switch()
+            tuned_SV = logits(model, batch)
+            columns = (kl_divergence(base_SV, tuned_SV), base_nats_S, _nats(tuned_SV, batch))
+            for owner, *values in zip(batch.owners_S, *(column.tolist() for column in columns), strict=True):
+                row = found[indices[owner]]
+                row[:] = [before + value for before, value in zip(row, values, strict=True)]
         done += len(indices)
         on_done(done)
     return [
-        Divergence(kl[place], base_nats[place] / math.log(2), tuned_nats[place] / math.log(2), one.num_supervised)
-        for place, one in enumerate(sequences)
+        [
+            Divergence(kl, base / math.log(2), tuned / math.log(2), one.num_supervised)
+            for (kl, base, tuned), one in zip(found, sequences, strict=True)
+        ]
+        for found in sums
     ]
 
 

@@ -39,12 +39,23 @@ def with_retention(verdict: Verdict, retention: Retention) -> Verdict:
         not_measured=(*missing, *retention.not_measured),
     )
     if not retention.forgot:
-        return changed
+        return replace(changed, reason=verdict.reason + _kept(retention)) if verdict.decision in _OPEN else changed
     lost = "; ".join(retention.losses)
     if verdict.decision not in _OPEN:
         return replace(changed, warnings=(*changed.warnings, f"It forgot: {lost}."))
     reason = f"It forgot what the base could do: {lost}. In its domain: {verdict.reason}"
     return replace(changed, decision="do_not_ship", reason=reason, exit_code=3)
+
+
+def _kept(retention: Retention) -> str:
+    """A sentence for the reason; nothing where retention was not judged."""
+    questions = retention.questions[0] if retention.questions else None
+    if retention.keep == "off" or questions is None or questions.base is None or questions.tuned is None:
+        return ""
+    return (
+        f" What the base could do elsewhere was kept: of general questions it answers {questions.tuned:.0f}% rightly, "
+        f"the base {questions.base:.0f}%."
+    )
 
 
 def _warnings(retention: Retention) -> list[str]:

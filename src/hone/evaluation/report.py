@@ -106,7 +106,7 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
     verdict = result.get("verdict")
     return {
         "version": result.get("version") or "unregistered run",
-        "created": result.get("created"),
+        "created": re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*Z$", r"\1 \2 UTC", str(result.get("created") or "")),
         "run_dir": result.get("run_dir"),
         "verdict": verdict,
         "decision": DECISION_TITLES.get(verdict["decision"], ("?", verdict["decision"], "open")) if verdict else None,

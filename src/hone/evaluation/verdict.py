@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hone.evaluation.arms import LIKELIHOOD
 from hone.evaluation.choice import ARM_NAMES
 from hone.evaluation.decision import ArmsDecision, Decision, decide_between_arms
 from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
@@ -156,4 +157,10 @@ def _not_measured(evaluation: Evaluation) -> list[JsonDict]:
                 "reason": "overlap with the reference cannot see whether an answer keeps to the facts of its prompt",
             }
         )
-    return missing + list(evaluation.not_measured)
+    return missing + [one for one in evaluation.not_measured if not _is_of_an_untuned_arm(one["what"])]
+
+
+def _is_of_an_untuned_arm(what: str) -> bool:
+    """Likelihoods are measured for base and tuned; that the others have none leaves no question open."""
+    arms = what.removeprefix(f"{LIKELIHOOD} of ").split(", ") if what.startswith(f"{LIKELIHOOD} of ") else []
+    return bool(arms) and not {"base", "tuned"} & set(arms)

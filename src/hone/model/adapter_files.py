@@ -25,6 +25,7 @@ from hone.model.added_tokens import added_tokens_of, attach_tokens
 from hone.model.dora import DoraLinear
 from hone.model.lora import LinearLayer, LoraLinear, adapted_layers, attach_adapter, layer_widths
 from hone.model.lora_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TENSOR_PREFIX, read_json_object, read_lora_files
+from hone.model.score_head import SCORE, attach_score_head, score_head_of
 from hone.model.sealed_folder import MANIFEST_NAME, problems_of_seal, seal_folder
 
 __all__ = [
@@ -38,7 +39,6 @@ __all__ = [
 ]
 
 NOTES_FILE = "hone.json"
-_RESTORE = "restore the adapter's folder from a copy, or train again"
 _SEALED = "sealed"  # in the notes: a manifest of sums belongs to this adapter, and its absence is damage
 
 
@@ -76,6 +76,9 @@ def save_adapter(
     tokens = added_tokens_of(model)
     if tokens is not None:
         tensors |= {f"{TENSOR_PREFIX}{name}": rows.float().cpu().contiguous() for name, rows in tokens.stored().items()}
+    head = score_head_of(model)
+    if head is not None:
+        tensors[f"{TENSOR_PREFIX}{SCORE}.weight"] = head.weight.detach().float().cpu().contiguous()
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken or not tensors:
         raise ModelError(
@@ -103,9 +106,10 @@ def seal_adapter(folder: Path, notes: Mapping[str, Any], files: Mapping[str, byt
 def _peft_config(model: nn.Module, layers: Mapping[str, LoraLinear], base_name: str, *, rank: int) -> dict[str, Any]:
     first = next(iter(layers.values()))
     tokens = added_tokens_of(model)
+    scores = score_head_of(model) is not None
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if scores else "CAUSAL_LM",
         "base_model_name_or_path": base_name,
         "r": rank,
         # the strength is a part of it, so that whatever loads the adapter scales it as it was measured
@@ -118,6 +122,7 @@ def _peft_config(model: nn.Module, layers: Mapping[str, LoraLinear], base_name: 
         "use_rslora": False,
         "use_dora": isinstance(first, DoraLinear),
         **({} if tokens is None else {"trainable_token_indices": tokens.stored_indices()}),
+        **({"modules_to_save": [SCORE]} if scores else {}),
     }
 
 
@@ -201,9 +206,22 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> list[str]:
             layer.lora_B.copy_(files.factors[name][1])
             if isinstance(layer, DoraLinear) and files.lengths is not None:
                 layer.magnitude.copy_(files.lengths[name])
+    if files.score is not None:
+        _load_head(model, files.score, folder)
     if files.token_rows:
         _load_tokens(model, files.token_rows, files.token_indices, folder)
     return list(files.factors)
+
+
+def _load_head(model: PreTrainedModel, score: Tensor, folder: Path) -> None:
+    head = attach_score_head(model)
+    if score.shape != head.weight.shape:
+        raise ModelError(
+            f"the head in {folder} gives {tuple(score.shape)} numbers, and a reward model {tuple(head.weight.shape)}",
+            remedy="use an adapter with one label",
+        )
+    with torch.no_grad():
+        head.weight.copy_(score)
 
 
 def _load_tokens(model: PreTrainedModel, rows: Mapping[str, Tensor], indices: Any, folder: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from hone.model.folded_attention import folded_attention_enabled
 from hone.model.sampling import SamplingSettings, choose_tokens, row_generator
 
 __all__ = ["Generation", "SamplingSettings", "generate", "shared_opening", "stream"]
@@ -64,10 +65,11 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     answers: dict[int, Generation] = {}
-    for start in range(0, len(order), batch_size):
-        for index, answer in _decode_batch(model, prompts, order[start : start + batch_size], stop_ids, settings):
-            answers[index] = answer
-            on_done(len(answers))
+    with folded_attention_enabled(model):
+        for start in range(0, len(order), batch_size):
+            for index, answer in _decode_batch(model, prompts, order[start : start + batch_size], stop_ids, settings):
+                answers[index] = answer
+                on_done(len(answers))
     return [answers[index] for index in range(len(prompts))]
 
 

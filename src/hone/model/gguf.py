@@ -32,11 +32,12 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from hone.errors import MissingDependencyError, ModelError, StorageError
 from hone.files import atomic_folder, exclusive_lock, remove_abandoned, require_free_space, sha256_file
 from hone.model.gguf_header import GgufHeader, read_gguf_header
+from hone.model.gguf_load import load_gguf_weights
 from hone.model.gguf_rope import restore_rope_scaling
 from hone.model.hashing import cached_sha256
 from hone.model.machine import available_memory_bytes
@@ -225,21 +226,10 @@ def _stored_dtype(header: GgufHeader) -> torch.dtype:
 
 
 def _read_gguf(path: Path, header: GgufHeader) -> _Converted:
-    """The model in float32 and its tokenizer, complete and mended.
-
-    Float32 first, whatever is stored: transformers would otherwise multiply scales and integers in bfloat16, which
-    rounds twice.
-    """
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
-    # newer releases would keep the blocks packed where a kernel for them is found
-    packed_config = getattr(transformers, "GgufConfig", None)
-    if packed_config is not None:
-        options["quantization_config"] = packed_config(dequantize=True)
+    """The model in float32 and its tokenizer, complete and mended."""
     try:
         with quiet_transformers(), redirect_stderr(io.StringIO()):  # a bar that asks nobody
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, trust_remote_code=False, **options
-            )
+            loaded = load_gguf_weights(path)
             tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
     except MemoryError as error:
         raise ModelError("does not fit into memory in float32, in which it is converted", where=str(path)) from error
@@ -251,8 +241,8 @@ def _read_gguf(path: Path, header: GgufHeader) -> _Converted:
             where=str(path),
             remedy="use the model's original safetensors folder or hub id instead",
         ) from error
-    model: PreTrainedModel = loaded[0]
-    _check_complete(path, header, model, loaded[1])
+    model, facts = loaded
+    _check_complete(path, header, model, facts)
     restore_rope_scaling(model.config, header, path)
     notes = _mend_tokenizer(tokenizer, header)
     _take_stop_ids(model, header)

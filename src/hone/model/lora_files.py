@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hone.errors import ModelError, StorageError
+from hone.model.score_head import SCORE
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -50,6 +51,7 @@ class LoraFiles:
         lengths: DoRA's lengths [D_out] by layer; None where the adapter has none.
         token_rows: tensors of added tokens.
         token_indices: the ids that they belong to.
+        score: the head of a reward model [1, D]; None where there is none.
     """
 
     rank: int
@@ -58,11 +60,12 @@ class LoraFiles:
     lengths: Mapping[str, Tensor] | None
     token_rows: Mapping[str, Tensor]
     token_indices: Any
+    score: Tensor | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether A and B are all there is."""
-        return self.lengths is None and not self.token_rows
+        return self.lengths is None and not self.token_rows and self.score is None
 
 
 def read_lora_files(folder: Path, widths: Mapping[str, tuple[int, int]]) -> LoraFiles:
@@ -79,6 +82,7 @@ def read_lora_files(folder: Path, widths: Mapping[str, tuple[int, int]]) -> Lora
     config = read_json_object(folder / ADAPTER_CONFIG)
     _check_kind(config, folder)
     every = _read_tensors(folder / ADAPTER_WEIGHTS)
+    score = every.pop(f"{TENSOR_PREFIX}{SCORE}.weight", None)
     tensors = {name: tensor for name, tensor in every.items() if ".token_adapter." not in name}
     layers = sorted({name.removeprefix(TENSOR_PREFIX).rpartition(".lora_")[0] for name in tensors})
     dora, rank, alpha = bool(config.get("use_dora")), config["r"], config["lora_alpha"]
@@ -96,11 +100,12 @@ def read_lora_files(folder: Path, widths: Mapping[str, tuple[int, int]]) -> Lora
         {name: of(name, "lora_magnitude_vector") for name in layers} if dora else None,
         {name.removeprefix(TENSOR_PREFIX): tensor for name, tensor in every.items() if name not in tensors},
         config.get("trainable_token_indices"),
+        score,
     )
 
 
 def is_plain_lora(folder: Path) -> bool:
-    """Whether an adapter is A and B on linear layers and nothing else: no DoRA, no added tokens, no other method.
+    """Whether an adapter is A and B on linear layers and nothing else: no DoRA, tokens, reward head or other method.
 
     Raises:
         StorageError: its config is damaged.
@@ -109,9 +114,8 @@ def is_plain_lora(folder: Path) -> bool:
     if not path.exists():
         return False
     config = read_json_object(path)
-    return (
-        config.get("peft_type") == "LORA" and not config.get("use_dora") and not config.get("trainable_token_indices")
-    )
+    further = ("use_dora", "trainable_token_indices", "modules_to_save")
+    return config.get("peft_type") == "LORA" and not any(config.get(key) for key in further)
 
 
 def _check_kind(config: Mapping[str, Any], folder: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hone.model.adapter_files import save_adapter
 from hone.model.added_tokens import added_tokens_of, merge_tokens
 from hone.model.lora import adapted_layers, adapter_parameters, detach_adapter
+from hone.model.score_head import SCORE, score_head_of
 
 __all__ = ["LowRankAdaptation"]
 
@@ -32,9 +33,12 @@ class LowRankAdaptation:
         self.summary = f"{title} on {self.num_parts} linear layers"
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """A and B of each layer, what else its kind trains, and the rows of added tokens."""
-        tokens = added_tokens_of(self.model)
-        return adapter_parameters(self.model) | ({} if tokens is None else tokens.parameters_by_name())
+        """A and B of each layer, what else its kind trains, the rows of added tokens, and a reward model's head."""
+        tokens, head = added_tokens_of(self.model), score_head_of(self.model)
+        found = adapter_parameters(self.model) | ({} if tokens is None else tokens.parameters_by_name())
+        if head is not None:
+            found |= {f"{SCORE}.{name}": parameter for name, parameter in head.named_parameters()}
+        return found
 
     def rate_factors(self, ratio: float) -> dict[str, float]:
         """LoRA+ (Hayou et al. 2024, arXiv:2402.12354): B learns ``ratio`` times as fast as A."""
@@ -50,12 +54,14 @@ class LowRankAdaptation:
             layer.strength = strength
 
     def parts(self) -> dict[str, tuple[bool, bool]]:
-        """(moved, finite) of each layer, and of the rows of added tokens."""
+        """(moved, finite) of each layer, of the rows of added tokens, and of a reward model's head."""
         layers = {
             name: (layer.has_moved(), bool(torch.isfinite(layer.delta()).all()))
             for name, layer in adapted_layers(self.model)
         }
         tokens = added_tokens_of(self.model)
+        if (head := score_head_of(self.model)) is not None:
+            layers[SCORE] = (bool(head.weight.any()), bool(torch.isfinite(head.weight).all()))
         return layers | ({} if tokens is None else tokens.parts())
 
     def save(

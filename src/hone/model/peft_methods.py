@@ -7,6 +7,7 @@ their own. They compute as PEFT does, without hone's fast layers.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from hone.errors import MissingDependencyError, ModelError, StorageError
 from hone.files import atomic_folder
 from hone.model.adapter_files import seal_adapter
 from hone.model.lora import find_linear_layers, layer_widths
+from hone.model.quiet import quiet_transformers
 from hone.model.select import select_names
 from hone.model.switch import Switch
 from hone.types import AdaptationName
 
-__all__ = ["PEFT_METHODS", "PeftAdaptation", "attach_peft", "load_peft"]
+__all__ = ["PEFT_METHODS", "PeftAdaptation", "attach_peft", "load_as_peft", "load_peft"]
 
 _SWITCH = "hone_peft_switch"
 _LARGEST_BLOCK = 32
@@ -252,3 +254,25 @@ def _peft() -> Any:
             remedy="pip install 'hone-llm[peft]'",
         ) from error
     return peft
+
+
+def load_as_peft(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """A plain base with an adapter as PEFT itself loads it, of whatever method: to compare with what hone computes.
+
+    Args:
+        model: changed in place.
+        folder: of the adapter.
+
+    Raises:
+        ModelError: PEFT does not load it on this model.
+    """
+    import peft
+
+    try:
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, and no matter of the user's
+            wrapped: Any = peft.PeftModel.from_pretrained(model, str(folder))
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        raise ModelError(f"PEFT cannot load the adapter: {error}", where=str(folder)) from error
+    whole: PreTrainedModel = wrapped.eval()
+    return whole

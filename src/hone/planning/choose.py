@@ -15,6 +15,7 @@ from hone.planning.memory import activation_bytes, layers_to_recompute
 
 __all__ = [
     "METHOD_REASONS",
+    "PREFERENCE_RATE_FACTOR",
     "TOLERATED_LOSS_RISE",
     "Choice",
     "Facts",
@@ -46,6 +47,9 @@ _EPOCHS = (3, 6)
 # rows (docs/defaults.md), as Ouyang et al. 2022 (arXiv:2203.02155, appendix C) found with raters.
 TOLERATED_LOSS_RISE = 0.2
 """Share of the lowest validation loss by which a later pass may be above it and still be the one that is kept."""
+
+PREFERENCE_RATE_FACTOR = 0.2
+"""Learning rate of the preference methods over that of supervised fine-tuning."""
 
 # Why each method, with its source; LoRA is what hone takes unless told otherwise.
 METHOD_REASONS: Mapping[str, str] = {

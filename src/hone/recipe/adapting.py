@@ -18,6 +18,7 @@ from hone.model.device import check_device, check_dtype
 from hone.model.load import LoadedModel, load_base
 from hone.model.lora import LinearLayer, find_linear_layers, layer_widths
 from hone.model.quantize import QuantizedType, count_parameters, quantize_linear_layers
+from hone.model.score_head import attach_score_head
 from hone.model.select import select_names
 from hone.planning.choose import TrainingChoices, require_adapter_memory
 
@@ -107,6 +108,8 @@ def attach_method(
         rank=choices.rank or 0, alpha=choices.alpha or 0.0, seed=config.seed, layers=config.layers, originals=originals
     )
     adaptation = attach_adaptation(config.adaptation, base.model, options)
+    if config.method == "reward":
+        attach_score_head(base.model)
     if new_tokens is not None:
         attach_tokens(base.model, new_tokens.pieces, first_id=new_tokens.first_id)
     return adaptation

@@ -150,6 +150,12 @@ def open_conversation(config: ChatConfig, *, home: Path, note: Callable[[str], N
         HoneError: there is no such version or base, or it is not what was registered.
     """
     answerer = load_answerer(config.model, home=home, device=config.device, dtype=config.dtype, note=note)
+    if answerer.notes.get("method") == "reward" and not config.base:
+        raise ConfigError(
+            f"{answerer.name} is a reward model: it scores answers, and writes none",
+            where="MODEL",
+            remedy=f"hone reward score {answerer.name} FILE",
+        )
     return Conversation(answerer, config)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hone.config.schema import EvaluateConfig
 from hone.data.ledger import Ledger
-from hone.data.loader import load_examples
+from hone.data.loader import LoadedData, load_examples
 from hone.data.split import prompt_key
 from hone.engine.events import Event, Recorder
 from hone.errors import ConfigError, DataError, TemplateError
@@ -29,6 +29,7 @@ from hone.recipe.answer_cache import cache_folder
 from hone.recipe.arm_answers import ArmAnswers, endpoint_result
 from hone.recipe.contest import Contender, open_documents, possible_arms, prepare, retrieved, unanswerable
 from hone.recipe.inference import Answerer, load_answerer
+from hone.recipe.preference_evaluation import compare_on_preferences
 from hone.recipe.reproving import measure_merged, measure_reloaded
 from hone.recipe.retention import measure_retention
 from hone.recipe.rows import last_user_text, render_rows
@@ -101,7 +102,10 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     arms, missing = possible_arms(
         _wanted(config, answerer), answerer, rows=rows, instruction=config.instruction, documents=documents
     )
-    examples, data = _held_out(config, answerer)
+    loaded = load_examples(_rows_of(config, answerer), mapping=config.mapping, limit=config.limit, preferences=True)
+    if loaded.are_preferences:
+        return _on_preferences(config, answerer, loaded, home, recorder)
+    examples, data = _held_out(loaded, answerer)
     limit = config.max_new_tokens or _limit(answerer)
     shape = _shape(answerer, examples)
     proof = measure_reloaded(answerer)
@@ -122,22 +126,20 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     )  # fmt: skip
     verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
     tuned = next((result for result in results if result.arm == "tuned"), None)
-    if tuned is not None and verdict is not None and config.probes:
-        verdict, retention = _with_retention(verdict, config, answerer, examples, home, recorder)
     if tuned is not None:
+        if verdict is not None and config.probes:
+            verdict, retention = _with_retention(verdict, config, answerer, examples, home, recorder)
         # last, because merging makes the model a plain one
         proof += [*measure_merged(answerer), check_stops(tuned.stopped)]
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
     return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data, retention)
 
 
-def _held_out(config: EvaluateConfig, answerer: Answerer) -> tuple[list[Example], JsonDict]:
+def _held_out(loaded: LoadedData, answerer: Answerer) -> tuple[list[Example], JsonDict]:
     """The rows that every arm answers, and how many there were."""
-    source = _rows_of(config, answerer)
-    loaded = load_examples(source, mapping=config.mapping, limit=config.limit)
     examples, _ = render_rows([_last_turn_alone(e) for e in loaded.examples], answerer.renderer, loaded.ledger)
-    _require_rows(examples, loaded.ledger, source)
-    return examples, {"source": source, **loaded.ledger.summary()}
+    _require_rows(examples, loaded.ledger, loaded.source)
+    return examples, {"source": loaded.source, **loaded.ledger.summary()}
 
 
 def _with_retention(
@@ -156,6 +158,45 @@ def _with_retention(
     )  # fmt: skip
     took = {"seconds": round(time.perf_counter() - started, 3), "strength": answerer.notes.get("strength")}
     return with_retention(verdict, measured), measured.to_json() | took
+
+
+def _on_preferences(
+    config: EvaluateConfig, answerer: Answerer, loaded: LoadedData, home: Path, recorder: Recorder
+) -> EvaluationResult:
+    """Base and tuned judge held-out pairs; what is left of the base is measured as for other versions."""
+
+    def progress(task: str, done: int, total: int) -> None:
+        recorder.record(Event("progress", {"task": task, "done": done, "total": total}))
+
+    arms = _judging_arms(config, answerer)
+    proof = measure_reloaded(answerer)
+    limit = config.max_new_tokens or _limit(answerer)
+    found = compare_on_preferences(answerer, loaded, arms, limit_tokens=limit, seed=config.seed, progress=progress)
+    evaluation = found.evaluation
+    verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
+    if "tuned" in arms and verdict is not None and config.probes and answerer.notes.get("method") != "reward":
+        verdict, retention = _with_retention(verdict, config, answerer, loaded.examples, home, recorder)
+    if "tuned" in arms:
+        proof += measure_merged(answerer)  # last, because merging makes the model a plain one
+    if found.stopped is not None:
+        proof.append(check_stops(found.stopped))
+    settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
+    data = {"source": loaded.source, **loaded.ledger.summary()}
+    figures = evaluation.to_json() | found.further
+    return EvaluationResult(figures, evaluation.answers, verdict, proof, settings, data, retention)
+
+
+def _judging_arms(config: EvaluateConfig, answerer: Answerer) -> list[ArmName]:
+    possible: list[ArmName] = ["base", "tuned"] if answerer.is_tuned else ["base"]
+    refused = [arm for arm in config.arms or () if arm not in possible]
+    if refused or config.against:
+        raise ConfigError(
+            f"{', '.join([*refused, *(config.against or ())])} cannot judge preferences",
+            where="--arms" if refused else "--against",
+            why="pairs of answers are judged by likelihood or score, of the version and its base",
+            remedy=f"use --arms {','.join(possible)}",
+        )
+    return list(config.arms) if config.arms else possible
 
 
 def _is_run_folder(reference: str) -> bool:

@@ -16,8 +16,8 @@ from hone.types import JsonDict, Message, TokenSequence
 
 __all__ = ["GENERAL_ANSWER_TOKENS", "GeneralMaterial", "base_key", "general_material"]
 
-# Long enough to leave the prompt behind, short enough for a minute's measurement on two cores.
-GENERAL_ANSWER_TOKENS = 48
+# Long enough to leave the prompt behind, short enough for seconds on two cores.
+GENERAL_ANSWER_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)

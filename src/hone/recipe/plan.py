@@ -11,6 +11,7 @@ import torch
 
 from hone.config.plan import PlanConfig
 from hone.config.schema import TrainConfig
+from hone.data.answers import AnswerRenderer
 from hone.data.loader import load_examples
 from hone.data.render import Rendered
 from hone.errors import ConfigError
@@ -25,6 +26,7 @@ from hone.planning.machines import THIS_MACHINE, Machine, parse_rate, rates_of, 
 from hone.planning.rates import machine_key
 from hone.planning.shape import ModelShape, shape_of
 from hone.recipe.inference import make_renderer
+from hone.recipe.method import choose_method
 from hone.recipe.planned import rates_for
 from hone.recipe.planner import PLANNED_ADAPTATIONS, Planner
 from hone.recipe.probe import probe_speed
@@ -72,12 +74,16 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
         notes.append(text)
         note(text)
 
-    loaded = load_examples(config.data, mapping=config.mapping)
-    held_out = load_examples(config.evaluation_data, mapping=config.mapping) if config.evaluation_data else None
+    loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
+    config = config.model_copy(update={"method": choose_method(config, loaded)})
+    both = loaded.are_preferences
+    aside = config.evaluation_data
+    held_out = load_examples(aside, mapping=config.mapping, preferences=both) if aside else None
     outline = load_outline(config.model, home=home, dtype=config.dtype, note=tell)
     shape = shape_of(outline.model, context_length=outline.context_length)
+    renderer = AnswerRenderer(_renderer(outline, loaded.examples, config, tell))
     rows = prepare_rows(
-        loaded, _renderer(outline, loaded.examples, config, tell), held_out_data=held_out, held_out=config.held_out,
+        loaded, renderer, held_out_data=held_out, held_out=config.held_out,
         validation=config.validation, seed=config.seed, note=tell,
     )  # fmt: skip
     planner = _planner(config, outline, shape, rows, process_bytes=process_bytes, home=home, note=tell)
@@ -252,7 +258,7 @@ def _planner(
         )
         key = machine_key(device, dtype)
     return Planner(
-        shape, rows.rendered(rows.train), rows.rendered(rows.validation), place, history, key,
+        shape, rows.computed(rows.train), rows.computed(rows.validation), place, history, key,
         supports_packing(outline.model) and not config.reference_path,
     )  # fmt: skip
 

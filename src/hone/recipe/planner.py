@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 
 from hone.config.schema import TrainConfig
 from hone.model.adaptation import ADAPTATIONS
-from hone.planning.choose import Facts, Given, MethodRules, TrainingChoices, choose_training
+from hone.planning.choose import (
+    PREFERENCE_RATE_FACTOR,
+    Facts,
+    Given,
+    MethodRules,
+    TrainingChoices,
+    choose_training,
+)
 from hone.planning.cost import Training
 from hone.planning.estimate import Estimate, Place, cheapest_that_fit, estimate
 from hone.planning.history import correction_of
@@ -66,7 +73,9 @@ def choose_numbers(
         recompute_layers=config.recompute_layers,
         reason="as the run was begun with (config.yaml)" if resumed else "as given",
     )
-    rules = MethodRules(method.has_rank, method.alpha_of_rank, method.alpha_reason, method.rate_factor)
+    # what people prefer is learned from small differences, and a model that moves far forgets how to speak
+    factor = method.rate_factor * (1.0 if config.method in (None, "sft") else PREFERENCE_RATE_FACTOR)
+    rules = MethodRules(method.has_rank, method.alpha_of_rank, method.alpha_reason, factor)
     return choose_training(facts, given, rules)
 
 

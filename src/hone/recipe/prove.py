@@ -13,6 +13,7 @@ from pathlib import Path
 from hone.config.load import load_config
 from hone.config.proof import ProofConfig
 from hone.config.schema import RunConfig, TrainConfig
+from hone.data.answers import AnswerRenderer
 from hone.data.loader import load_examples
 from hone.engine.events import Event, Recorder
 from hone.engine.parallel import ALONE
@@ -27,6 +28,7 @@ from hone.proof.preflight import check_model
 from hone.proof.rows import check_rows
 from hone.recipe.adapting import attach_method, free_bytes, load_base_as, require_memory
 from hone.recipe.inference import Answerer, load_answerer, make_renderer, training_path
+from hone.recipe.method import choose_method
 from hone.recipe.placement import memory_for_training
 from hone.recipe.planner import choose_numbers
 from hone.recipe.proving import check_before
@@ -99,16 +101,25 @@ def _before(config: ProofConfig, home: Path, recorder: Recorder) -> ProofResult:
 
     asked = RunConfig.model_validate(config.model_dump(exclude={"version"}, exclude_none=True))
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {asked.model}"}))
-    loaded = load_examples(asked.data, mapping=asked.mapping)
-    aside = load_examples(asked.evaluation_data, mapping=asked.mapping) if asked.evaluation_data else None
+    loaded = load_examples(asked.data, mapping=asked.mapping, preferences=True)
+    asked = asked.model_copy(update={"method": choose_method(asked, loaded)})
+    aside = None
+    if asked.evaluation_data:
+        aside = load_examples(asked.evaluation_data, mapping=asked.mapping, preferences=loaded.are_preferences)
     base = load_base_as(asked.model, quantize=None, home=home, device=asked.device, dtype=asked.dtype, note=note)
     renderer = make_renderer(base, loaded.examples, max_length=asked.max_length, note=note)
     rows = prepare_rows(
-        loaded, renderer, held_out_data=aside, held_out=None, validation=None, seed=asked.seed, note=note
+        loaded,
+        AnswerRenderer(renderer),
+        held_out_data=aside,
+        held_out=None,
+        validation=None,
+        seed=asked.seed,
+        note=note,
     )
     available = memory_for_training(ALONE, base.device)
     choices = choose_numbers(
-        asked, shape_of(base.model, context_length=base.context_length), rows.rendered(rows.train + rows.validation),
+        asked, shape_of(base.model, context_length=base.context_length), rows.computed(rows.train + rows.validation),
         free_bytes=free_bytes(asked, base, available), bytes_per_value=base.model.dtype.itemsize,
         has_validation=bool(rows.validation),
     )  # fmt: skip
@@ -179,14 +190,14 @@ def _on_rows(answerer: Answerer, run: RunFolder) -> list[Invariant]:
         raise StorageError("is not there any more", where=config.data)
     if sha256_file(Path(config.data)) != manifest["source"]["sha256"]:
         raise StorageError("has changed since the run", where=config.data)
-    loaded = load_examples(config.data, mapping=config.mapping)
+    loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
     numbers = {one["row"] for part in ("train", "validation") for one in manifest[part]}
     wanted = [example for example in loaded.examples if example.row in numbers]
     thinking = bool(answerer.notes["template"]["thinking"])
     renderer = make_renderer(
         answerer.base, (), max_length=config.max_length, note=lambda _text: None, thinking=thinking
     )
-    examples, by_row = render_rows(wanted, renderer, loaded.ledger)
+    examples, by_row = render_rows(wanted, AnswerRenderer(renderer), loaded.ledger)
     sequences = [sequence for example in examples for sequence in by_row[example.row]]
     found = check_rows(examples, _held_out(run), sequences, renderer, bos_id=answerer.base.tokenizer.bos_token_id)
     model, adaptation = answerer.base.model, answerer.adaptation
@@ -209,7 +220,9 @@ def _on_rows(answerer: Answerer, run: RunFolder) -> list[Invariant]:
 
 def _held_out(run: RunFolder) -> Sequence[Example]:
     path = held_out_file(run)
-    return [replace(one, source="held_out.jsonl") for one in load_examples(str(path)).examples] if path.exists() else ()
+    if not path.exists():
+        return ()
+    return [replace(one, source="held_out.jsonl") for one in load_examples(str(path), preferences=True).examples]
 
 
 def _training(answerer: Answerer, run: RunFolder) -> list[Invariant]:

@@ -63,8 +63,11 @@ def check_before(
         if not sharded:
             base.model.eval()
             with recompute_enabled(base.model, choices.recompute_layers):
+                # answers of one row are computed together
+                answers = -(-len(sequences) // max(1, len(rows.train) + len(rows.validation)))
                 memory = check_memory(
-                    base.model, sequences, parameters=parameters, forward=forward, batch_size=choices.batch_size,
+                    base.model, sequences, parameters=parameters, forward=forward,
+                    batch_size=choices.batch_size * answers,
                     micro_batch_tokens=choices.micro_batch_tokens, free_bytes=free_bytes,
                 )  # fmt: skip
             found.append(memory)

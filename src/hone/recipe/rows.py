@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hone.data.answers import joined
 from hone.data.ledger import Ledger
 from hone.data.loader import LoadedData
 from hone.data.manifest import build_manifest
@@ -13,7 +14,7 @@ from hone.data.render import Rendered
 from hone.data.split import Split, near_copies, split_examples
 from hone.errors import DataError, TemplateError
 from hone.planning.choose import choose_held_out_rows, choose_validation_rows
-from hone.types import Example, JsonDict, TokenSequence
+from hone.types import Example, JsonDict, Preference, TokenSequence
 
 __all__ = ["PreparedRows", "RowRenderer", "last_user_text", "prepare_rows", "render_rows"]
 
@@ -55,6 +56,14 @@ class PreparedRows:
     def rendered(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """The sequences of ``examples``, in their order."""
         return [sequence for example in examples for sequence in self.sequences[example.row]]
+
+    def computed(self, examples: Sequence[Example]) -> list[TokenSequence]:
+        """The tokens that a step computes for ``examples``: answers to one prompt as one sequence, the prompt once."""
+        found: list[TokenSequence] = []
+        for example in examples:
+            sequences = self.sequences[example.row]
+            found += [joined(sequences)] if isinstance(example, Preference) else sequences
+        return found
 
 
 def last_user_text(example: Example) -> str:

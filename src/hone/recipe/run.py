@@ -14,7 +14,7 @@ from pathlib import Path
 from hone.config.load import load_config
 from hone.config.schema import RunConfig, TrainConfig
 from hone.data.audit.report import AuditReport
-from hone.data.loader import load_examples
+from hone.data.loader import LoadedData, load_examples
 from hone.engine.checkpoint import Checkpoint, load_newest_checkpoint
 from hone.engine.events import Event, Recorder, Tee
 from hone.engine.parallel import ALONE, Parallel
@@ -24,6 +24,7 @@ from hone.files import write_json
 from hone.model.catalog import resolve_model
 from hone.proof.invariant import Invariant
 from hone.recipe.audit import audit_file, describe_warnings, require_usable
+from hone.recipe.method import choose_method
 from hone.recipe.model_card import write_model_card
 from hone.recipe.reporting import write_run_report
 from hone.recipe.run_files import describe_documents, held_out_file, say_what_was_used, store_proof
@@ -79,8 +80,9 @@ def run(
         metric_named(config.metric)  # a misspelt one is to be found now, not after the training
     source = resolve_model(config.model, home=home)
     documents = describe_documents(config.documents)
-    loaded = load_examples(config.data, mapping=config.mapping)
-    held_out_data = load_examples(config.evaluation_data, mapping=config.mapping) if config.evaluation_data else None
+    loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
+    config = config.model_copy(update={"method": choose_method(config, loaded)})
+    held_out_data = _held_out_data(config, loaded)
     audit = _audited(config, evaluation_data=config.evaluation_data)
     with _working(config, home, recorder, kind="run", name=name, resume=resume, parallel=parallel) as work:
         _store_audit(work, audit)
@@ -126,7 +128,8 @@ def train(
     Args and errors as for :func:`run`.
     """
     source = resolve_model(config.model, home=home)
-    loaded = load_examples(config.data, mapping=config.mapping)
+    loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
+    config = config.model_copy(update={"method": choose_method(config, loaded)})
     audit = _audited(config)
     name = version_name_for(config.data)
     with _working(config, home, recorder, kind="train", name=name, resume=resume, parallel=parallel) as work:
@@ -141,6 +144,21 @@ def train(
         write_model_card(work.folder.adapter, work.folder.name, result, source=source)
         work.folder.finish(result)
     return result
+
+
+def _held_out_data(config: RunConfig, loaded: LoadedData) -> LoadedData | None:
+    if config.evaluation_data is None:
+        return None
+    preferences = loaded.are_preferences
+    held_out = load_examples(config.evaluation_data, mapping=config.mapping, preferences=preferences)
+    if held_out.are_preferences != preferences:
+        raise ConfigError(
+            f"{held_out.source} has one answer a row ({held_out.format}), and {loaded.source} compares answers",
+            where="--eval",
+            why="preferences are judged by preferences",
+            remedy="give held-out rows of the same kind, or leave --eval out so that rows are set aside",
+        )
+    return held_out
 
 
 def _audited(config: TrainConfig, *, evaluation_data: str | None = None) -> AuditReport:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from hone.config.load import dump_resolved
 from hone.config.schema import TrainConfig
 from hone.data.formats import example_to_openai
+from hone.data.preferences import preference_to_json
 from hone.engine.loop import LoopResult
 from hone.files import sha256_file, write_atomically, write_json
 from hone.model.adaptation import Adaptation
@@ -23,7 +24,7 @@ from hone.proof.invariant import Invariant
 from hone.recipe.rows import PreparedRows
 from hone.registry.runs import RunFolder
 from hone.retrieval import list_documents, read_documents
-from hone.types import JsonDict
+from hone.types import Example, JsonDict, Preference
 
 __all__ = [
     "PROBE_FILE",
@@ -44,7 +45,7 @@ _Config = TypeVar("_Config", bound=TrainConfig)
 
 
 def held_out_file(folder: RunFolder) -> Path:
-    """The rows of the comparison, as OpenAI chat JSONL, whatever format they came in."""
+    """The rows of the comparison, as OpenAI chat JSONL or as preferences, whatever format they came in."""
     return folder.path / "held_out.jsonl"
 
 
@@ -77,9 +78,13 @@ def store_inputs(
         rows.held_out_ledger.write(folder.path / "held_out_ledger.jsonl")
     write_json(folder.manifest, rows.manifest)
     if rows.held_out:
-        lines = [json.dumps(example_to_openai(example), ensure_ascii=False) for example in rows.held_out]
+        lines = [json.dumps(_row_of(example), ensure_ascii=False) for example in rows.held_out]
         write_atomically(held_out_file(folder), "\n".join(lines) + "\n")
     return resolved
+
+
+def _row_of(example: Example) -> JsonDict:
+    return preference_to_json(example) if isinstance(example, Preference) else example_to_openai(example)
 
 
 def _with_absolute_paths(config: _Config) -> _Config:

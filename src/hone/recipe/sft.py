@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hone.config.schema import TrainConfig
+from hone.data.answers import AnswerRenderer
 from hone.data.loader import LoadedData
 from hone.data.render import Renderer
 from hone.engine.checkpoint import Checkpoint, checkpoint_bytes
 from hone.engine.events import Event, Recorder
-from hone.engine.loop import LoopResult, LoopSettings, micro_batches, train
+from hone.engine.loop import LoopResult, LoopSettings, train
 from hone.engine.parallel import ALONE, Parallel
 from hone.engine.sharding import shard_model
 from hone.engine.step import mean_loss
@@ -28,8 +29,7 @@ from hone.model.forward import Forward
 from hone.model.load import LoadedModel
 from hone.model.machine import resident_memory_bytes
 from hone.model.recompute import recompute_enabled
-from hone.objective.supervised import supervised_loss
-from hone.planning.choose import TOLERATED_LOSS_RISE, TrainingChoices
+from hone.planning.choose import TrainingChoices
 from hone.planning.shape import shape_of
 from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
@@ -41,7 +41,9 @@ from hone.recipe.adapting import (
     read_new_tokens,
     require_memory,
 )
+from hone.recipe.begin import begin_method
 from hone.recipe.inference import make_renderer, training_path
+from hone.recipe.method import Method, joined_proof
 from hone.recipe.placement import memory_for_training, place_base, require_same_work
 from hone.recipe.planned import plan_run
 from hone.recipe.planner import choose_numbers
@@ -137,6 +139,8 @@ def train_sft(
     def note(text: str) -> None:
         recorder.record(Event("note", {"text": text}))
 
+    if config.method not in (None, "sft"):
+        keep = "off"  # the sweep judges the domain by one right answer a row
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.model}"}))
     place = place_base(config, parallel, home=home)
     process_bytes, free_before = resident_memory_bytes(), memory_for_training(parallel, parallel.device or place.device)
@@ -147,11 +151,11 @@ def train_sft(
     renderer = make_renderer(base, loaded.examples, max_length=config.max_length, note=note)
     recorder.record(Event("stage", {"name": "data", "detail": f"rendering {len(loaded.examples)} rows"}))
     rows = prepare_rows(
-        loaded, renderer, held_out_data=held_out_data, held_out=held_out, validation=config.validation,
-        seed=config.seed, note=note,
+        loaded, AnswerRenderer(renderer), held_out_data=held_out_data, held_out=held_out,
+        validation=config.validation, seed=config.seed, note=note,
     )  # fmt: skip
     available_bytes = memory_for_training(parallel, parallel.device or base.device)
-    sequences, validating = rows.rendered(rows.train), rows.rendered(rows.validation)
+    sequences, validating = rows.computed(rows.train), rows.computed(rows.validation)
     choices = choose_numbers(
         config, shape_of(base.model, context_length=base.context_length), [*sequences, *validating],
         free_bytes=free_bytes(config, base, available_bytes), bytes_per_value=base.model.dtype.itemsize,
@@ -190,18 +194,22 @@ def train_sft(
         if place.sharded:
             job = _shard(job)
             base = job.base
+        method = begin_method(
+            config, base, rows, forward=job.forward, max_tokens=choices.micro_batch_tokens, home=home, recorder=recorder
+        )
+        before = joined_proof(before, method.proof)
         plain = "as the base is split" if place.sharded else "on the reference path"
         job.say("layers", fast_layers.describe() if fast_layers else f"the model's own, {plain}")
         where = f"{parallel.world_size} x {place.kind}" if parallel.world_size > 1 else base.device
         job.say("training", f"{adaptation.summary}, {base.dtype} weights, {where}")
         started = time.perf_counter()
-        result = _train(job, resume_from=resume_from, should_stop=should_stop)
+        result = _train(job, method, resume_from=resume_from, should_stop=should_stop)
         seconds = time.perf_counter() - started
         strength = set_kept_strength(
             keep, adaptation, material, rows.rendered(rows.validation), forward=job.forward, recorder=recorder,
             should_stop=should_stop, parallel=parallel,
         )  # fmt: skip
-        after = _save(job, result, strength)
+        after = _save(job, method, result, strength)
     proof = [*before, after]
     if parallel.is_first:
         store_proof(folder, proof)
@@ -210,6 +218,7 @@ def train_sft(
         data=describe_data(rows),
         training=describe_training(config, result, base, adaptation, fast_layers)
         | {"devices": parallel.world_size, "sharded": place.sharded, "strength": strength.value}
+        | method.facts
         | {"plan": planned.compare(result, seconds=seconds) if planned else None},
         manifest=rows.manifest,
         proof=proof,
@@ -237,9 +246,8 @@ def _shard(job: _Job) -> _Job:
     return replace(job, base=base, forward=forward, parallel=parallel)
 
 
-def _train(job: _Job, *, resume_from: Checkpoint | None, should_stop: Callable[[], bool]) -> LoopResult:
+def _train(job: _Job, method: Method, *, resume_from: Checkpoint | None, should_stop: Callable[[], bool]) -> LoopResult:
     config, choices, model = job.config, job.choices, job.base.model
-    sequences, validation = job.rows.rendered(job.rows.train), job.rows.rendered(job.rows.validation)
     settings = LoopSettings(
         batch_size=choices.batch_size,
         epochs=choices.epochs,
@@ -250,28 +258,29 @@ def _train(job: _Job, *, resume_from: Checkpoint | None, should_stop: Callable[[
         max_gradient_norm=config.max_gradient_norm,
         micro_batch_tokens=choices.micro_batch_tokens,
         seed=config.seed,
-        evaluate_every_steps=-(-len(sequences) // choices.batch_size),
+        evaluate_every_steps=-(-len(method.train) // choices.batch_size),
         patience=_PATIENCE_EPOCHS if config.early_stop else None,
         save_every_steps=config.save_every_steps,
         keep_checkpoints=0 if config.save_every_steps else 2,
-        tolerated_loss_rise=TOLERATED_LOSS_RISE,
+        tolerated_loss_rise=method.tolerated_loss_rise,
     )
 
     def validation_loss() -> float:
-        return mean_loss(model, held, forward=job.forward, objective=supervised_loss, parallel=job.parallel)
+        held = method.collate(method.validation, max_tokens=choices.micro_batch_tokens)
+        return mean_loss(model, held, forward=method.forward, objective=method.objective, parallel=job.parallel)
 
-    held = micro_batches(validation, max_tokens=choices.micro_batch_tokens) if validation else []
     model.eval()  # no dropout: a row's loss depends on the row alone
     parameters = job.adaptation.parameters()  # by their names outside of the block
     with recompute_enabled(model, choices.recompute_layers):
         return train(
             model,
-            sequences,
+            method.train,
             parameters=parameters,
-            forward=job.forward,
-            objective=supervised_loss,
+            forward=method.forward,
+            objective=method.objective,
+            collate=method.collate,
             settings=settings,
-            evaluate=validation_loss if held else None,
+            evaluate=validation_loss if method.validation else None,
             recorder=job.recorder,
             checkpoints=job.folder.checkpoints,
             resume_from=resume_from,
@@ -282,7 +291,7 @@ def _train(job: _Job, *, resume_from: Checkpoint | None, should_stop: Callable[[
         )
 
 
-def _save(job: _Job, result: LoopResult, strength: StrengthChoice) -> Invariant:
+def _save(job: _Job, method: Method, result: LoopResult, strength: StrengthChoice) -> Invariant:
     """Write adapter and probe; what a loader must know stands beside the adapter."""
     base, progress = job.base, result.progress
     moved = check_training(
@@ -305,6 +314,8 @@ def _save(job: _Job, result: LoopResult, strength: StrengthChoice) -> Invariant:
         # folded into lora_alpha already; divided by it, alpha is what it was in training
         "strength": strength.to_json(),
         "system_prompt": _common_system_prompt(train_rows),
+        "method": job.config.method or "sft",
+        **method.facts,
         **({} if job.new_tokens is None else {"added_tokens": job.new_tokens.texts}),
         **({} if job.config.quantize is None else {"quantize": job.config.quantize}),
     }

@@ -25,8 +25,10 @@ from hone.types import Example, Message
 __all__ = ["SHOT_COUNTS", "Shots", "TrainingRows", "choose_count", "read_training_rows", "with_shots"]
 
 SHOT_COUNTS = (1, 3, 6)
-_MOST_VALIDATION_ROWS = 16
-_MOST_TOKENS = 24_000
+_MOST_VALIDATION_ROWS = 12
+_MOST_TOKENS = 12_000
+# Four bytes of English make about a token. With more the arm would take longer than all others together.
+_MOST_SHOT_BYTES = 1_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +132,18 @@ def choose_count(
         bits_per_byte: of rows with the turns before their answers; None where the turns do not fit into the context.
 
     Returns:
-        The count, and what each count that was tried gave. Of counts that differ by less than 1 % the smallest.
+        The count, and what each count that was tried gave. Of counts that differ by less than 1 % the smallest. What
+        would make the prompt longer by more than about 400 tokens is not tried, but for a single example.
     """
     asked = rows.validation or rows.train[:: max(1, len(rows.train) // _MOST_VALIDATION_ROWS)]
     words = sum(len(message.content) for one in asked for message in one.messages) / max(1, len(asked))
     affordable = int(_MOST_TOKENS / (sum(SHOT_COUNTS) * max(1.0, words / 4)))
     asked = asked[: max(4, min(_MOST_VALIDATION_ROWS, affordable))]
     shots = Shots(rows.train)
+    most = max(1, int(_MOST_SHOT_BYTES / _mean_bytes(rows.train)))
     tried: dict[int, float] = {}
     for count in SHOT_COUNTS:
-        if count >= len(rows.train):
+        if count >= len(rows.train) or count > most:
             break
         found = bits_per_byte([(one, with_shots(one.messages[:-1], shots.like(one, count))) for one in asked])
         if found is None:
@@ -149,3 +153,9 @@ def choose_count(
         return SHOT_COUNTS[0], {}
     least = min(tried.values())
     return min(count for count, found in tried.items() if found <= 1.01 * least), tried
+
+
+def _mean_bytes(rows: Sequence[Example]) -> float:
+    """UTF-8 bytes of what a row adds to the prompt as a shot, on average."""
+    told = [message.content for row in rows for message in row.messages if message.role in ("user", "assistant")]
+    return max(1.0, sum(len(text.encode()) for text in told) / max(1, len(rows)))

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hone.data.render import Renderer
 from hone.engine.events import Event, Recorder
 from hone.engine.parallel import Parallel
 from hone.errors import InterruptedRunError
-from hone.evaluation.divergence import Divergence, answer_divergence
+from hone.evaluation.divergence import Divergence, answer_divergences
 from hone.evaluation.likelihood import answer_bits
 from hone.evaluation.probes.suite import general_prompts
 from hone.evaluation.retention import Likelihoods, Retention, judge_retention
@@ -127,18 +128,12 @@ def set_kept_strength(
         return StrengthChoice(FULL_STRENGTH.value, material)
     recorder.record(Event("stage", {"name": "strength", "detail": f"{len(STRENGTHS)} strengths from 0 to 1.25"}))
     sweep = _Sweep(keep, adaptation, material, validation, forward)
-    points: list[StrengthPoint] = []
-    left = list(STRENGTHS)
-    while left:
-        points.append(sweep.measure(left.pop(0)))
-        added = len(points) - len(STRENGTHS)
-        if not left and added < _MOST_ADDED:
-            more = parallel.from_first(between(points, keep, tolerated_rise=TOLERATED_LOSS_RISE))
-            left += [] if more is None else [more]
-        recorder.record(Event("progress", {"task": "strengths", "done": len(points), "total": len(points) + len(left)}))
-        if any(parallel.everyones(should_stop())):
-            adaptation.set_strength(FULL_STRENGTH.value)
-            raise InterruptedRunError("stopped while the strength was swept; the training is saved")
+    points = sweep.measure(STRENGTHS, _told(recorder, should_stop, parallel, adaptation))
+    for _ in range(_MOST_ADDED):
+        more = parallel.from_first(between(points, keep, tolerated_rise=TOLERATED_LOSS_RISE))
+        if more is None:
+            break
+        points += sweep.measure([more], _told(recorder, should_stop, parallel, adaptation))
     points.sort(key=lambda point: point.strength)
     choice: StrengthChoice = parallel.from_first(pick_strength(points, keep, tolerated_rise=TOLERATED_LOSS_RISE))
     adaptation.set_strength(choice.value)
@@ -156,49 +151,73 @@ class _Sweep:
     material: SweepMaterial
     validation: Sequence[TokenSequence]
     forward: Forward
-    base_text_bits: dict[int, float] = field(default_factory=dict)
+    text_bits: dict[float, dict[int, float]] = field(default_factory=dict)
 
-    def measure(self, strength: float) -> StrengthPoint:
-        """One point of the frontier; leaves the adapter at this strength."""
-        model = self.adaptation.model
+    def measure(self, strengths: Sequence[float], told: Callable[[int, int], None]) -> list[StrengthPoint]:
+        """Points of the frontier.
+
+        Args:
+            strengths: which.
+            told: called with how many are measured, and of how many; may raise.
+        """
+        found = []
+        for strength, retention in zip(strengths, self._retention(strengths, _FIRST_STEP), strict=True):
+            # near a bound all answers and passages are asked, as in the verdict
+            [judged] = self._retention([strength], 1) if retention.borderline else [retention]
+            found.append(judged_point(strength, self._validation_loss(strength), judged))
+            told(len(found), len(strengths))
+        return found
+
+    def _validation_loss(self, strength: float) -> float | None:
+        if not self.validation:
+            return None
         self.adaptation.set_strength(strength)
-        loss = None
-        if self.validation:
-            nats = sum(answer_bits(model, self.validation, forward=self.forward)) * math.log(2)
-            loss = nats / sum(sequence.num_supervised for sequence in self.validation)
-        found = self._retention(strength, _FIRST_STEP)
-        if found.borderline:
-            found = self._retention(strength, 1)
-        return judged_point(strength, loss, found)
+        nats = sum(answer_bits(self.adaptation.model, self.validation, forward=self.forward)) * math.log(2)
+        return nats / sum(sequence.num_supervised for sequence in self.validation)
 
-    def _retention(self, strength: float, step: int) -> Retention:
-        material = self.material
-        answers = material.answers[::step]
-        own = [Divergence(0.0, 0.0, 0.0, one.num_supervised) for one in answers]
-        if strength:
-            own = answer_divergence(self.adaptation.model, answers, logits=logits_of(self.forward))
-        texts = range(0, len(material.texts), step)
-        base = self._base_bits(texts, strength)
-        tuned = self._bits(texts) if strength else base
-        return judge_retention(
-            self.keep,
-            questions=[],
-            own_answers=Likelihoods(
-                [one.base_bits for one in own], [one.tuned_bits for one in own], material.answer_bytes[::step],
-                [one.kl_nats for one in own], [one.num_tokens for one in own],
-            ),
-            general_text=Likelihoods(base, tuned, [material.text_bytes[place] for place in texts]),
-            brittleness=None,
-        )  # fmt: skip
+    def _retention(self, strengths: Sequence[float], step: int) -> list[Retention]:
+        material, model = self.material, self.adaptation.model
+        answers, texts = material.answers[::step], range(0, len(material.texts), step)
+        switches = [partial(self.adaptation.set_strength, strength) for strength in strengths if strength]
+        divergences = answer_divergences(model, answers, switches, logits=logits_of(self.forward))
+        no_change = [Divergence(0.0, 0.0, 0.0, one.num_supervised) for one in answers]
+        own_answers = [divergences.pop(0) if strength else no_change for strength in strengths]
+        base = self._text_bits(0.0, texts)
+        return [
+            judge_retention(
+                self.keep,
+                questions=[],
+                own_answers=Likelihoods(
+                    [one.base_bits for one in own], [one.tuned_bits for one in own], material.answer_bytes[::step],
+                    [one.kl_nats for one in own], [one.num_tokens for one in own],
+                ),
+                general_text=Likelihoods(
+                    base, self._text_bits(strength, texts), [material.text_bytes[place] for place in texts]
+                ),
+                brittleness=None,
+            )
+            for strength, own in zip(strengths, own_answers, strict=True)
+        ]  # fmt: skip
 
-    def _base_bits(self, places: Sequence[int], strength: float) -> list[float]:
-        missing = [place for place in places if place not in self.base_text_bits]
+    def _text_bits(self, strength: float, places: Sequence[int]) -> list[float]:
+        known = self.text_bits.setdefault(strength, {})
+        missing = [place for place in places if place not in known]
         if missing:
-            self.adaptation.set_strength(0.0)
-            self.base_text_bits.update(zip(missing, self._bits(missing), strict=True))
             self.adaptation.set_strength(strength)
-        return [self.base_text_bits[place] for place in places]
+            texts = [self.material.texts[place] for place in missing]
+            known.update(zip(missing, answer_bits(self.adaptation.model, texts, forward=self.forward), strict=True))
+        return [known[place] for place in places]
 
-    def _bits(self, places: Sequence[int]) -> list[float]:
-        texts = [self.material.texts[place] for place in places]
-        return answer_bits(self.adaptation.model, texts, forward=self.forward)
+
+def _told(
+    recorder: Recorder, should_stop: Callable[[], bool], parallel: Parallel, adaptation: Adaptation
+) -> Callable[[int, int], None]:
+    """Says how far the sweep is, and stops where that was asked for."""
+
+    def told(done: int, total: int) -> None:
+        recorder.record(Event("progress", {"task": "strengths", "done": done, "total": total}))
+        if any(parallel.everyones(should_stop())):
+            adaptation.set_strength(FULL_STRENGTH.value)
+            raise InterruptedRunError("stopped while the strength was swept; the training is saved")
+
+    return told

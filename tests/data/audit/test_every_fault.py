@@ -71,6 +71,7 @@ ROWS: list[tuple[str, bytes, str, str]] = [
     ("empty_prompt", pair(prompt=" "), "/prompt", "prompt is empty"),
     ("empty_assistant", pair(completion="\n"), "/completion", "completion is empty"),
     ("bad_content", b'{"prompt": "a", "completion": 3}', "/completion", "a number"),
+    ("bad_ranks", sides(margin="much"), "", "margin = 'much'"),
     ("unread_context", b'{"prompt": "a", "context": "c", "completion": "b"}', "", "context"),
     ("empty_messages", b'{"messages": []}', "/messages", "empty list"),
     ("empty_messages", b'{"messages": {"role": "user"}}', "/messages", "an object"),
@@ -260,7 +261,8 @@ def test_near_copies_imbalance_outliers_and_unread_keys(tmp_path: Path) -> None:
 def test_every_code_of_the_catalogue_is_tested() -> None:
     tested = {code for code, *_ in (*ROWS, *FILES)} | {"too_few_rows", "bom", "crlf", "blank_lines", "bad_columns"}
     tested |= {"no_final_newline", "other_encoding", "json_document", "table", "bad_csv", "held_out_copy", "probe_copy"}
-    tested |= {"near_duplicate", "class_imbalance", "length_outlier", "unread_keys", "preference_rows"}
+    tested |= {"near_duplicate", "class_imbalance", "length_outlier", "unread_keys"}
+    tested |= {"conflicting_votes", "length_bias"}  # tests/data/test_preferences.py
     tested |= {"odd_language", "odd_prompt"}  # test_clusters.py
     assert set(FAULTS) - LEARNED == tested
 
@@ -288,5 +290,7 @@ def test_more_faults_than_are_shown_are_counted(tmp_path: Path) -> None:
 
 def test_preferences_are_told(tmp_path: Path) -> None:
     report = audited(tmp_path, sides() + b"\n")
-    assert [fault.code for fault in report.faults] == ["preference_rows"]
+    assert report.faults == []
     assert report.format == "preference"
+    assert report.coverage is not None
+    assert report.coverage["preferences"]["pairs"] == 1

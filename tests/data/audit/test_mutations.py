@@ -59,9 +59,9 @@ def check_against_training(path: Path, report: AuditReport) -> None:
     """The audit's verdicts are those of the reader behind training, and what is accepted is read as it stands."""
     hard = [fault.code for fault in report.faults if fault.severity == "refused"]
     try:
-        loaded = load_examples(str(path))
+        loaded = load_examples(str(path), preferences=True)
     except DataError:
-        assert hard or report.format == "preference", f"training refuses {path}, the audit does not"
+        assert hard, f"training refuses {path}, the audit does not"
         return
     assert not hard, f"the audit refuses {path} ({hard}), training does not"
     counts = loaded.ledger.summary()
@@ -71,7 +71,7 @@ def check_against_training(path: Path, report: AuditReport) -> None:
     verdicts = [row.judged.status for row in judged_rows(str(path), Judge(), lambda fault: None)]
     assert verdicts == [entry.status for entry in loaded.ledger.entries()]
     content = path.read_bytes()
-    if path.suffix != ".jsonl" or text_encoding(content[:4]) is not None:
+    if loaded.are_preferences or path.suffix != ".jsonl" or text_encoding(content[:4]) is not None:
         return
     lines = content.split(b"\n")
     if sum(bool(line.strip()) for line in lines) != report.rows:

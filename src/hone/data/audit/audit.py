@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from hone.data.audit.balance import Balance
@@ -11,7 +12,8 @@ from hone.data.audit.copies import MOST_COMPARED, CopyFinder, HeldOut
 from hone.data.audit.judge import Judge, TextSearch
 from hone.data.audit.reading import JudgedRow, judged_rows
 from hone.data.audit.report import AuditReport, FaultLog
-from hone.data.detection import PREFERENCE, FormatMapping, detect_format, mixed_formats
+from hone.data.audit.votes import Votes
+from hone.data.detection import PREFERENCE_FORMATS, FormatMapping, detect_format, mixed_formats
 from hone.data.faults import FAULTS, Fault, RefusedSource
 from hone.data.ledger import RowStatus
 from hone.data.rows import RawRow
@@ -97,6 +99,7 @@ class _Tally:
         self.log = FaultLog()
         self.copies = CopyFinder()
         self._balance = Balance()
+        self._votes = Votes()
         self._compare = compare
         self._statuses: Counter[RowStatus] = Counter()
         self._formats: dict[str, tuple[int, int]] = {}
@@ -122,6 +125,11 @@ class _Tally:
             self._note_unread(judged.unread, row)
         if judged.status != "dropped" and self._compare:
             self._balance.add(judged, row.place)
+            if judged.format in PREFERENCE_FORMATS:
+                self._votes.add(judged, row.place)
+                # rows are copies where all their answers are
+                everything = "\x1f".join(text for vote in judged.votes for text in vote) or f"{judged.liked}"
+                judged = replace(judged, answer=f"{judged.answer}\x1f{everything}")
             self.copies.add(judged, row.place)
 
     def _note_unread(self, keys: Sequence[str], row: JudgedRow) -> None:
@@ -142,16 +150,17 @@ class _Tally:
             raise mixed_formats(self._formats)
         readable = [row for row in self._unknown if row.value is not None]
         if not self._formats and readable and columns is None:
-            detect_format(readable)
+            detect_format(readable, preferences=True)
 
     def finish(self, held_out: Sequence[HeldOut], *, allow_few_rows: bool) -> None:
         """What all rows together show, and whether enough of them are left."""
-        for fault in chain(self.copies.faults(held_out), self._balance.faults()):
+        compares = bool(self._votes.pairs or sum(self._votes.judged.values()))
+        for fault in chain(self.copies.faults(held_out), self._balance.faults(), self._votes.faults()):
+            if compares and fault.code == "conflicting_answers":
+                continue  # several answers to one prompt are what preferences are about
             self.log.add(fault)
             if FAULTS[fault.code].severity == "error":
                 self._late.setdefault(fault.row, (fault.code, fault.message))
-        if PREFERENCE in self._formats:
-            self.log.add(Fault.of("preference_rows", "its rows are preferences", line=self._formats[PREFERENCE][1]))
         if self._refused:
             return
         rows, usable = sum(self._statuses.values()), self._usable()
@@ -162,6 +171,12 @@ class _Tally:
         elif usable < LEAST_ROWS and not allow_few_rows:
             message = f"{usable} usable row{'s' if usable > 1 else ''}, at least {LEAST_ROWS} are needed"
             self.refuse(Fault.of("too_few_rows", message))
+
+    def _coverage(self) -> JsonDict | None:
+        if not self._balance.rows:
+            return None
+        compares = self._votes.pairs or sum(self._votes.judged.values())
+        return self._balance.to_json() | ({"preferences": self._votes.to_json()} if compares else {})
 
     def _usable(self) -> int:
         return self._statuses["kept"] + self._statuses["cut"] - len(self._late)
@@ -186,7 +201,7 @@ class _Tally:
             faults=self.log.shown(),
             totals=dict(self.log.totals),
             unread_keys=tuple(sorted(self._unread)),
-            coverage=self._balance.to_json() if self._balance.rows else None,
+            coverage=self._coverage(),
             notes=tuple(notes),
             late_drops=self._late,
         )

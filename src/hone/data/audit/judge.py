@@ -15,13 +15,21 @@ from hone.data.audit.preferences import read_preference
 from hone.data.audit.schema import RowReading, read_columns, read_conversation
 from hone.data.audit.texts import text_findings, worth_a_look
 from hone.data.audit.values import quick_value, read_value
-from hone.data.detection import COLUMN_FORMATS, CONVERSATION_KEYS, PREFERENCE, FormatMapping, row_format
+from hone.data.detection import (
+    COLUMN_FORMATS,
+    CONVERSATION_KEYS,
+    PREFERENCE_FORMATS,
+    RANKING_KEYS,
+    FormatMapping,
+    row_format,
+)
 from hone.data.faults import FAULTS, Finding
 from hone.data.formats import PROMPT_COLUMNS, parse_row, read_keys
 from hone.data.json_rows import describe_value
 from hone.data.ledger import RowError, RowStatus
+from hone.data.preferences import preference_keys
 from hone.data.rows import decoded
-from hone.types import JsonDict, Role
+from hone.types import Example, JsonDict, Role
 
 __all__ = ["Judge", "Judged", "TextSearch"]
 
@@ -29,6 +37,8 @@ TextSearch = Callable[[str], Iterable[tuple[str, str]]]
 """Text to (code, message) of each thing found in it."""
 
 _MOST_PLANS = 1000
+# Keys whose values decide the format: a list of answers, a label that is true or false.
+_BY_THEIR_VALUES = frozenset({*RANKING_KEYS, "label"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,8 @@ class Judged:
         context: all other texts before the answer, with their roles.
         answer: the text of the last assistant turn.
         unread: keys that nothing is read from.
+        votes: of compared answers, the texts of (better, worse), pair by pair.
+        liked: of a judged answer, whether it is as wanted.
     """
 
     status: RowStatus
@@ -52,6 +64,8 @@ class Judged:
     context: str = ""
     answer: str = ""
     unread: tuple[str, ...] = ()
+    votes: tuple[tuple[str, str], ...] = ()
+    liked: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,8 @@ class Judge:
     def value(self, value: JsonDict) -> Judged:
         """Judge one row that is an object."""
         keys = tuple(value)
+        if "prompt" in value and not _BY_THEIR_VALUES.isdisjoint(value):
+            keys = (*keys, row_format(value) or "")
         plan = self._plans.get(keys)
         if plan is None:
             if len(self._plans) >= _MOST_PLANS:
@@ -118,8 +134,10 @@ class Judge:
     def _planned(self, value: Mapping[str, Any]) -> _Plan:
         """A quick way for rows of these keys, where there is one."""
         name = "mapped" if self._mapping else row_format(value)
-        if name is None or name == PREFERENCE:
+        if name is None:
             return _Plan(name)
+        if name in PREFERENCE_FORMATS:
+            return _Plan(name, unread=tuple(sorted(value.keys() - preference_keys(name))))
         known = read_keys(name, self._mapping)
         unread = tuple(sorted(key for key in value if key not in known))
         if name in CONVERSATION_KEYS:
@@ -140,12 +158,18 @@ class Judge:
     def _looked_at(self, value: JsonDict, plan: _Plan) -> Judged:
         reading = RowReading()
         asked = context = answer = ""
-        cut = False
+        cut, liked = False, None
+        votes: tuple[tuple[str, str], ...] = ()
         if plan.format is None:
             keys = ", ".join(list(value)[:8]) or "none"
             reading.add("unknown_keys", f"its keys are those of no known format: {keys}")
-        elif plan.format == PREFERENCE:
-            asked, answer = read_preference(reading, value)
+        elif plan.format in PREFERENCE_FORMATS:
+            preference = read_preference(reading, value, plan.format)
+            if preference is not None:
+                asked, context, answer, _ = _texts_of(preference, None)
+                texts = [message.content for message in preference.answers]
+                votes = tuple((texts[better], texts[worse]) for better, worse in preference.pairs)
+                liked = preference.liked
         else:
             asked, context, answer, cut = self._read_example(reading, value, plan.format)
         if self._content:
@@ -155,7 +179,7 @@ class Judge:
                 reading.findings += [(code, pointer, message) for code, message in self._search(text)]
         dropped = any(FAULTS[code].severity == "error" for code, _, _ in reading.findings)
         status: RowStatus = "dropped" if dropped else "cut" if cut else "kept"
-        return Judged(status, tuple(reading.findings), plan.format, asked, context, answer, plan.unread)
+        return Judged(status, tuple(reading.findings), plan.format, asked, context, answer, plan.unread, votes, liked)
 
     def _read_example(self, reading: RowReading, value: JsonDict, format_name: str) -> tuple[str, str, str, bool]:
         """Collect the row's faults, and read it as training does, whose verdict is the one that counts."""
@@ -171,13 +195,18 @@ class Judge:
             return "", "", "", False
         if left_out is not None:
             reading.add("trailing_turns", left_out)
-        asked = "\n".join(message.content for message in example.prompt if message.role == "user")
-        context = "\n".join(_role_text(m.role, m.content) for m in example.prompt if m.role != "user")
-        if example.tools:
-            context += f"\ntools\x1f{json.dumps([dict(tool) for tool in example.tools], ensure_ascii=False)}"
-        last = example.messages[-1]
-        calls = "".join(f"\n{call.name} {dict(call.arguments)}" for call in last.tool_calls)
-        return asked, context, last.content + calls, left_out is not None
+        return _texts_of(example, left_out)
+
+
+def _texts_of(example: Example, left_out: str | None) -> tuple[str, str, str, bool]:
+    """What was asked, the context, the answer, and whether turns are left out."""
+    asked = "\n".join(message.content for message in example.prompt if message.role == "user")
+    context = "\n".join(_role_text(m.role, m.content) for m in example.prompt if m.role != "user")
+    if example.tools:
+        context += f"\ntools\x1f{json.dumps([dict(tool) for tool in example.tools], ensure_ascii=False)}"
+    last = example.messages[-1]
+    calls = "".join(f"\n{call.name} {dict(call.arguments)}" for call in last.tool_calls)
+    return asked, context, last.content + calls, left_out is not None
 
 
 def _plain_chat(turns: Any) -> tuple[str, str, str] | None:
@@ -237,4 +266,6 @@ def _with_findings(judged: Judged, findings: list[Finding]) -> Judged:
         judged.context,
         judged.answer,
         judged.unread,
+        judged.votes,
+        judged.liked,
     )

@@ -1,10 +1,4 @@
-"""The schema of preferences: a prompt with a chosen and a rejected answer, in the shapes that public sets have.
-
-    prompt, chosen, rejected     texts, or lists of turns
-    chosen, rejected             conversations that share all but their last turn, as turns or as Anthropic's text
-
-Source: Anthropic's hh-rlhf ("\\n\\nHuman: ... \\n\\nAssistant: ..."); TRL's dataset formats.
-"""
+"""The faults of preference rows, each with its pointer; what the rows must be stands in ``data/preferences.py``."""
 
 from __future__ import annotations
 
@@ -12,23 +6,44 @@ from collections.abc import Mapping
 from typing import Any
 
 from hone.data.audit.schema import RowReading, read_turns
+from hone.data.detection import PREFERENCE
+from hone.data.faults import FAULTS
+from hone.data.ledger import RowError
 from hone.data.messages import kind
+from hone.data.preferences import parse_preference
+from hone.types import Preference
 
 __all__ = ["ASSISTANT_MARK", "read_preference", "split_transcript"]
 
 ASSISTANT_MARK = "\n\nAssistant:"
 
 
-def read_preference(reading: RowReading, value: Mapping[str, Any]) -> tuple[str, str]:
-    """Check a preference row.
+def read_preference(reading: RowReading, value: Mapping[str, Any], format_name: str) -> Preference | None:
+    """Check a preference row, and read it as training does, whose verdict is the one that counts.
 
     Returns:
-        The prompt and the chosen answer as text, as far as they could be read.
+        The preference; None where it cannot be used, with its faults noted.
     """
+    if format_name == PREFERENCE:
+        _read_sides(reading, value)
+    try:
+        preference = parse_preference(value, format_name)
+    except RowError as error:
+        if not any(FAULTS[code].severity == "error" for code, _, _ in reading.findings):
+            reading.add(error.code, error.reason)
+        return None
+    if format_name != PREFERENCE:
+        texts = [*preference.prompt, *preference.answers]
+        reading.texts += [("", message.role, message.content) for message in texts]
+    return preference
+
+
+def _read_sides(reading: RowReading, value: Mapping[str, Any]) -> None:
+    """Every fault of chosen and rejected, with its pointer."""
     prompt = _side(reading, value, "prompt") if "prompt" in value else None
     chosen, rejected = (_side(reading, value, key) for key in ("chosen", "rejected"))
     if chosen is None or rejected is None:
-        return prompt or "", ""
+        return
     if chosen == rejected:
         reading.add("equal_sides", "chosen and rejected are the same", "rejected")
     asked = [chosen, rejected]
@@ -38,10 +53,8 @@ def read_preference(reading: RowReading, value: Mapping[str, Any]) -> tuple[str,
             reading.add("prompts_differ", "chosen and rejected answer different prompts", "rejected")
         if not asked[0].strip():
             reading.add("no_prompt", "nothing stands before the answers", "chosen")
-        return asked[0], split_transcript(chosen)[1]
-    if not prompt.strip():
+    elif not prompt.strip():
         reading.add("empty_prompt", "prompt is empty", "prompt")
-    return prompt, chosen
 
 
 def split_transcript(text: str) -> tuple[str, str]:

@@ -1,0 +1,62 @@
+"""The beginning of every method: from a base with a fresh adapter and rendered rows to what the loop needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hone.config.schema import TrainConfig
+from hone.engine.events import Event, Recorder
+from hone.model.forward import Forward
+from hone.model.load import LoadedModel
+from hone.proof.invariant import require_all
+from hone.recipe.method import Method, supervised_method
+from hone.recipe.preference import preference_method
+from hone.recipe.reward import reward_method
+from hone.recipe.rows import PreparedRows
+
+__all__ = ["begin_method"]
+
+
+def begin_method(
+    config: TrainConfig,
+    base: LoadedModel,
+    rows: PreparedRows,
+    *,
+    forward: Forward,
+    max_tokens: int,
+    home: Path,
+    recorder: Recorder,
+) -> Method:
+    """The method that ``config`` names, its own invariants checked.
+
+    Args:
+        config: the options.
+        base: with a fresh adapter, inside the block of ``forward``.
+        rows: as prepared.
+        forward: the path that training takes.
+        max_tokens: tokens computed at once.
+        home: hone's home folder.
+        recorder: receives events.
+
+    Raises:
+        DataError: no answers are left to learn from.
+        ProofError: the first loss is not what the base alone gives.
+    """
+    name = config.method
+    if name is None or name == "sft":
+        return supervised_method(rows, forward)
+    if name == "reward":
+        method = reward_method(base, rows, forward=forward, max_tokens=max_tokens)
+    else:
+
+        def progress(done: int, total: int) -> None:
+            recorder.record(Event("progress", {"task": "reference", "done": done, "total": total}))
+
+        recorder.record(
+            Event("stage", {"name": "reference", "detail": "log-probabilities of all answers under the base"})
+        )
+        method = preference_method(
+            config, name, base, rows, forward=forward, max_tokens=max_tokens, home=home, progress=progress
+        )
+    require_all(method.proof)
+    return method

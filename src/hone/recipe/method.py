@@ -1,0 +1,117 @@
+"""A method of training as the one loop needs it: rows, how they are packed, the forward pass and the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hone.config.schema import TrainConfig
+from hone.data.loader import LoadedData
+from hone.engine.loop import Collate, micro_batches
+from hone.engine.step import Objective
+from hone.errors import ConfigError
+from hone.model.forward import Forward
+from hone.objective.supervised import supervised_loss
+from hone.planning.choose import TOLERATED_LOSS_RISE
+from hone.proof.invariant import Invariant
+from hone.recipe.rows import PreparedRows
+from hone.types import JsonDict, MethodName
+
+__all__ = ["Method", "choose_method", "joined_proof", "supervised_method"]
+
+_OF_PAIRS = ("dpo", "ipo", "orpo", "simpo", "reward")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What makes a method, once the base stands ready.
+
+    Args:
+        train: what a step takes ``batch_size`` of.
+        validation: the same for the validation loss; empty where nothing was set aside.
+        collate: packs some of them into micro-batches.
+        forward: what the objective takes, of a micro-batch.
+        objective: a pure function.
+        tolerated_loss_rise: see :class:`hone.engine.loop.LoopSettings`.
+        proof: invariants that are the method's own, measured before the first step.
+        facts: how it is set, for the result and for whoever loads the version.
+    """
+
+    train: Sequence[Any]
+    validation: Sequence[Any]
+    collate: Collate
+    forward: Forward
+    objective: Objective
+    tolerated_loss_rise: float = 0.0
+    proof: tuple[Invariant, ...] = ()
+    facts: JsonDict = field(default_factory=dict)
+
+
+def supervised_method(rows: PreparedRows, forward: Forward) -> Method:
+    """Supervised fine-tuning on rendered rows."""
+    return Method(
+        train=rows.rendered(rows.train),
+        validation=rows.rendered(rows.validation),
+        collate=micro_batches,
+        forward=forward,
+        objective=supervised_loss,
+        tolerated_loss_rise=TOLERATED_LOSS_RISE,
+    )
+
+
+def joined_proof(found: Sequence[Invariant], own: Sequence[Invariant]) -> list[Invariant]:
+    """The invariants before training, with the method's own part of each joined to the model's of the same number.
+
+    Args:
+        found: of rows and model.
+        own: the method's.
+    """
+    parts = {invariant.number: invariant for invariant in own}
+    return [_both(one, parts[one.number]) if one.number in parts else one for one in found]
+
+
+def _both(one: Invariant, other: Invariant) -> Invariant:
+    return replace(
+        one,
+        name=f"{one.name}, and {other.name}",
+        holds=one.holds and other.holds,
+        measured=other.measured if one.holds and not other.holds else one.measured,
+        bound=f"{one.bound}; {other.bound}",
+        checked=f"{one.checked}; {other.checked}",
+        remedy=other.remedy if one.holds else one.remedy,
+        found="; ".join(filter(None, (one.found, other.found))),
+    )
+
+
+def choose_method(config: TrainConfig, loaded: LoadedData) -> MethodName:
+    """The method that is asked for, or that goes with the rows: sft, dpo for compared answers, kto for judged ones.
+
+    Raises:
+        ConfigError: the method asked for cannot be trained on such rows, or not on so many devices.
+    """
+    fitting: MethodName = "sft"
+    if loaded.are_preferences:
+        fitting = "kto" if loaded.format == "preference-label" else "dpo"
+    wanted = config.method or fitting
+    reason = None
+    if wanted == "sft" and loaded.are_preferences:
+        reason = "sft needs one right answer a row, and these rows compare or judge answers"
+    elif wanted != "sft" and not loaded.are_preferences:
+        reason = f"{wanted} needs rows that compare or judge answers, and these have one answer each"
+    elif wanted in _OF_PAIRS and fitting == "kto":
+        reason = f"{wanted} needs two answers to a prompt, and these rows judge one each"
+    if wanted != "sft" and config.devices > 1:
+        raise ConfigError(
+            f"{wanted} trains on one device in this version of hone, not on {config.devices}",
+            where="--devices",
+            remedy="leave --devices out",
+        )
+    if reason:
+        raise ConfigError(
+            f"method = {wanted} does not go with the rows of {loaded.source} ({loaded.format})",
+            where="--method",
+            why=reason,
+            remedy=f"use --method {fitting}, or leave it out; docs/preferences.md has the shapes of rows",
+        )
+    return wanted

@@ -1,0 +1,150 @@
+"""Preference rows in every shape: what they become, what is refused, and that they read back as they were written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hone.data.audit.audit import audit_source
+from hone.data.detection import detect_format
+from hone.data.ledger import RowError
+from hone.data.loader import load_examples
+from hone.data.preferences import parse_preference, preference_to_json
+from hone.data.rows import RawRow
+from hone.errors import DataError
+from hone.types import Message, Preference
+
+ASKED = [{"role": "user", "content": "is it far?"}]
+YES, NO = [{"role": "assistant", "content": "not far"}], [{"role": "assistant", "content": "two days"}]
+WANTED = Preference(
+    (Message("user", "is it far?"), Message("assistant", "not far", supervised=True)),
+    others=(Message("assistant", "two days", supervised=True),),
+    ranks=(1, 2),
+)
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "texts": ("preference", {"prompt": "is it far?", "chosen": "not far", "rejected": "two days"}),
+    "turns": ("preference", {"prompt": ASKED, "chosen": YES, "rejected": NO}),
+    "conversations": ("preference", {"chosen": [*ASKED, *YES], "rejected": [*ASKED, *NO]}),
+    "prompt and conversations": (
+        "preference", {"prompt": "is it far?", "chosen": [*ASKED, *YES], "rejected": [*ASKED, *NO]},
+    ),
+    "transcripts": (
+        "preference",
+        {
+            "chosen": "\n\nHuman: is it far?\n\nAssistant: not far",
+            "rejected": "\n\nHuman: is it far?\n\nAssistant: two days",
+        },
+    ),
+    "openai": (
+        "openai-preference", {"input": {"messages": ASKED}, "preferred_output": YES, "non_preferred_output": NO},
+    ),
+    "ranking": ("preference-ranking", {"prompt": "is it far?", "answers": ["not far", "two days"]}),
+    "ranking with ranks": (
+        "preference-ranking", {"prompt": "is it far?", "completions": ["two days", "not far"], "ranks": [2, 1]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_becomes_the_same_preference(name: str) -> None:
+    format_name, value = SHAPES[name]
+    assert detect_format([RawRow(1, 1, value)], preferences=True) == format_name
+    preference = parse_preference(value, format_name)
+    assert preference == WANTED
+    assert preference.pairs == ((0, 1),)
+    written = preference_to_json(preference)
+    assert parse_preference(written, "preference") == WANTED
+
+
+def test_a_ranking_of_several_gives_every_pair_that_was_told_apart() -> None:
+    value = {"prompt": "who?", "answers": ["b", "a", "c", "d"], "ranks": [2, 1, 2, 3]}
+    preference = parse_preference(value, "preference-ranking")
+    assert [answer.content for answer in preference.answers] == ["a", "b", "c", "d"]
+    assert preference.pairs == ((0, 1), (0, 2), (0, 3), (1, 3), (2, 3)), "b and c tie"
+    assert parse_preference(preference_to_json(preference), "preference-ranking") == preference
+
+
+def test_a_judged_answer_reads_back() -> None:
+    value = {"prompt": "who?", "completion": "she", "label": False}
+    assert detect_format([RawRow(1, 1, value)], preferences=True) == "preference-label"
+    preference = parse_preference(value, "preference-label")
+    assert (preference.liked, preference.answer, preference.pairs) == (False, "she", ())
+    assert parse_preference(preference_to_json(preference), "preference-label") == preference
+
+
+def test_a_label_of_a_class_is_no_judgement() -> None:
+    value = {"prompt": "who?", "completion": "she", "label": 3}
+    assert detect_format([RawRow(1, 1, value)], preferences=True) == "prompt-completion"
+
+
+def test_speaking_twice_in_a_row_is_one_turn() -> None:
+    text = "\n\nHuman: a\n\nHuman: b\n\nAssistant: {}"
+    preference = parse_preference({"chosen": text.format("c"), "rejected": text.format("d")}, "preference")
+    assert preference.prompt == (Message("user", "a\n\nb"),)
+
+
+@pytest.mark.parametrize(
+    ("value", "format_name", "code"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "preference", "equal_sides"),
+        ({"prompt": "a", "chosen": "b", "rejected": " "}, "preference", "empty_assistant"),
+        ({"prompt": " ", "chosen": "b", "rejected": "c"}, "preference", "empty_prompt"),
+        ({"prompt": "a", "chosen": "b", "rejected": 3}, "preference", "bad_content"),
+        ({"chosen": [*ASKED, *YES], "rejected": NO}, "preference", "prompts_differ"),
+        ({"chosen": "b", "rejected": "c"}, "preference", "no_prompt"),
+        ({"prompt": "other", "chosen": [*ASKED, *YES], "rejected": [*ASKED, *NO]}, "preference", "prompts_differ"),
+        ({"prompt": "a", "chosen": ASKED, "rejected": NO}, "preference", "no_assistant"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1}, "preference", "bad_ranks"),
+        ({"prompt": "a", "answers": ["b", "c"], "ranks": [1]}, "preference-ranking", "bad_ranks"),
+        ({"prompt": "a", "answers": ["b", "c"], "ranks": [1, True]}, "preference-ranking", "bad_ranks"),
+        ({"prompt": "a", "answers": ["b", "c"], "ranks": [1, 1]}, "preference-ranking", "equal_sides"),
+        ({"prompt": "a", "answers": ["b"]}, "preference-ranking", "bad_ranks"),
+    ],
+)
+def test_what_compares_nothing_is_refused(value: dict[str, Any], format_name: str, code: str) -> None:
+    with pytest.raises(RowError) as caught:
+        parse_preference(value, format_name)
+    assert caught.value.code == code
+
+
+def _file(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_the_loader_and_the_audit_agree_on_every_row(tmp_path: Path) -> None:
+    good = [{"prompt": f"what of {n}?", "chosen": f"it is {n}", "rejected": "no"} for n in range(12)]
+    bad = [{"prompt": "a", "chosen": "b", "rejected": "b"}, {"prompt": "a", "chosen": "", "rejected": "b"}]
+    source = _file(tmp_path / "rows.jsonl", [*good, *bad])
+    loaded = load_examples(source, preferences=True)
+    report = audit_source(source)
+    assert (loaded.ledger.kept, loaded.ledger.dropped) == (report.kept, report.dropped) == (12, 2)
+    assert loaded.are_preferences
+    assert loaded.ledger.summary()["codes"] == {"equal_sides": 1, "empty_assistant": 1}
+    assert [example.line for example in loaded.examples] == list(range(1, 13))
+    with pytest.raises(DataError, match="its rows are preferences"):
+        load_examples(source)
+
+
+def test_votes_that_contradict_each_other_and_a_leaning_to_length_are_told(tmp_path: Path) -> None:
+    rows = [{"prompt": f"what of {n}?", "chosen": f"it is {n}, and more", "rejected": "no"} for n in range(20)]
+    rows.append({"prompt": "what of 3?", "chosen": "no", "rejected": "it is 3, and more"})
+    report = audit_source(_file(tmp_path / "rows.jsonl", rows))
+    assert report.totals["conflicting_votes"] == 1
+    assert [fault.line for fault in report.faults if fault.code == "conflicting_votes"] == [21]
+    (leaning,) = [fault for fault in report.faults if fault.code == "length_bias"]
+    assert "longer answer is preferred in 95% of 21 pairs" in leaning.message
+    assert report.coverage is not None
+    assert report.coverage["preferences"]["pairs"] == 21
+    assert report.coverage["preferences"]["longer_preferred"] == pytest.approx(20 / 21, abs=1e-4)
+    assert "conflicting_answers" not in report.totals, "several answers to a prompt are no conflict by themselves"
+
+
+def test_no_leaning_is_told_where_there_is_none(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"what of {n}?", "chosen": "yes" * (1 + n % 2), "rejected": "no" * (2 - n % 2)} for n in range(40)
+    ]
+    assert "length_bias" not in audit_source(_file(tmp_path / "rows.jsonl", rows)).totals
