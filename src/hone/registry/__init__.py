@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from hone.registry.aliases import (
+    AliasTarget,
+    alias_generation,
+    find_alias,
+    history_of_alias,
+    list_aliases,
+    move_alias,
+    resolve_alias,
+    revert_alias,
+    revert_places,
+    set_alias,
+)
 from hone.registry.names import check_name, version_name_for
 from hone.registry.proven import require_proven
 from hone.registry.provenance import describe_code
@@ -13,23 +25,31 @@ from hone.registry.versions import (
     list_versions,
     register_version,
     resolve_version,
-    set_alias,
     verify_version,
 )
 
 __all__ = [
+    "AliasTarget",
     "RunFolder",
     "RunRecorder",
     "RunStatus",
     "Version",
     "VersionStatus",
+    "alias_generation",
     "check_name",
     "create_run",
     "describe_code",
+    "find_alias",
+    "history_of_alias",
+    "list_aliases",
     "list_versions",
+    "move_alias",
     "register_version",
     "require_proven",
+    "resolve_alias",
     "resolve_version",
+    "revert_alias",
+    "revert_places",
     "set_alias",
     "verify_version",
     "version_name_for",
