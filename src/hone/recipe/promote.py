@@ -1,0 +1,169 @@
+"""Promoting a version to an alias through the gate, and taking an alias back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hone.engine.events import Recorder
+from hone.errors import ConfigError, PromotionError, StorageError
+from hone.recipe.gate import Figure, evaluation_against, evaluation_against_base, proof_figure, retention_figure
+from hone.registry.aliases import AliasTarget, find_alias, move_alias, resolve_alias, revert_alias, revert_places
+from hone.registry.names import check_alias
+from hone.registry.versions import Version, resolve_version, verify_version
+from hone.types import JsonDict
+
+__all__ = ["promote", "revert"]
+
+
+def promote(
+    reference: str,
+    alias: str,
+    *,
+    home: Path,
+    recorder: Recorder,
+    force: bool = False,
+    reason: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> JsonDict:
+    """Put an alias on a version, if the gate lets it pass.
+
+    Args:
+        reference: the version, as ``support@4``.
+        alias: as ``production``.
+        home: hone's home folder.
+        recorder: receives events.
+        force: move it though figures failed; which ones, and the reason, stand in the history. Damaged files are
+            refused all the same.
+        reason: why; needed with ``force``.
+        options: device and dtype of the evaluation, where they are given.
+
+    Returns:
+        ``version``, ``alias``, ``was`` (what stood there, None for nothing), ``moved``, ``forced``, ``reason``,
+        ``generation`` and ``figures``.
+
+    Raises:
+        PromotionError: a figure failed, and it is not forced; each is named.
+        StorageError: its files are not those that were registered, or somebody else moved the alias meanwhile.
+        HoneError: there is no such version, or a name breaks the rule.
+    """
+    check_alias(alias)
+    if force and not reason:
+        raise ConfigError(
+            "--force needs a reason",
+            where="--reason",
+            why="who looks at the history later must know why a version went past the gate",
+            remedy='as --reason "the old one answers with last year\'s prices"',
+        )
+    version = resolve_version(home, reference)
+    verify_version(version)
+    standing = find_alias(home, f"{version.name}@{alias}")
+    if standing is not None and standing.number == version.number:
+        return _outcome(version, alias, standing, standing, [], moved=False, reason=None)
+    figures = _figures(version, standing, home=home, recorder=recorder, options=options or {})
+    failed = [figure for figure in figures if figure.holds is False]
+    if failed and not force:
+        raise _refused(version, alias, figures, failed)
+    gate = {
+        "against": None if standing is None else standing.reference,
+        "figures": [figure.to_json() for figure in figures],
+    }
+    moved = move_alias(
+        home, version.name, alias, version.number, seen=0 if standing is None else standing.generation,
+        forced=bool(failed), reason=reason, gate=gate,
+    )  # fmt: skip
+    return _outcome(version, alias, standing, moved, figures, moved=True, reason=reason)
+
+
+def revert(reference: str, *, home: Path, to: str | None = None, reason: str | None = None) -> JsonDict:
+    """Take an alias back to where it stood before.
+
+    Args:
+        reference: the alias, as ``support@production``.
+        home: hone's home folder.
+        to: a version's number, or ``base``; the place before this one where None.
+        reason: why, for the history.
+
+    Returns:
+        ``alias``, ``was``, ``now``, ``reason`` and ``generation``.
+
+    Raises:
+        VersionError: there is no such alias, or no such place to go back to.
+        StorageError: the version that it would stand on is damaged, or somebody else moved the alias meanwhile.
+    """
+    name, _, alias = reference.partition("@")
+    standing = resolve_alias(home, name, alias)
+    if to is not None and to != "base" and not to.isdigit():
+        raise ConfigError(f"{to!r} is no place", where="--to", remedy="give a version's number, as 3, or base")
+    places = revert_places(home, name, alias)
+    # on the base already, the registry says so
+    place = (places[0] if places else None) if to is None else None if to == "base" else int(to)
+    if place is not None and place in places:
+        try:
+            verify_version(resolve_version(home, f"{name}@{place}"))
+        except StorageError as error:
+            others = ", ".join("base" if one is None else str(one) for one in places if one != place)
+            raise StorageError(
+                error.what, where=error.where, why=error.why, details=error.details,
+                remedy=f"{error.remedy}; or revert with --to to another place: {others}",
+            ) from error  # fmt: skip
+    now = revert_alias(home, name, alias, to=place, seen=standing.generation, reason=reason)
+    return {
+        "schema": 1,
+        "alias": f"{name}@{alias}",
+        "was": standing.reference,
+        "now": now.reference,
+        "reason": reason,
+        "generation": now.generation,
+    }
+
+
+def _figures(
+    version: Version, standing: AliasTarget | None, *, home: Path, recorder: Recorder, options: Mapping[str, Any]
+) -> list[Figure]:
+    if standing is None or standing.number is None:
+        evaluation = evaluation_against_base(version)
+    else:
+        current = resolve_version(home, standing.reference)
+        evaluation = evaluation_against(version, current, home=home, recorder=recorder, options=options)
+    return [proof_figure(version), evaluation, retention_figure(version)]
+
+
+def _refused(version: Version, alias: str, figures: list[Figure], failed: list[Figure]) -> PromotionError:
+    details = []
+    for figure in figures:
+        word = {True: "holds", False: "fails", None: "passed over"}[figure.holds]
+        details.append(f"{figure.name} {word}: {figure.found}")
+        details += [f"  {line}" for line in figure.details if figure.holds is False]
+    names = " and ".join(figure.name for figure in failed)
+    return PromotionError(
+        f"{version.reference} is not promoted to {alias}: {names} failed",
+        details=details,
+        why="whoever asks the alias would get worse answers, or answers that nobody has measured",
+        remedy=f"train again, or move it all the same: hone models promote {version.reference} {alias} "
+        '--force --reason "WHY"',
+    )
+
+
+def _outcome(
+    version: Version,
+    alias: str,
+    was: AliasTarget | None,
+    now: AliasTarget,
+    figures: list[Figure],
+    *,
+    moved: bool,
+    reason: str | None,
+) -> JsonDict:
+    return {
+        "schema": 1,
+        "version": version.reference,
+        "alias": f"{version.name}@{alias}",
+        "was": None if was is None else was.reference,
+        "moved": moved,
+        "forced": any(figure.holds is False for figure in figures),
+        "reason": reason,
+        "generation": now.generation,
+        "figures": [figure.to_json() for figure in figures],
+    }
