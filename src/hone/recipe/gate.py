@@ -1,9 +1,9 @@
 """The gate of an alias: what a version must show before it takes the place of another.
 
-    proof       every invariant holds
-    evaluation  not worse beyond chance than what stands there now, on that one's held-out rows; where that is the base,
-                on the version's own
-    retention   within the bounds that its run was given, where it was measured
+proof       every invariant holds
+evaluation  not worse beyond chance than what stands there now, on that one's held-out rows; where that is the base,
+            on the version's own
+retention   within the bounds that its run was given, where it was measured
 """
 
 from __future__ import annotations

@@ -328,6 +328,7 @@ def _register(
         evaluation=evaluation,
         proof=[invariant.to_json() for invariant in proof],
         status="proven" if all(invariant.holds for invariant in proof) else "unproven",
+        code=describe_code(),
     )
 
 

@@ -84,8 +84,6 @@ def moves_of(connection: Connection, name: str, alias: str) -> list[AliasMove]:
     of_alias = (alias_history.c.name == name, alias_history.c.alias == alias)
     query = select(alias_history).where(*of_alias).order_by(alias_history.c.id)
     return [
-        AliasMove(
-            row.id, row.action, row.number, row.base_name, row.changed_at, bool(row.forced), row.reason, row.gate
-        )
+        AliasMove(row.id, row.action, row.number, row.base_name, row.changed_at, bool(row.forced), row.reason, row.gate)
         for row in connection.execute(query)
     ]

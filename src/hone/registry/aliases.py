@@ -36,6 +36,7 @@ __all__ = [
     "set_alias",
 ]
 
+
 @dataclass(frozen=True, slots=True)
 class AliasTarget:
     """Where an alias stands.

@@ -111,7 +111,9 @@ def _of_run(home: Path, row: Row[Any], limit: float) -> Leftover | None:
             return None
     except HoneError:
         return None  # damaged: a person has to look at it
-    return Leftover("ended run", folder, f"it is {run.status}, and nothing of it can go on", folder_bytes(folder), row.id)
+    return Leftover(
+        "ended run", folder, f"it is {run.status}, and nothing of it can go on", folder_bytes(folder), row.id
+    )
 
 
 def _has_more(run: RunFolder) -> bool:

@@ -77,4 +77,3 @@ def family_of(home: Path, version: Version) -> Family:
     roots = [one for name, one in known.items() if name in members and one.parent not in members]
     on_base = tuple(f"{one.name}@{one.alias}" for one in targets if one.base_hash == version.base_hash)
     return Family(roots[0].base_name, version.base_hash, on_base, tuple(map(node, roots)))
-

@@ -135,5 +135,3 @@ def _upkeep(home: Path) -> Iterator[None]:
     """One process takes things away at a time."""
     with exclusive_lock(home / _LOCK, what="the upkeep of the registry", wait_seconds=_WAIT_SECONDS):
         yield
-
-

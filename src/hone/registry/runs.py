@@ -74,6 +74,7 @@ class RunFolder:
     plan = _Entry("plan.json")  # what was predicted, and what it took
     proof = _Entry("proof.json")
     evaluation = _Entry("evaluation.json")
+    answers = _Entry("answers.jsonl")
     result = _Entry("result.json")
     report_html = _Entry("report.html")
     report_markdown = _Entry("report.md")

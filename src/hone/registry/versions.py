@@ -284,7 +284,8 @@ def _refuse_base(connection: Connection, text: str, name: str, selector: str) ->
         removed_at = connection.execute(select(versions.c.removed_at).where(*of_number)).scalar()
         if removed_at is not None:
             raise VersionError(
-                f"{text} was removed on {removed_at[:10]}", remedy=f"hone models list; or hone models show {name} --tree"
+                f"{text} was removed on {removed_at[:10]}",
+                remedy=f"hone models list; or hone models show {name} --tree",
             )
         return
     where = (aliases.c.name == name, aliases.c.alias == selector, aliases.c.number.is_(None))
