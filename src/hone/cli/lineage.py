@@ -36,6 +36,8 @@ def lineage_text(version: Version) -> str:
     if lineage["relation"] == "retrained":
         text = f"trained anew from the base without {len(lineage['forgotten'])} rows of {lineage['parent']}"
         return text + (f", with {rows['new']} new ones" if rows["new"] else "")
+    if rows["old"] is None:
+        return f"continued from {lineage['parent']} with {rows['new']} rows, nothing replayed"
     replayed = f"{rows['replayed']} of {rows['old']} old ones replayed ({lineage['replay_share']:.0%})"
     return f"continued from {lineage['parent']} with {rows['new']} new rows, {replayed}"
 

@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from hone.cli.comparison import proof_lines, verdict_lines
+from hone.cli.continuing import continue_model
 from hone.cli.lineage import family_json, history_lines, lineage_text, result_text, tree_lines
 from hone.cli.options import JsonOption
 from hone.cli.output import LABEL_COLUMNS, console, harmless, labelled, print_json, say, show, text_columns
@@ -121,6 +122,7 @@ def show_model(
 models.command("diff", epilog="Example: hone models diff support@1 support@2")(diff_models)
 models.command("promote", epilog="Example: hone models promote support@2 production")(promote_model)
 models.command("revert", epilog="Example: hone models revert support@production")(revert_model)
+models.command("continue", epilog="Example: hone models continue support@3 new.jsonl")(continue_model)
 models.command("remove", epilog="Example: hone models remove support@1")(remove_model)
 models.command("gc", epilog="Example: hone models gc --dry-run")(collect_models)
 

@@ -194,9 +194,7 @@ def load_answerer(
     return _reproduced(answerer, note, refuse_changed=refuse_changed)
 
 
-def _base_of_alias(
-    alias: AliasTarget, *, home: Path, device: str | None, dtype: str | None, note: Note
-) -> Answerer:
+def _base_of_alias(alias: AliasTarget, *, home: Path, device: str | None, dtype: str | None, note: Note) -> Answerer:
     """The base that an alias was reverted to.
 
     Raises:
@@ -205,7 +203,7 @@ def _base_of_alias(
     base = load_base(alias.reference, home=home, device=device, dtype=dtype, note=note)
     if base.base_hash != alias.base_hash:
         raise ModelError(
-            f"{alias.base_name} is not the base that {alias.name}@{alias.alias} was reverted to: its files have changed",
+            f"{alias.base_name} is not the base that {alias.name}@{alias.alias} was reverted to: its files changed",
             details=[f"hash then {str(alias.base_hash)[:16]}, now {base.base_hash[:16]}"],
             why="it gives answers that nobody has measured",
             remedy="put the old files back, or promote a version",
