@@ -176,7 +176,7 @@ def _set_aside(
         if new:
             note(f"{len(free)} new rows are too few to hold any out: what the version learnt of them is not measured")
         return new, []
-    wanted: float | int = config.held_out or int(choose_held_out_rows(len(free)).value)
+    wanted: float | int = config.held_out or round(choose_held_out_rows(len(free)).value or 0)
     split = split_examples(free, held_out=wanted, seed=config.seed)
     held_out = {example_hash(one) for one in split.held_out}
     return [one for one in new if example_hash(one) not in held_out], split.held_out

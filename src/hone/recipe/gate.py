@@ -116,7 +116,9 @@ def evaluation_against(
     try:
         path = held_out_rows(current)
         recorder.record(Event("stage", {"name": "gate", "detail": f"{current.reference} on its held-out rows"}))
-        old = answer_rows(current.reference, path, home=home, recorder=recorder, options=options)
+        # as long as its run let it answer; the rows are then judged as they were
+        asked = (_stored(current.run_folder / "result.json").get("generation") or {}).get("max_new_tokens")
+        old = answer_rows(current.reference, path, home=home, recorder=recorder, options=options, max_new_tokens=asked)
         recorder.record(Event("stage", {"name": "gate", "detail": f"{version.reference} on the same rows"}))
         new = answer_rows(
             version.reference, path, home=home, recorder=recorder, options=options, max_new_tokens=old.max_new_tokens

@@ -92,7 +92,7 @@ def _refused(version: Version, alias: str, figures: list[Figure], failed: list[F
     for figure in figures:
         word = {True: "holds", False: "fails", None: "passed over"}[figure.holds]
         details.append(f"{figure.name} {word}: {figure.found}")
-        details += [f"  {line}" for line in figure.details if figure.holds is False]
+        details += [f"{figure.name}: {line}" for line in figure.details if figure.holds is False]
     names = " and ".join(figure.name for figure in failed)
     return PromotionError(
         f"{version.reference} is not promoted to {alias}: {names} failed",

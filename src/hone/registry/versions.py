@@ -28,6 +28,8 @@ __all__ = [
     "Version",
     "VersionStatus",
     "list_versions",
+    "no_such_name",
+    "no_such_selector",
     "register_version",
     "resolve_version",
     "verify_version",
@@ -317,7 +319,9 @@ def _of_run_folder(connection: Connection, folder: Path) -> Row[Any] | None:
 
 
 def no_such_name(connection: Connection, reference: str, name: str) -> VersionError:
-    known = connection.execute(select(versions.c.name).distinct().order_by(versions.c.name)).scalars().all()
+    """The error for a name that no version has; it lists those there are, nearest first."""
+    there = select(versions.c.name).where(versions.c.removed_at.is_(None)).distinct().order_by(versions.c.name)
+    known = connection.execute(there).scalars().all()
     nearest = difflib.get_close_matches(name, known, n=5)
     shown = nearest or known[:5]
     return VersionError(
@@ -327,6 +331,7 @@ def no_such_name(connection: Connection, reference: str, name: str) -> VersionEr
 
 
 def no_such_selector(connection: Connection, reference: str, name: str, numbers: Sequence[int]) -> VersionError:
+    """The error for a number or alias that a name has not; it lists those it has."""
     known = connection.execute(select(aliases.c.alias).where(aliases.c.name == name)).scalars().all()
     selector = reference.partition("@")[2]
     nearest = difflib.get_close_matches(selector, known, n=5) or sorted(known)[:5]
