@@ -158,7 +158,7 @@ TestRegistry.settings = settings(
 
 
 def test_every_step_of_every_operation_can_be_the_last(tmp_path: Path) -> None:
-    """No kill point is left to chance: each operation is killed before each of its steps; after one is before the next."""
+    """Each operation is killed before each of its steps, which is after the one before; no kill point is left to chance."""
     prepared = _prepared()
     killed = {}
     for operation in ("register", "promote", "revert", "remove", "create", "collect"):
