@@ -1,4 +1,4 @@
-"""The gate of an alias: what passes, what is refused and by which figure, what a forced move leaves; and the way back."""
+"""The gate of an alias: what passes, what is refused and by which figure, what force leaves behind; and the way back."""
 
 from __future__ import annotations
 

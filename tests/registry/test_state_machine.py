@@ -158,7 +158,7 @@ TestRegistry.settings = settings(
 
 
 def test_every_step_of_every_operation_can_be_the_last(tmp_path: Path) -> None:
-    """Each operation is killed before each of its steps, which is after the one before; no kill point is left to chance."""
+    """Each operation is killed before each of its steps, that is, after the one before; nothing is left to chance."""
     prepared = _prepared()
     killed = {}
     for operation in ("register", "promote", "revert", "remove", "create", "collect"):
