@@ -1,4 +1,4 @@
-"""The gate of an alias: what passes, what is refused and by which figure, what force leaves behind; and the way back."""
+"""The gate of an alias: what passes, what is refused and by which figure, what force leaves behind; and back again."""
 
 from __future__ import annotations
 
@@ -153,6 +153,9 @@ def test_a_version_that_is_worse_than_the_one_that_stands_there_is_refused(
     figure = result["figures"][1]
     assert figure["holds"] is True
     assert len(figure["numbers"]["comparison"]["flipped"]) == 1
+    kept = history_of_alias(home, "v", "production")[-1].gate
+    assert kept is not None
+    assert kept["figures"][1]["numbers"]["comparison"]["flipped"] == {"better": 0, "worse": 1}
     assert moved_to(home) == "v@3"
 
 

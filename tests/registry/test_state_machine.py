@@ -153,10 +153,11 @@ class Registry(RuleBasedStateMachine):
 
 TestRegistry = Registry.TestCase
 TestRegistry.settings = settings(
-    max_examples=8, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=5, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 
+@pytest.mark.slow
 def test_every_step_of_every_operation_can_be_the_last(tmp_path: Path) -> None:
     """Each operation is killed before each of its steps, that is, after the one before; nothing is left to chance."""
     prepared = _prepared()

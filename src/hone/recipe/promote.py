@@ -67,7 +67,7 @@ def promote(
         raise _refused(version, alias, figures, failed)
     gate = {
         "against": None if standing is None else standing.reference,
-        "figures": [figure.to_json() for figure in figures],
+        "figures": [_without_answers(figure.to_json()) for figure in figures],
     }
     moved = move_alias(
         home, version.name, alias, version.number, seen=0 if standing is None else standing.generation,
@@ -85,6 +85,17 @@ def _figures(
         current = resolve_version(home, standing.reference)
         evaluation = evaluation_against(version, current, home=home, recorder=recorder, options=options)
     return [proof_figure(version), evaluation, retention_figure(version)]
+
+
+def _without_answers(figure: JsonDict) -> JsonDict:
+    """The figure as the history keeps it: counts of flipped answers in place of their texts."""
+    numbers = figure["numbers"] or {}
+    compared = numbers.get("comparison")
+    if not compared:
+        return figure
+    better = sum(row["better"] for row in compared["flipped"])
+    counts = {"better": better, "worse": len(compared["flipped"]) - better}
+    return {**figure, "numbers": {**numbers, "comparison": {**compared, "flipped": counts}}}
 
 
 def _refused(version: Version, alias: str, figures: list[Figure], failed: list[Figure]) -> PromotionError:
