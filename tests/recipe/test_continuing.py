@@ -178,8 +178,9 @@ def test_what_goes_on_again_replays_rows_of_the_whole_line(
     assert every <= set(hashes(composed.rows))
 
 
-def test_copies_of_old_rows_are_no_new_ones_and_are_not_held_out(composing: Any, tmp_path: Path) -> None:
-    same = [row(number) for number in range(5)]
+def test_copies_of_old_rows_are_no_new_ones_and_are_not_held_out(home: Path, composing: Any, tmp_path: Path) -> None:
+    trained_on = resolve_version(home, "questions@1").data_manifest["train"]
+    same = [row(one["row"] - 1) for one in trained_on[:5]]
     near = [{**one, "prompt": one["prompt"].replace("what of", "What of")} for one in same]
     data = write_jsonl(tmp_path / "mixed.jsonl", [*same, *near, *(row(number) for number in range(40, 60))])
     composed, notes = composing(data=str(data))
