@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,7 +229,9 @@ def _write(parts: _Parts, lineage: JsonDict, home: Path, *, seed: int) -> Compos
     content = json.dumps([texts, lineage], ensure_ascii=False, sort_keys=True)
     name = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     folder = home.absolute() / COMPOSED_FOLDER / name
-    if not folder.exists():
+    if folder.exists():
+        os.utime(folder)  # `hone models gc` takes it for new, until a run refers to it
+    else:
         with atomic_folder(folder) as temporary:
             for file_name, text in texts.items():
                 write_atomically(temporary / file_name, text)
