@@ -102,7 +102,8 @@ def answer_rows(
     """
     tuned = "@" in reference
     config = EvaluateConfig.model_validate(
-        {"version": reference, "data": str(path), "arms": ("tuned",) if tuned else ("base",), **options}
+        # retention is the run's to measure
+        {"version": reference, "data": str(path), "arms": ("tuned",) if tuned else ("base",), "probes": 0, **options}
         | ({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})
     )
     result = evaluate(config, home=home, recorder=recorder)

@@ -35,7 +35,6 @@ from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
 from hone.recipe.adapting import (
     NewTokens,
-    attach_method,
     free_bytes,
     load_base_as,
     read_new_tokens,
@@ -50,7 +49,7 @@ from hone.recipe.planner import choose_numbers
 from hone.recipe.proving import check_before, probe_files
 from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
 from hone.recipe.run_files import PROBE_FILE, describe_base, describe_data, describe_training, store_inputs, store_proof
-from hone.recipe.starting import attach_start, check_start, like_start
+from hone.recipe.starting import begin_adaptation, check_start, like_start, unlimited_renderer
 from hone.recipe.strength import material_for_sweep, set_kept_strength
 from hone.registry.runs import RunFolder
 from hone.types import Example, JsonDict, Keep
@@ -179,10 +178,7 @@ def train_sft(
         config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
 
     base_facts = describe_base(base)
-    if config.start_from is None:
-        adaptation = attach_method(config, base, choices, new_tokens, home=home)
-    else:
-        adaptation = attach_start(config, base, home=home)
+    adaptation = begin_adaptation(config, base, choices, new_tokens, home=home)
     # two checkpoints are kept and a third is written before the oldest goes; then the adapter itself
     needed_bytes = 4 * checkpoint_bytes(adaptation.parameters())
     if parallel.is_first:
@@ -239,17 +235,9 @@ def _check_before(job: _Job, *, sharded: bool, home: Path) -> list[Invariant]:
         job.base, job.renderer, job.rows, adaptation=job.adaptation, choices=job.choices, forward=job.forward,
         free_bytes=None if alone else memory_for_training(job.parallel, job.base.device), sharded=sharded,
     )  # fmt: skip
-    if job.config.start_from is not None:
-        begun = check_start(job.config, job.base, _own_renderer(job), home=home, forward=job.forward)
-        found = sorted([one for one in found if one.number != 6] + begun, key=lambda one: one.number)
+    found = check_start(found, job.config, job.base, job.renderer, home=home, forward=job.forward)
     require_all(found)
     return found
-
-
-def _own_renderer(job: _Job) -> Renderer:
-    """The version's renderer, with no limit on the length but the context."""
-    thinking = bool(job.renderer.describe()["thinking"])
-    return make_renderer(job.base, (), max_length=None, note=lambda _text: None, thinking=thinking)
 
 
 def _shard(job: _Job) -> _Job:
@@ -336,11 +324,9 @@ def _save(job: _Job, method: Method, result: LoopResult, strength: StrengthChoic
     # the probe goes first: it refuses a model that gives no numbers, and then there is no adapter to be taken for one
     probe = job.folder.path / PROBE_FILE if job.parallel.is_first else None
     write_probe(probe, base.model, probe_sequences(sequences), forward=job.forward)
+    own = unlimited_renderer(base, job.renderer)
     files = probe_files(
-        base.model,
-        _own_renderer(job),
-        forward=job.forward,
-        note=lambda text: job.recorder.record(Event("note", {"text": text})),
+        base.model, own, forward=job.forward, note=lambda text: job.recorder.record(Event("note", {"text": text}))
     )
     if job.parallel.is_first:
         job.adaptation.save(job.folder.adapter, tokenizer=base.tokenizer, base_name=base.name, notes=notes, files=files)

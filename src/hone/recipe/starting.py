@@ -9,17 +9,28 @@ from typing import Any, TypeVar
 from hone.config.schema import TrainConfig
 from hone.data.render import Renderer
 from hone.errors import ConfigError, ModelError, StorageError
+from hone.model.adaptation import Adaptation
 from hone.model.adapter_files import adapter_kind, load_adapter, read_adapter_notes
 from hone.model.continued import ContinuedAdaptation
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
+from hone.planning.choose import TrainingChoices
 from hone.proof.invariant import Invariant
+from hone.recipe.adapting import NewTokens, attach_method
+from hone.recipe.inference import make_renderer
 from hone.recipe.proving import reproduce
 from hone.registry.leftovers import is_composed
 from hone.registry.versions import Version, resolve_version, verify_version
 from hone.types import AdaptationName, JsonDict
 
-__all__ = ["attach_start", "check_start", "like_start", "lineage_of", "require_continuable"]
+__all__ = [
+    "begin_adaptation",
+    "check_start",
+    "like_start",
+    "lineage_of",
+    "require_continuable",
+    "unlimited_renderer",
+]
 
 _Config = TypeVar("_Config", bound=TrainConfig)
 
@@ -39,13 +50,26 @@ def require_continuable(version: Version) -> dict[str, Any]:
             where="--start-from",
             remedy=remedy,
         )
-    if read_adapter_notes(version.adapter).get("added_tokens"):
+    notes = read_adapter_notes(version.adapter)
+    if notes.get("method") not in (None, "sft"):
+        raise ModelError(
+            f"{version.reference} was trained by {notes['method']}, and only supervised fine-tuning goes on",
+            where="--start-from",
+            remedy=remedy,
+        )
+    if notes.get("added_tokens"):
         raise ModelError(
             f"{version.reference} was trained with tokens of its own, which a further training cannot take over",
             where="--start-from",
             remedy=remedy,
         )
     config: dict[str, Any] = json.loads((version.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    if not config["lora_alpha"]:
+        raise ModelError(
+            f"{version.reference} was saved at strength 0, so nothing of its adapter could be trained further",
+            where="--start-from",
+            remedy=remedy,
+        )
     return config
 
 
@@ -71,6 +95,8 @@ def like_start(config: _Config, *, home: Path) -> _Config:
     ]
     if config.adaptation not in ("lora", own):
         problems.append(f"--adaptation {config.adaptation} was asked for, and {version.reference} goes on as {own}")
+    if config.method not in (None, "sft"):
+        problems.append(f"--method {config.method} was asked for, and only supervised fine-tuning goes on")
     problems += ["--add-tokens cannot be given"] if config.add_tokens else []
     problems += ["--layers cannot be given"] if config.layers else []
     if problems:
@@ -84,7 +110,7 @@ def like_start(config: _Config, *, home: Path) -> _Config:
     return config.model_copy(update={"start_from": version.reference, "rank": rank, "alpha": alpha, "adaptation": own})
 
 
-def attach_start(config: TrainConfig, base: LoadedModel, *, home: Path) -> ContinuedAdaptation:
+def _attach_start(config: TrainConfig, base: LoadedModel, *, home: Path) -> ContinuedAdaptation:
     """Put the version's adapter on the base, to be trained further.
 
     Raises:
@@ -107,29 +133,50 @@ def attach_start(config: TrainConfig, base: LoadedModel, *, home: Path) -> Conti
 
 
 def check_start(
-    config: TrainConfig, base: LoadedModel, renderer: Renderer, *, home: Path, forward: Forward
+    found: list[Invariant], config: TrainConfig, base: LoadedModel, renderer: Renderer, *, home: Path, forward: Forward
 ) -> list[Invariant]:
-    """Invariant 6 where training begins with a version: the model equals that version, by its stored probe.
+    """Where training begins with a version, another invariant 6: the model equals that version, by its stored probe.
 
     Args:
-        config: names the version.
+        found: the invariants before training.
+        config: names the version, or none.
         base: with its adapter.
-        renderer: of the base, with no limit on the length but the context.
+        renderer: of the rows.
         home: hone's home folder.
         forward: the path of training, inside its block.
 
     Returns:
-        The invariant; empty where the version has no probe, because it was made before probes were stored.
+        The invariants by number; without 6 where the version was made before probes were stored.
     """
-    assert config.start_from is not None, "asked for only where there is one"
+    if config.start_from is None:
+        return found
     version = resolve_version(home, config.start_from)
-    found = reproduce(version.adapter, base.model, renderer, forward=forward)
-    if found is None:
-        return []
-    return [
-        Invariant(6, f"at the start the model equals {version.reference}", found.holds, found.measured, found.bound,
-                  found.checked, "train anew on all rows: hone run DATA", found.found)
-    ]  # fmt: skip
+    others = [one for one in found if one.number != 6]
+    begun = reproduce(version.adapter, base.model, unlimited_renderer(base, renderer), forward=forward)
+    if begun is None:
+        return others
+    sixth = Invariant(6, f"at the start the model equals {version.reference}", begun.holds, begun.measured, begun.bound,
+                      begun.checked, "train anew on all rows: hone run DATA", begun.found)  # fmt: skip
+    return sorted([*others, sixth], key=lambda one: one.number)
+
+
+def unlimited_renderer(base: LoadedModel, renderer: Renderer) -> Renderer:
+    """The renderer of a version in the making, with no limit on the length but the context."""
+    thinking = bool(renderer.describe()["thinking"])
+    return make_renderer(base, (), max_length=None, note=lambda _text: None, thinking=thinking)
+
+
+def begin_adaptation(
+    config: TrainConfig, base: LoadedModel, choices: TrainingChoices, new_tokens: NewTokens | None, *, home: Path
+) -> Adaptation:
+    """Put on the base what is to be trained: the adapter of a version, or a new one.
+
+    Raises:
+        HoneError: as :func:`hone.recipe.adapting.attach_method`; or training cannot go on from the version.
+    """
+    if config.start_from is None:
+        return attach_method(config, base, choices, new_tokens, home=home)
+    return _attach_start(config, base, home=home)
 
 
 def lineage_of(config: TrainConfig, *, home: Path, num_rows: int) -> JsonDict | None:
