@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hone.config.continuing import CONTINUE_OPTIONS, ContinueConfig
 from hone.config.load import dump_resolved, load_config
 from hone.config.plan import PlanConfig
 from hone.config.proof import PROOF_OPTIONS, ProofConfig
@@ -17,10 +18,12 @@ from hone.config.schema import (
 )
 
 __all__ = [
+    "CONTINUE_OPTIONS",
     "DEFAULT_MODEL",
     "PROOF_OPTIONS",
     "REWARD_OPTIONS",
     "ChatConfig",
+    "ContinueConfig",
     "EvaluateConfig",
     "GenerateConfig",
     "PlanConfig",

@@ -198,6 +198,11 @@ class TrainConfig(BaseModel):
     quantize: Literal["nf4", "fp4"] | None = Field(
         None, description="Keep the base's linear layers in 4 bits, under an adapter; needs the package bitsandbytes."
     )
+    start_from: _Text | None = Field(
+        None,
+        description="Begin with the adapter of this version (support@3) in place of a new one; `hone models continue` "
+        "does it with replay of the old rows.",
+    )
     reference_path: bool = Field(
         False, description="Compute with padded rows and the model's own attention: slower, for any architecture."
     )
