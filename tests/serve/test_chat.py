@@ -195,6 +195,7 @@ def test_completions_go_on_with_a_text(runs: Runs) -> None:
         ({"audio": {"voice": "x"}}, 400, "audio"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, 400, "tool_choice"),
         ({"store": True}, 400, "store"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -208,6 +209,14 @@ def test_what_cannot_be_answered_is_refused_in_the_apis_words(
         assert set(error) == {"message", "type", "param", "code"}
         assert error["param"] == param
         assert error["message"]
+
+    _with_client(runs, work)
+
+
+def test_embeddings_are_refused_clearly(runs: Runs) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        response = await client.post("/v1/embeddings", json={"model": "base", "input": "x"})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported_model")
 
     _with_client(runs, work)
 

@@ -72,6 +72,15 @@ def chat_router(
 
         return await _respond(service, answers(), http, stream=bool(body.stream), usage=body.include_usage)
 
+    @router.post("/embeddings")
+    async def embeddings() -> Response:
+        """Refuse: the models of this server write text."""
+        raise ApiError(
+            "no model of this server gives embeddings; chat and completions are answered",
+            param="model",
+            code="unsupported_model",
+        )
+
     return router
 
 
