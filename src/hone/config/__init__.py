@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hone.config.continuing import CONTINUE_OPTIONS, ContinueConfig
 from hone.config.load import dump_resolved, load_config
+from hone.config.option_help import option_help
 from hone.config.plan import PlanConfig
 from hone.config.proof import PROOF_OPTIONS, ProofConfig
 from hone.config.reward import REWARD_OPTIONS, RewardConfig
@@ -14,7 +15,6 @@ from hone.config.schema import (
     GenerateConfig,
     RunConfig,
     TrainConfig,
-    option_help,
 )
 
 __all__ = [
