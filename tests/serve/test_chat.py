@@ -15,8 +15,9 @@ from fastapi import FastAPI, Request, Response
 
 from hone.errors import HoneError
 from hone.model.sampling import SamplingSettings
+from hone.serve.asked import Passages, ResolvedModel
 from hone.serve.chat import chat_router
-from hone.serve.inference import InferenceService, Passages, ResolvedModel
+from hone.serve.inference import InferenceService
 from hone.serve.wire import ApiError, error_response
 from hone.types import JsonDict, Message
 from tests.serve.answering import NEW_TOKENS, QUESTIONS, Runs, alone, generated, in_loop, make_runs, serving
