@@ -241,10 +241,11 @@ def tables(found: dict[str, Any]) -> str:
     machine = found["machine"]
     features = ", ".join(machine["features"]) or "no special features"
     share = found["others_share"]
+    gguf = " (llama.cpp: the same base as a GGUF in 16 bits)" if "llama.cpp" in medians else ""
     lines = [
         f"{machine['system']} {machine['architecture']} ({features}); every process with {found['threads']} "
-        f"thread{found['launched']}. torch {found['torch']}, {found['model']} in {found['dtype']} (llama.cpp: the same "
-        f"base as a GGUF in 16 bits). Greedy answers of {found['new_tokens']} tokens to prompts of about 40; medians "
+        f"thread{found['launched']}. torch {found['torch']}, {found['model']} in {found['dtype']}{gguf}."
+        f" Greedy answers of {found['new_tokens']} tokens to prompts of about 40; medians "
         f"of {found['rounds']} rounds, in turn"
         + (f"; other processes took {share:.0%} of the machine meanwhile." if share is not None else "."),
         "",

@@ -11,6 +11,7 @@
     ├── StorageError             1  no space, no permission, a damaged file
     ├── TrainingError            1  a run that had to stop (non-finite loss, out of memory)
     │   └── ProofError           1  an invariant does not hold
+    ├── PromotionError           1  a version that does not pass the gate of an alias
     └── InterruptedRunError    130  Ctrl-C or SIGTERM; the message says how to go on
 
 A user never sees a traceback for these: the command line prints :meth:`HoneError.render`.
@@ -28,6 +29,7 @@ __all__ = [
     "InterruptedRunError",
     "MissingDependencyError",
     "ModelError",
+    "PromotionError",
     "ProofError",
     "StorageError",
     "TemplateError",
@@ -122,6 +124,10 @@ class TrainingError(HoneError):
 
 class ProofError(TrainingError):
     """An invariant of the proof does not hold on this model and data."""
+
+
+class PromotionError(HoneError):
+    """A version does not pass the gate of an alias; each figure that failed is named."""
 
 
 class InterruptedRunError(HoneError):

@@ -15,7 +15,7 @@ def test_none_yet(hone: Hone) -> None:
     ended = hone("models", "list")
     assert (ended.code, ended.out) == (0, "")
     assert "hone run DATA" in ended.err
-    assert hone("models", "list", "--json").json == {"schema": 1, "versions": []}
+    assert hone("models", "list", "--json").json == {"schema": 1, "versions": [], "aliases": []}
 
 
 @pytest.mark.parametrize("arguments", [["models"], ["models", "list"]])

@@ -70,6 +70,8 @@ def _write_inputs(folder: Path) -> None:
     for source, name, count in (("train.jsonl", "support.jsonl", 24), ("eval.jsonl", "held_out.jsonl", 8)):
         rows = (support / source).read_text(encoding="utf-8").splitlines(keepends=True)[:count]
         (folder / name).write_text("".join(rows), encoding="utf-8")
+    new = (support / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[24:44]
+    (folder / "new.jsonl").write_text("".join(new), encoding="utf-8")
     mixed = page_text("docs/data.md").split("```json\n", 1)[1].split("```", 1)[0]
     (folder / "mixed.jsonl").write_text(mixed, encoding="utf-8")
     tickets = "subject,reply\nMy lamp flickers.,Please press the reset button.\nWhere is my order?,On its way.\n"

@@ -17,6 +17,7 @@ MAX_FUNCTION_LINES = 60
 # Longer functions, by qualified name, each with its reason. One that has become short enough must leave this list.
 LONGER_FUNCTIONS: dict[str, str] = {
     "hone.engine.loop.train": "the loop reads top to bottom in 30 lines; the rest documents its twelve arguments",
+    "hone.recipe.export.export_version": "the job reads top to bottom in 40 lines; the rest documents its arguments",
     "hone.recipe.sft.train_sft": "the whole job reads top to bottom in 45 lines; the rest documents its arguments",
 }
 
@@ -227,7 +228,8 @@ def _opens_text(node: ast.Call) -> bool:
 
 # Calls that make a value and touch nothing outside; a name that begins with a capital is taken for a class.
 _QUIET_CALLS = {
-    "compile", "date", "datetime", "dict", "field", "float", "frozenset", "fromkeys", "getLogger", "int", "items",
+    "compile", "date", "datetime", "declare_job_tables", "dict", "field", "float", "frozenset", "fromkeys", "getLogger",
+    "int", "items",
     "join", "keys", "len", "list", "mapped_column", "max", "min", "namedtuple", "partial", "range", "relationship",
     "replace", "set", "sorted", "split", "splitlines", "str", "strip", "sum", "timedelta", "tuple", "values", "zip",
 }  # fmt: skip

@@ -132,7 +132,9 @@ def test_foreign_keys_hold_and_the_transaction_is_undone(hone_home: Path) -> Non
     def insert_one_good_and_one_bad_row() -> None:
         with store.write() as connection:
             connection.execute(text("INSERT INTO runs VALUES ('r', 'run', 'n', 'f', 'done', 't', NULL, NULL, NULL)"))
-            connection.execute(text("INSERT INTO aliases VALUES ('n', 'production', 1, 't')"))
+            connection.execute(
+                text("INSERT INTO aliases (name, alias, number, changed_at) VALUES ('n', 'production', 1, 't')")
+            )
 
     with pytest.raises(IntegrityError):
         insert_one_good_and_one_bad_row()

@@ -13,13 +13,8 @@ from hone.config import TrainConfig
 from hone.model.generate import Generation, SamplingSettings, generate
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.run import train
-from hone.serve.inference import (
-    GenerationRequest,
-    InferenceService,
-    ReadyModel,
-    ResolvedModel,
-    TokenEvent,
-)
+from hone.serve.asked import GenerationRequest, ReadyModel, ResolvedModel, TokenEvent
+from hone.serve.inference import InferenceService
 from hone.types import Message
 from tests.recipe.conftest import Listener, row, write_jsonl
 from tests.tiny import save_tiny

@@ -15,8 +15,9 @@ from fastapi import FastAPI, Request, Response
 
 from hone.errors import HoneError
 from hone.model.sampling import SamplingSettings
+from hone.serve.asked import Passages, ResolvedModel
 from hone.serve.chat import chat_router
-from hone.serve.inference import InferenceService, Passages, ResolvedModel
+from hone.serve.inference import InferenceService
 from hone.serve.wire import ApiError, error_response
 from hone.types import JsonDict, Message
 from tests.serve.answering import NEW_TOKENS, QUESTIONS, Runs, alone, generated, in_loop, make_runs, serving
@@ -195,6 +196,7 @@ def test_completions_go_on_with_a_text(runs: Runs) -> None:
         ({"audio": {"voice": "x"}}, 400, "audio"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, 400, "tool_choice"),
         ({"store": True}, 400, "store"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -208,6 +210,14 @@ def test_what_cannot_be_answered_is_refused_in_the_apis_words(
         assert set(error) == {"message", "type", "param", "code"}
         assert error["param"] == param
         assert error["message"]
+
+    _with_client(runs, work)
+
+
+def test_embeddings_are_refused_clearly(runs: Runs) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        response = await client.post("/v1/embeddings", json={"model": "base", "input": "x"})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported_model")
 
     _with_client(runs, work)
 

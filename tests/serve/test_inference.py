@@ -13,7 +13,8 @@ from hone.errors import HoneError, ModelError, ProofError
 from hone.model.generate import Generation
 from hone.model.rows import BatcherLimits
 from hone.model.sampling import SamplingSettings
-from hone.serve.inference import GenerationRequest, InferenceService, ReadyModel, ResolvedModel, TokenEvent
+from hone.serve.asked import GenerationRequest, ReadyModel, ResolvedModel, TokenEvent
+from hone.serve.inference import InferenceService
 from hone.serve.wire import ApiError
 from tests.serve.answering import (
     NEW_TOKENS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,13 +101,8 @@ def _settings(
     *,
     conformance: bool,
 ) -> ServerSettings:
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the server needs {error.name}", remedy="pip install 'hone-llm[serve]'"
-        ) from error
+    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+        raise MissingDependencyError(f"the server needs {missing[0]}", remedy="pip install 'hone-llm[serve]'")
     from hone.serve.conformance import CURSORS, MODELS
     from hone.serve.security import read_key
     from hone.serve.server import is_loopback
@@ -142,7 +138,7 @@ def _serve(settings: ServerSettings, host: str, port: int, *, jobs: int, log_jso
     from hone.serve.inference import InferenceService
     from hone.serve.metrics import Metrics
     from hone.serve.observation import json_line
-    from hone.serve.server import Server, bind
+    from hone.serve.server import GracefulServer, bind
     from hone.serve.supervisor import Supervisor
 
     def tell(line: JsonDict) -> None:
@@ -153,7 +149,7 @@ def _serve(settings: ServerSettings, host: str, port: int, *, jobs: int, log_jso
         restore_fixtures(settings, "/")
     listening = bind(host, port)
     shown, number = listening.getsockname()[:2]
-    servers: list[Server] = []
+    servers: list[GracefulServer] = []
     metrics = Metrics()
     service = InferenceService(settings.home, note=lambda text: say(harmless(text)))
     answers = answering(settings, service, metrics=metrics, lenient=conformance)
@@ -167,7 +163,7 @@ def _serve(settings: ServerSettings, host: str, port: int, *, jobs: int, log_jso
         is_ready=lambda: bool(servers) and servers[0].is_ready,
         before_request=(lambda path: restore_fixtures(settings, path)) if conformance else None,
     )
-    servers.append(Server(app))
+    servers.append(GracefulServer(app))
     workers = Supervisor(settings.home, _worker_command(settings, jobs), most_running=jobs) if jobs else nullcontext()
     with workers:
         address = f"http://{f'[{shown}]' if ':' in shown else shown}:{number}/v1"

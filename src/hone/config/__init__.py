@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from hone.config.continuing import CONTINUE_OPTIONS, ContinueConfig
 from hone.config.load import dump_resolved, load_config
+from hone.config.option_help import option_help
 from hone.config.plan import PlanConfig
 from hone.config.proof import PROOF_OPTIONS, ProofConfig
 from hone.config.reward import REWARD_OPTIONS, RewardConfig
@@ -13,14 +15,15 @@ from hone.config.schema import (
     GenerateConfig,
     RunConfig,
     TrainConfig,
-    option_help,
 )
 
 __all__ = [
+    "CONTINUE_OPTIONS",
     "DEFAULT_MODEL",
     "PROOF_OPTIONS",
     "REWARD_OPTIONS",
     "ChatConfig",
+    "ContinueConfig",
     "EvaluateConfig",
     "GenerateConfig",
     "PlanConfig",

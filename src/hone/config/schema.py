@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from hone.config.check import config_error, cross_problems, field_problems
+from hone.config.option_help import option_help, option_name
 from hone.config.values import byte_size, column_mapping, name_list, no_truth_value, on_or_off, share_or_count
 from hone.types import AdaptationName, ArmName, Keep, MethodName
 
@@ -34,7 +35,6 @@ __all__ = [
     "GenerateConfig",
     "RunConfig",
     "TrainConfig",
-    "option_help",
 ]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -58,7 +58,7 @@ def _report_together(
     except ValidationError as error:
         problems += field_problems(error.errors(), options=list(option_help(cls)), places=places)
     if isinstance(values, Mapping):
-        problems += cross_problems({_option_name(cls, key): value for key, value in values.items()}, places=places)
+        problems += cross_problems({option_name(cls, key): value for key, value in values.items()}, places=places)
     if problems:
         command = context.get("command") or cls.__name__.removesuffix("Config").lower()
         raise config_error(problems, command=command, where=context.get("where"))
@@ -198,6 +198,11 @@ class TrainConfig(BaseModel):
     quantize: Literal["nf4", "fp4"] | None = Field(
         None, description="Keep the base's linear layers in 4 bits, under an adapter; needs the package bitsandbytes."
     )
+    start_from: _Text | None = Field(
+        None,
+        description="Begin with the adapter of this version (support@3) in place of a new one; `hone models continue` "
+        "does it with replay of the old rows.",
+    )
     reference_path: bool = Field(
         False, description="Compute with padded rows and the model's own attention: slower, for any architecture."
     )
@@ -283,19 +288,3 @@ class GenerateConfig(ChatConfig):
     """Options of ``hone generate``: those of ``hone chat``, and the one message."""
 
     prompt: _Text = Field(description="The user's message; - reads it from standard input.")
-
-
-def option_help(config_class: type[BaseModel]) -> dict[str, str]:
-    """Help text of each option, by the name it has in a config file; a default other than None ends the text."""
-    texts = {}
-    for attribute, field in config_class.model_fields.items():
-        text = field.description or ""
-        if field.default is not None and not field.is_required():
-            text += f" Default: {field.default}."
-        texts[field.alias or attribute] = text
-    return texts
-
-
-def _option_name(config_class: type[BaseModel], key: str) -> str:
-    field = config_class.model_fields.get(key)
-    return field.alias or key if field else key

@@ -15,7 +15,7 @@ from hone.data.loader import LoadedData
 from hone.data.source import is_hub_id
 from hone.types import Example, JsonDict
 
-__all__ = ["build_manifest", "example_hash"]
+__all__ = ["build_manifest", "example_hash", "prompt_hash"]
 
 _MANIFEST_FORMAT = 1
 
@@ -26,7 +26,17 @@ def example_hash(example: Example) -> str:
     It is taken over the OpenAI form as canonical JSON (sorted keys, no white space, UTF-8), so neither the format
     that the row came in nor its place in the file matters.
     """
-    canonical = json.dumps(example_to_openai(example), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _hash_of(example_to_openai(example))
+
+
+def prompt_hash(example: Example) -> str:
+    """The same over what is asked, without the last turn: equal for two rows that differ in their answers alone."""
+    row = example_to_openai(example)
+    return _hash_of({**row, "messages": row["messages"][:-1]})
+
+
+def _hash_of(row: JsonDict) -> str:
+    canonical = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
@@ -51,14 +61,18 @@ def build_manifest(
 
     Returns:
         A value that JSON can hold: ``source`` and, where there is one, ``held_out_source`` (name, sha256, format and
-        the ledger's counts), ``split_seed``, and for train, validation and held_out a list of ``{"row", "sha256"}``.
+        the ledger's counts), ``split_seed``, and for train, validation and held_out a list of ``{"row", "sha256",
+        "prompt_sha256"}``.
         Call it when the ledger is final, since the counts are taken then.
     """
     manifest: JsonDict = {"manifest_format": _MANIFEST_FORMAT, "source": _describe(data), "split_seed": seed}
     if held_out_data is not None:
         manifest["held_out_source"] = _describe(held_out_data)
     for part, examples in (("train", train), ("validation", validation), ("held_out", held_out)):
-        manifest[part] = [{"row": example.row, "sha256": example_hash(example)} for example in examples]
+        manifest[part] = [
+            {"row": example.row, "sha256": example_hash(example), "prompt_sha256": prompt_hash(example)}
+            for example in examples
+        ]
     return manifest
 
 

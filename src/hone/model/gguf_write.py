@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import gguf
 import numpy as np
@@ -34,7 +34,7 @@ __all__ = ["GGUF_MODEL_TYPES", "GGUF_WEIGHTS", "GgufWeights", "refuse_unwritable
 GgufWeights = Literal["f16", "q8_0", "q4_1", "q4_0"]
 """How the matrices are stored: 16, 8.5, 5 and 4.5 bits a weight."""
 
-GGUF_WEIGHTS: tuple[GgufWeights, ...] = get_args(GgufWeights)
+GGUF_WEIGHTS: tuple[GgufWeights, ...] = ("f16", "q8_0", "q4_1", "q4_0")
 
 GGUF_MODEL_TYPES: Mapping[str, gguf.MODEL_ARCH] = {
     "llama": gguf.MODEL_ARCH.LLAMA,

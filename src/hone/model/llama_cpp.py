@@ -22,7 +22,7 @@ from hone.errors import MissingDependencyError, ModelError
 
 __all__ = ["LlamaCpp", "LlamaCppAnswer", "LlamaCppPrompt", "LlamaCppReading", "find_llama_cpp"]
 
-_PROGRAM = Path(__file__).with_name("llama_cpp.mjs")
+_PROGRAM = Path(__file__).parent / "llama_cpp.mjs"
 _PACKAGE = Path("node_modules", "node-llama-cpp")
 _NO_BINARY = "NoBinaryFoundError"  # the package has no llama.cpp that runs on this machine
 _MOST_SECONDS = 3600.0

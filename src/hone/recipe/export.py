@@ -141,14 +141,12 @@ def export_version(
     needed_bytes = round(num_values * _BYTES[weights or "float32"]) if _WEIGHTS[target] else 0
     require_free_space(out.absolute().parent, needed_bytes + _SPARE_BYTES, f"the export of {version.reference}")
     prompts = make_prompts(answerer)
-    recorder.record(
-        Event("stage", {"name": "answers", "detail": f"of {len(prompts.references)} prompts, as hone gives"})
-    )
+    told = f"of {len(prompts.references)} prompts, as hone gives"
+    recorder.record(Event("stage", {"name": "answers", "detail": told}))
     with atomic_folder(out) as temporary:
         recorder.record(Event("stage", {"name": "write", "detail": f"{target} in {out}"}))
-        job = ExportJob(
-            version, answerer, prompts, temporary, target, weights, known_as or str(out.absolute()), known_as is None
-        )
+        place = known_as or str(out.absolute())
+        job = ExportJob(version, answerer, prompts, temporary, target, weights, place, known_as is None)
         written = write_export(job, home=home)
         base_name, device = answerer.base.name, answerer.base.device
         del answerer, job  # the read-back needs the memory

@@ -31,6 +31,7 @@ from hone.recipe.planned import rates_for
 from hone.recipe.planner import PLANNED_ADAPTATIONS, Planner
 from hone.recipe.probe import probe_speed
 from hone.recipe.rows import PreparedRows, RowRenderer, prepare_rows
+from hone.recipe.starting import like_start
 from hone.types import Example, JsonDict, Message, TokenSequence
 
 __all__ = ["PLAN_SCHEMA", "plan", "plan_history"]
@@ -61,6 +62,7 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
     Raises:
         HoneError: the rows or the model cannot be read, or an option is wrong.
     """
+    config = like_start(config, home=home)
     if config.adaptation not in PLANNED_ADAPTATIONS:
         raise ConfigError(
             f"{config.adaptation} cannot be planned: what it trains is known once it is put on the base",

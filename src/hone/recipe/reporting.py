@@ -9,6 +9,7 @@ from typing import Any
 
 from hone.config.schema import TrainConfig
 from hone.evaluation.report import write_report
+from hone.files import write_atomically
 from hone.registry.runs import RunFolder
 from hone.types import JsonDict
 
@@ -18,7 +19,7 @@ __all__ = ["write_run_report"]
 def write_run_report(
     folder: RunFolder, config: TrainConfig, result: Mapping[str, Any], *, answers: Sequence[JsonDict]
 ) -> Path:
-    """Write ``report.html``, ``report.md`` and ``evaluation.json`` into the run's folder.
+    """Write ``report.html``, ``report.md``, ``evaluation.json`` and ``answers.jsonl`` into the run's folder.
 
     Args:
         folder: the run; its metrics and ledger are read.
@@ -46,6 +47,9 @@ def write_run_report(
         "repeat": f"hone run --config {folder.config}",
         "created": folder.created_at,
     }
+    lines = (json.dumps(row, ensure_ascii=False) for row in answers)
+    # A lone half of a surrogate pair cannot be encoded; as a backslash escape it stays legal JSON.
+    write_atomically(folder.answers, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
     return write_report(folder.path, {**result, **more})
 
 

@@ -29,6 +29,7 @@ from hone.recipe.model_card import write_model_card
 from hone.recipe.reporting import write_run_report
 from hone.recipe.run_files import describe_documents, held_out_file, say_what_was_used, store_proof
 from hone.recipe.sft import SftResult, train_sft
+from hone.recipe.starting import lineage_of
 from hone.registry.names import check_name, version_name_for
 from hone.registry.provenance import describe_code
 from hone.registry.recorder import RunRecorder
@@ -328,6 +329,8 @@ def _register(
         evaluation=evaluation,
         proof=[invariant.to_json() for invariant in proof],
         status="proven" if all(invariant.holds for invariant in proof) else "unproven",
+        lineage=lineage_of(trained.config, home=home, num_rows=len(trained.manifest["train"])),
+        code=describe_code(),
     )
 
 

@@ -35,7 +35,6 @@ from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
 from hone.recipe.adapting import (
     NewTokens,
-    attach_method,
     free_bytes,
     load_base_as,
     read_new_tokens,
@@ -50,6 +49,7 @@ from hone.recipe.planner import choose_numbers
 from hone.recipe.proving import check_before, probe_files
 from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
 from hone.recipe.run_files import PROBE_FILE, describe_base, describe_data, describe_training, store_inputs, store_proof
+from hone.recipe.starting import begin_adaptation, check_start, like_start, unlimited_renderer
 from hone.recipe.strength import material_for_sweep, set_kept_strength
 from hone.registry.runs import RunFolder
 from hone.types import Example, JsonDict, Keep
@@ -139,6 +139,7 @@ def train_sft(
     def note(text: str) -> None:
         recorder.record(Event("note", {"text": text}))
 
+    config = like_start(config, home=home)
     if config.method not in (None, "sft"):
         keep = "off"  # the sweep judges the domain by one right answer a row
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.model}"}))
@@ -177,7 +178,7 @@ def train_sft(
         config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
 
     base_facts = describe_base(base)
-    adaptation = attach_method(config, base, choices, new_tokens, home=home)
+    adaptation = begin_adaptation(config, base, choices, new_tokens, home=home)
     # two checkpoints are kept and a third is written before the oldest goes; then the adapter itself
     needed_bytes = 4 * checkpoint_bytes(adaptation.parameters())
     if parallel.is_first:
@@ -190,7 +191,7 @@ def train_sft(
         keep, adaptation, base, renderer, home=home, parallel=parallel, sharded=place.sharded, recorder=recorder
     )
     with path as fast_layers:
-        before = _check_before(job, sharded=place.sharded)
+        before = _check_before(job, sharded=place.sharded, home=home)
         if place.sharded:
             job = _shard(job)
             base = job.base
@@ -227,13 +228,14 @@ def train_sft(
     )
 
 
-def _check_before(job: _Job, *, sharded: bool) -> list[Invariant]:
+def _check_before(job: _Job, *, sharded: bool, home: Path) -> list[Invariant]:
     job.say("proof", "checking the rows and the model before training")
     alone = job.parallel.world_size == 1
     found = check_before(
         job.base, job.renderer, job.rows, adaptation=job.adaptation, choices=job.choices, forward=job.forward,
         free_bytes=None if alone else memory_for_training(job.parallel, job.base.device), sharded=sharded,
     )  # fmt: skip
+    found = check_start(found, job.config, job.base, job.renderer, home=home, forward=job.forward)
     require_all(found)
     return found
 
@@ -322,8 +324,7 @@ def _save(job: _Job, method: Method, result: LoopResult, strength: StrengthChoic
     # the probe goes first: it refuses a model that gives no numbers, and then there is no adapter to be taken for one
     probe = job.folder.path / PROBE_FILE if job.parallel.is_first else None
     write_probe(probe, base.model, probe_sequences(sequences), forward=job.forward)
-    thinking = bool(job.renderer.describe()["thinking"])
-    own = make_renderer(base, (), max_length=None, note=lambda _text: None, thinking=thinking)
+    own = unlimited_renderer(base, job.renderer)
     files = probe_files(
         base.model, own, forward=job.forward, note=lambda text: job.recorder.record(Event("note", {"text": text}))
     )

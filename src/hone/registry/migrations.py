@@ -12,6 +12,7 @@ from collections.abc import Callable
 from sqlalchemy import Connection
 
 from hone.registry.job_tables import m004_jobs
+from hone.registry.lineage_tables import m005_lineage
 
 __all__ = ["MIGRATIONS", "Migration"]
 
@@ -90,4 +91,4 @@ def m003_aliases(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_runs, m002_versions, m003_aliases, m004_jobs)
+MIGRATIONS: tuple[Migration, ...] = (m001_runs, m002_versions, m003_aliases, m004_jobs, m005_lineage)

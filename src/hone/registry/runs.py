@@ -74,6 +74,7 @@ class RunFolder:
     plan = _Entry("plan.json")  # what was predicted, and what it took
     proof = _Entry("proof.json")
     evaluation = _Entry("evaluation.json")
+    answers = _Entry("answers.jsonl")
     result = _Entry("result.json")
     report_html = _Entry("report.html")
     report_markdown = _Entry("report.md")
@@ -247,19 +248,23 @@ def create_run(home: Path, *, kind: str, name: str) -> RunFolder:
         StorageError: the folder or the registry cannot be written.
     """
     check_name(name)
-    store = open_store(home)
     run_id = _new_id(name)
-    folder = home.absolute() / "runs" / run_id
-    run = RunFolder(folder, run_id, kind, name, timestamp(), home)
+    run = RunFolder(home.absolute() / "runs" / run_id, run_id, kind, name, timestamp(), home)
+    # The row goes first: a kill between the two leaves a listed run without a folder, which `hone models gc` takes
+    # away, and never a folder that nobody knows of.
+    with open_store(home).write() as connection:
+        connection.execute(insert(runs).values(_row(run, home, status="created", finished_at=None)))
     run._write_record("created")
-    with store.write() as connection:
-        connection.execute(insert(runs).values(run_row(run, home)))
     return run
 
 
 def run_row(run: RunFolder, home: Path) -> JsonDict:
     """The run as a row of the registry's table ``runs``, from what its folder says."""
     record = run.record()
+    return _row(run, home, status=record["status"], finished_at=record["finished_at"])
+
+
+def _row(run: RunFolder, home: Path, *, status: RunStatus, finished_at: str | None) -> JsonDict:
     folder, home = run.path, home.absolute()
     stored = folder.relative_to(home).as_posix() if folder.is_relative_to(home) else str(folder)
     return {
@@ -267,9 +272,9 @@ def run_row(run: RunFolder, home: Path) -> JsonDict:
         "kind": run.kind,
         "name": run.name,
         "folder": stored,
-        "status": record["status"],
+        "status": status,
         "created_at": run.created_at,
-        "finished_at": record["finished_at"],
+        "finished_at": finished_at,
     }
 
 

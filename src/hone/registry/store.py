@@ -92,6 +92,9 @@ versions = Table(
     Column("status", Text, nullable=False),  # proven, unproven
     Column("created_at", Text, nullable=False),
     Index("versions_run_id", "run_id"),
+    Column("lineage", JSON(none_as_null=True)),  # parent, relation, replay, forgotten rows; None straight from a base
+    Column("code", JSON(none_as_null=True)),
+    Column("removed_at", Text),  # the row stays, so that numbers, lineage and histories do
 )
 
 aliases = Table(
@@ -99,7 +102,9 @@ aliases = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("alias", Text, primary_key=True),
-    Column("number", Integer, nullable=False),
+    Column("number", Integer),  # None stands for the base
+    Column("base_name", Text),
+    Column("base_hash", Text),
     Column("changed_at", Text, nullable=False),
     ForeignKeyConstraint(["name", "number"], ["versions.name", "versions.number"]),
 )
@@ -110,8 +115,14 @@ alias_history = Table(
     Column("id", Integer, primary_key=True),
     Column("name", Text, nullable=False),
     Column("alias", Text, nullable=False),
-    Column("number", Integer, nullable=False),
+    Column("number", Integer),
+    Column("base_name", Text),
+    Column("base_hash", Text),
     Column("changed_at", Text, nullable=False),
+    Column("action", Text, nullable=False),  # promote, revert
+    Column("forced", Integer, nullable=False),
+    Column("reason", Text),
+    Column("gate", JSON(none_as_null=True)),  # what was measured before the move
     ForeignKeyConstraint(["name", "number"], ["versions.name", "versions.number"]),
 )
 

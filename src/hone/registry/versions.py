@@ -1,4 +1,4 @@
-"""Versions: registered results as ``support@3``, and aliases as ``support@production``, which move between them.
+"""Versions: registered results as ``support@3``; ``aliases.py`` has the movable names for them.
 
 A version is written in one transaction, after its adapter's files were hashed; a number, once given, is not given to
 another run. The adapter stays in its run's folder.
@@ -18,9 +18,9 @@ from sqlalchemy.dialects.sqlite import insert as insert_or
 
 from hone.errors import StorageError, VersionError
 from hone.files import sha256_file
-from hone.registry.names import check_alias, check_name
+from hone.registry.names import check_name
 from hone.registry.runs import RunFolder, run_row
-from hone.registry.store import alias_history, aliases, open_store, runs, timestamp, versions
+from hone.registry.store import aliases, open_store, runs, timestamp, versions
 from hone.types import JsonDict
 
 __all__ = [
@@ -28,9 +28,10 @@ __all__ = [
     "Version",
     "VersionStatus",
     "list_versions",
+    "no_such_name",
+    "no_such_selector",
     "register_version",
     "resolve_version",
-    "set_alias",
     "verify_version",
 ]
 
@@ -59,6 +60,9 @@ class Version:
         proof: the invariants with their figures, where they were checked.
         status: ``proven`` where every invariant holds.
         created_at: UTC time.
+        lineage: its parent and what was done to it; None where it was trained on a base (docs/models.md).
+        code: versions of hone, Python and libraries that made it.
+        removed_at: UTC time; None while it is there.
     """
 
     name: str
@@ -75,6 +79,14 @@ class Version:
     proof: list[JsonDict] | None
     status: VersionStatus
     created_at: str
+    lineage: JsonDict | None = None
+    code: JsonDict | None = None
+    removed_at: str | None = None
+
+    @property
+    def parent(self) -> str | None:
+        """The version that it was continued or trained anew from, as ``support@2``; None straight from a base."""
+        return (self.lineage or {}).get("parent")
 
     @property
     def reference(self) -> str:
@@ -99,6 +111,8 @@ def register_version(
     evaluation: Mapping[str, Any] | None = None,
     proof: Sequence[Mapping[str, Any]] | None = None,
     status: VersionStatus = "unproven",
+    lineage: Mapping[str, Any] | None = None,
+    code: Mapping[str, Any] | None = None,
 ) -> Version:
     """Register a run's adapter as the next version of a name; safe while other processes do the same.
 
@@ -116,6 +130,8 @@ def register_version(
         evaluation: the comparison, as JSON values.
         proof: the invariants, as JSON values.
         status: ``proven`` where every invariant holds.
+        lineage: its parent and what was done to it, as JSON values.
+        code: the code that made it, as :func:`hone.registry.describe_code` gives it.
 
     Raises:
         ConfigError: ``name`` breaks the rule for names.
@@ -136,6 +152,8 @@ def register_version(
         "proof": None if proof is None else [dict(invariant) for invariant in proof],
         "status": status,
         "created_at": timestamp(),
+        "lineage": None if lineage is None else dict(lineage),
+        "code": None if code is None else dict(code),
     }
     with open_store(home).write() as connection:
         connection.execute(insert_or(runs).values(run_row(run, home)).on_conflict_do_nothing())
@@ -157,10 +175,11 @@ def resolve_version(home: Path, reference: str | Path) -> Version:
     name, _, selector = text.partition("@")
     with open_store(home).read() as connection:
         numbers = _numbers(connection, name)
+        _refuse_base(connection, text, name, selector)
         if not numbers:
             row = _of_run_folder(connection, Path(text)) if text and Path(text).is_dir() else None
             if row is None:
-                raise _no_such_name(connection, text, name)
+                raise no_such_name(connection, text, name)
             return _version(home, row)
         if not selector and "@" not in text:
             number: int | None = max(numbers)
@@ -170,12 +189,17 @@ def resolve_version(home: Path, reference: str | Path) -> Version:
             where = (aliases.c.name == name, aliases.c.alias == selector)
             number = connection.execute(select(aliases.c.number).where(*where)).scalar()
         if number is None:
-            raise _no_such_selector(connection, text, name, numbers)
+            raise no_such_selector(connection, text, name, numbers)
         return _version(home, connection.execute(_select_number(name, number)).one())
 
 
-def list_versions(home: Path, name: str | None = None) -> list[Version]:
+def list_versions(home: Path, name: str | None = None, *, removed: bool = False) -> list[Version]:
     """All versions, or those of one name, ordered by name and number.
+
+    Args:
+        home: the home folder.
+        name: of the versions; None for all.
+        removed: give those too that were removed, which have no files any more.
 
     Raises:
         StorageError: the registry cannot be read.
@@ -183,35 +207,10 @@ def list_versions(home: Path, name: str | None = None) -> list[Version]:
     query = _select_versions().order_by(versions.c.name, versions.c.number)
     if name is not None:
         query = query.where(versions.c.name == name)
+    if not removed:
+        query = query.where(versions.c.removed_at.is_(None))
     with open_store(home).read() as connection:
         return [_version(home, row) for row in connection.execute(query)]
-
-
-def set_alias(home: Path, name: str, alias: str, number: int) -> None:
-    """Point an alias at a version, and keep where it stood before in the alias's history.
-
-    Args:
-        home: the home folder.
-        name: the version's name.
-        alias: the alias, as ``production``.
-        number: the version's number.
-
-    Raises:
-        ConfigError: ``alias`` breaks the rule for aliases.
-        VersionError: there is no such version.
-    """
-    check_alias(alias)
-    values = {"name": name, "alias": alias, "number": number, "changed_at": timestamp()}
-    with open_store(home).write() as connection:
-        if connection.execute(_select_number(name, number)).first() is None:
-            numbers = _numbers(connection, name)
-            if not numbers:
-                raise _no_such_name(connection, name, name)
-            raise _no_such_selector(connection, f"{name}@{number}", name, numbers)
-        moved = {"number": number, "changed_at": values["changed_at"]}
-        statement = insert_or(aliases).values(values)
-        connection.execute(statement.on_conflict_do_update(index_elements=["name", "alias"], set_=moved))
-        connection.execute(insert(alias_history).values(values))
 
 
 def verify_version(version: Version) -> None:
@@ -238,8 +237,8 @@ def verify_version(version: Version) -> None:
 
 def _insert_once(connection: Connection, values: Mapping[str, Any]) -> Row[Any]:
     """The row of this run's adapter under this name; inserted with the next number where there is none."""
-    same = (versions.c[key] == values[key] for key in ("name", "run_id", "adapter_sha256"))
-    row = connection.execute(_select_versions().where(*same)).first()
+    same = [versions.c[key] == values[key] for key in ("name", "run_id", "adapter_sha256")]
+    row = connection.execute(_select_versions().where(*same, versions.c.removed_at.is_(None))).first()
     if row is not None:
         return row
     of_this_name = versions.c.name == values["name"]
@@ -274,7 +273,30 @@ def _select_number(name: str, number: int) -> Select[Any]:
 def _numbers(connection: Connection, name: str) -> Sequence[int]:
     if not name.isascii():
         return ()  # no name is; and an argument that is no UTF-8 could not be sent to the database
-    return connection.execute(select(versions.c.number).where(versions.c.name == name)).scalars().all()
+    there = (versions.c.name == name, versions.c.removed_at.is_(None))
+    return connection.execute(select(versions.c.number).where(*there)).scalars().all()
+
+
+def _refuse_base(connection: Connection, text: str, name: str, selector: str) -> None:
+    """Say what is the case with an alias on the base, and with a number whose version was removed."""
+    if not text.isascii():
+        return
+    if selector.isdigit():
+        of_number = (versions.c.name == name, versions.c.number == int(selector[:18]))
+        removed_at = connection.execute(select(versions.c.removed_at).where(*of_number)).scalar()
+        if removed_at is not None:
+            raise VersionError(
+                f"{text} was removed on {removed_at[:10]}",
+                remedy=f"hone models list; or hone models show {name} --tree",
+            )
+        return
+    where = (aliases.c.name == name, aliases.c.alias == selector, aliases.c.number.is_(None))
+    base = connection.execute(select(aliases.c.base_name).where(*where)).scalar()
+    if base is not None:
+        raise VersionError(
+            f"{text} stands on the base {base}, which is no version",
+            remedy=f"name the base, or promote a version: hone models promote {name}@N {selector}",
+        )
 
 
 def _version(home: Path, row: Row[Any]) -> Version:
@@ -286,7 +308,7 @@ def _version(home: Path, row: Row[Any]) -> Version:
 def _of_run_folder(connection: Connection, folder: Path) -> Row[Any] | None:
     run = RunFolder.open(folder)
     query = _select_versions().where(versions.c.run_id == run.id).order_by(versions.c.created_at.desc())
-    row = connection.execute(query).first()
+    row = connection.execute(query.where(versions.c.removed_at.is_(None))).first()
     if row is None:
         raise VersionError(
             f"the run {run.id} is not registered as a version (it is {run.status})",
@@ -296,8 +318,10 @@ def _of_run_folder(connection: Connection, folder: Path) -> Row[Any] | None:
     return row
 
 
-def _no_such_name(connection: Connection, reference: str, name: str) -> VersionError:
-    known = connection.execute(select(versions.c.name).distinct().order_by(versions.c.name)).scalars().all()
+def no_such_name(connection: Connection, reference: str, name: str) -> VersionError:
+    """The error for a name that no version has; it lists those there are, nearest first."""
+    there = select(versions.c.name).where(versions.c.removed_at.is_(None)).distinct().order_by(versions.c.name)
+    known = connection.execute(there).scalars().all()
     nearest = difflib.get_close_matches(name, known, n=5)
     shown = nearest or known[:5]
     return VersionError(
@@ -306,7 +330,8 @@ def _no_such_name(connection: Connection, reference: str, name: str) -> VersionE
     )
 
 
-def _no_such_selector(connection: Connection, reference: str, name: str, numbers: Sequence[int]) -> VersionError:
+def no_such_selector(connection: Connection, reference: str, name: str, numbers: Sequence[int]) -> VersionError:
+    """The error for a number or alias that a name has not; it lists those it has."""
     known = connection.execute(select(aliases.c.alias).where(aliases.c.name == name)).scalars().all()
     selector = reference.partition("@")[2]
     nearest = difflib.get_close_matches(selector, known, n=5) or sorted(known)[:5]

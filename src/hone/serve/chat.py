@@ -14,9 +14,10 @@ from hone.config.schema import ChatConfig
 from hone.data.ledger import RowError
 from hone.data.messages import parse_messages, parse_tools
 from hone.errors import HoneError
+from hone.serve.asked import GenerationRequest, ReadyModel, ResolveModel, TokenEvent
 from hone.serve.chat_bodies import ChatBody, CompletionBody
 from hone.serve.chat_objects import AnswerSet, Heading, done_line, event_line
-from hone.serve.inference import GenerationRequest, InferenceService, ReadyModel, ResolveModel, TokenEvent
+from hone.serve.inference import InferenceService
 from hone.serve.wire import ERROR_RESPONSES, ApiError, WireResponse, as_api_error
 from hone.types import JsonDict, Message
 
@@ -71,6 +72,15 @@ def chat_router(
             return _text_answers(service, model, body)
 
         return await _respond(service, answers(), http, stream=bool(body.stream), usage=body.include_usage)
+
+    @router.post("/embeddings")
+    async def embeddings() -> Response:
+        """Refuse: the models of this server write text."""
+        raise ApiError(
+            "no model of this server gives embeddings; chat and completions are answered",
+            param="model",
+            code="unsupported_model",
+        )
 
     return router
 

@@ -167,7 +167,7 @@ class ChatBody(_Body):
                 "web_search_options": self.web_search_options is not None,
                 "tool_choice": choice not in (None, "auto", "none"),
                 "parallel_tool_calls": bool(self.tools) and self.parallel_tool_calls is False,
-                "response_format": form == "json_schema",
+                "response_format": form != "text",
             },
             lenient=lenient,
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hone.model.rows import RowToken
-from hone.serve.inference import GenerationRequest, ReadyModel, TokenEvent
+from hone.serve.asked import GenerationRequest, ReadyModel, TokenEvent
 from hone.types import JsonDict
 
 __all__ = ["AnswerSet", "Heading", "done_line", "event_line"]

@@ -24,13 +24,12 @@ from hone.model.rows import BatcherLimits
 from hone.proof.invariant import described
 from hone.proof.probe import check_version_probe, read_version_probe
 from hone.recipe.adapting import load_base_as
+from hone.recipe.found_runs import find_run, notes_of_run
 from hone.recipe.inference import (
     check_same_base,
     check_same_template,
-    find_run,
     load_answerer,
     make_renderer,
-    notes_of_run,
 )
 from hone.registry.versions import verify_version
 from hone.serve.engine import AdapterSource, Engine

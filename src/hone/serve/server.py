@@ -11,14 +11,14 @@ from starlette.types import ASGIApp
 from hone.errors import ConfigError
 from hone.serve.settings import LOOPBACK_HOSTS
 
-__all__ = ["Server", "bind", "is_loopback"]
+__all__ = ["GracefulServer", "bind", "is_loopback"]
 
 _BACKLOG = 512
 _GRACE_SECONDS = 30
 _KEEP_ALIVE_SECONDS = 30
 
 
-class Server(uvicorn.Server):
+class GracefulServer(uvicorn.Server):
     """uvicorn's server, which says when it begins to stop."""
 
     def __init__(self, app: ASGIApp) -> None:
