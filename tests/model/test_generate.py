@@ -56,6 +56,22 @@ def test_batched_greedy_answers_are_those_of_transformers(family: str) -> None:
     assert _greedy(model, stops, batch_size=3) == expected
 
 
+@pytest.mark.parametrize(("count", "length", "together"), [(64, 2, [64]), (65, 2, [64, 1]), (40, 200, [32, 8])])
+def test_short_rows_are_decoded_in_larger_batches(
+    monkeypatch: pytest.MonkeyPatch, count: int, length: int, together: list[int]
+) -> None:
+    seen: list[int] = []
+
+    def answer(model: object, prompts: object, batch: Sequence[int], *_: object) -> list[tuple[int, Generation]]:
+        seen.append(len(batch))
+        return [(index, Generation((index,), True)) for index in batch]
+
+    monkeypatch.setattr("hone.model.generate._decode_batch", answer)
+    found = generate(tiny_model("llama"), [[1] * length] * count, stop_ids=(), settings=SamplingSettings(8))
+    assert [one.ids for one in found] == [(index,) for index in range(count)]
+    assert seen == together
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_left_padding_is_exact_in_fused_attention_too(family: str) -> None:
     model = tiny_model(family)

@@ -26,6 +26,9 @@ __all__ = ["Generation", "SamplingSettings", "generate", "shared_opening", "stre
 
 # A shorter opening is not worth a pass of the model of its own.
 _SHORTEST_OPENING_TOKENS = 16
+_USUAL_ROWS, _MOST_ROWS = 32, 64
+# Rows whose keys and values are in the way of nothing else in memory.
+_SHORT_ROWS_TOKENS = 10_240
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def generate(
     *,
     stop_ids: Sequence[int],
     settings: SamplingSettings,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> list[Generation]:
     """Answer every prompt.
@@ -57,7 +60,7 @@ def generate(
         prompts: token ids, none empty.
         stop_ids: tokens that end an answer.
         settings: how tokens are chosen.
-        batch_size: rows decoded together.
+        batch_size: rows decoded together; by default 32, and 64 while they are short.
         on_done: called with the number of prompts answered so far, whenever one ends.
 
     Returns:
@@ -66,11 +69,18 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     answers: dict[int, Generation] = {}
     with folded_attention_enabled(model):
-        for start in range(0, len(order), batch_size):
-            for index, answer in _decode_batch(model, prompts, order[start : start + batch_size], stop_ids, settings):
+        while order:
+            size = batch_size or _rows_together(len(prompts[order[0]]) + settings.max_new_tokens)
+            batch, order = order[:size], order[size:]
+            for index, answer in _decode_batch(model, prompts, batch, stop_ids, settings):
                 answers[index] = answer
                 on_done(len(answers))
     return [answers[index] for index in range(len(prompts))]
+
+
+def _rows_together(longest: int) -> int:
+    """Rows of a batch, given the tokens of its longest: with more rows the weights are read less often a token."""
+    return _MOST_ROWS if _MOST_ROWS * longest <= _SHORT_ROWS_TOKENS else _USUAL_ROWS
 
 
 def stream(
