@@ -26,8 +26,10 @@ from hone.types import JsonDict
 __all__ = ["continue_version"]
 
 # Options of the version that its successor keeps; all others follow from the rows, or are given.
-_KEPT = ("model", "quantize", "reference_path", "metric", "max_new_tokens", "weight_decay", "max_gradient_norm",
-         "learning_rate_ratio", "early_stop", "arms", "instruction", "documents", "keep", "probes", "retention")  # fmt: skip
+_KEPT = (
+    "model", "quantize", "reference_path", "metric", "max_new_tokens", "weight_decay", "max_gradient_norm",
+    "learning_rate_ratio", "early_stop", "arms", "instruction", "documents", "keep", "probes", "retention",
+)  # fmt: skip
 _KEPT_ANEW = ("adaptation", "layers", "add_tokens", "rank", "alpha")
 _GIVEN = ("allow_few_rows", "epochs", "max_steps", "batch_size", "learning_rate", "validation", "max_new_tokens",
           "seed", "device", "dtype")  # fmt: skip
