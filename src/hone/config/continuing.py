@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
-from hone.config.schema import RunConfig, share_or_count
+from hone.config.schema import RunConfig
+from hone.config.values import share_or_count
 
 __all__ = ["CONTINUE_OPTIONS", "ContinueConfig"]
 

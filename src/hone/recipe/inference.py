@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from hone.data.render import Renderer, ensure_chat_template, has_reasoning
-from hone.errors import ConfigError, ModelError, ProofError, StorageError, VersionError
+from hone.errors import ConfigError, ModelError, ProofError, StorageError
 from hone.model.adaptation import Adaptation, load_adaptation
 from hone.model.adapter_files import read_adapter_notes
 from hone.model.added_tokens import add_tokens
 from hone.model.attention import attention_in_words, packed_attention_enabled, supports_packing
-from hone.model.catalog import resolve_model
 from hone.model.fast_layers import FastLayers, fast_layers_enabled
 from hone.model.forward import Forward, packed_logprobs, padded_logprobs
 from hone.model.fused_lora import fuse_adapted_layers
-from hone.model.load import LoadedModel, load_base
+from hone.model.load import LoadedModel
 from hone.proof.invariant import Invariant, described
 from hone.recipe.adapting import load_base_as
+from hone.recipe.finding import find_run, load_named_base
 from hone.recipe.proving import first_difference, reproduce
-from hone.registry.aliases import AliasTarget, find_alias
-from hone.registry.versions import Version, resolve_version, verify_version
+from hone.registry.versions import Version, verify_version
 from hone.types import ArmName, Example, JsonDict, Message
 
 __all__ = [
     "Answerer",
     "check_same_base",
     "check_same_template",
-    "find_run",
     "load_answerer",
     "make_renderer",
     "notes_of_run",
@@ -175,12 +173,9 @@ def load_answerer(
         ProofError: it does not reproduce its probe; the first token that differs is named. A version that was
             registered as unproven for that reason is loaded with a note.
     """
-    on_base = find_alias(home, reference)
-    if on_base is not None and on_base.number is None:
-        return _base_of_alias(on_base, home=home, device=device, dtype=dtype, note=note)
     version, folder = find_run(reference, home, note)
     if folder is None:
-        base = load_base(reference, home=home, device=device, dtype=dtype, note=note)
+        base = load_named_base(reference, home=home, device=device, dtype=dtype, note=note)
         return Answerer(base.name, base, make_renderer(base, (), max_length=None, note=note), None, None, {})
     if version is not None:
         verify_version(version)
@@ -192,23 +187,6 @@ def load_answerer(
     name = version.reference if version else folder.name
     answerer = Answerer(name, base, renderer, folder, version, notes, adaptation, base_renderer)
     return _reproduced(answerer, note, refuse_changed=refuse_changed)
-
-
-def _base_of_alias(alias: AliasTarget, *, home: Path, device: str | None, dtype: str | None, note: Note) -> Answerer:
-    """The base that an alias was reverted to.
-
-    Raises:
-        ModelError: it is not the same any more.
-    """
-    base = load_base(alias.reference, home=home, device=device, dtype=dtype, note=note)
-    if base.base_hash != alias.base_hash:
-        raise ModelError(
-            f"{alias.base_name} is not the base that {alias.name}@{alias.alias} was reverted to: its files changed",
-            details=[f"hash then {str(alias.base_hash)[:16]}, now {base.base_hash[:16]}"],
-            why="it gives answers that nobody has measured",
-            remedy="put the old files back, or promote a version",
-        )
-    return Answerer(base.name, base, make_renderer(base, (), max_length=None, note=note), None, None, {})
 
 
 def _load_same_base(
@@ -326,45 +304,3 @@ def notes_of_run(folder: Path) -> JsonDict:
             remedy="restore the file from a copy, or train again",
         )
     return notes
-
-
-def find_run(reference: str, home: Path, note: Note) -> tuple[Version | None, Path | None]:
-    """The version and the run's folder that ``reference`` names; None and None for a base.
-
-    Args:
-        reference: see :func:`load_answerer`.
-        home: hone's home folder.
-        note: receives sentences for the user.
-
-    Raises:
-        VersionError: there is no such thing.
-    """
-    folder = Path(reference)
-    is_run = (folder / "adapter").is_dir() and (folder / "run.json").is_file()
-    if is_run or (folder / "config.json").is_file():
-        _tell_of_version(reference, home, note)
-        return None, folder.absolute() if is_run else None
-    if "/" in reference or reference.lower().endswith(".gguf"):
-        return None, None
-    try:
-        version = resolve_version(home, reference)
-    except VersionError as error:
-        if "@" in reference:
-            raise
-        if folder.exists():
-            return None, None
-        try:
-            resolve_model(reference, home=home)
-        except ModelError as no_base:
-            raise VersionError(f"{error.what}; nor is it a base", remedy=error.remedy) from no_base
-        return None, None
-    return version, version.run_folder
-
-
-def _tell_of_version(reference: str, home: Path, note: Note) -> None:
-    """A folder goes before a version of the same name; whoever meant the version is told how to name it."""
-    if "/" in reference or "@" in reference:
-        return
-    with suppress(VersionError):
-        version = resolve_version(home, reference)
-        note(f"the folder {reference} is meant; the version of that name is {version.reference}")
