@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from hone.registry import register_version, revert_alias, set_alias
 from hone.registry.runs import create_run
-from hone.registry.versions import register_version, set_alias
 from hone.serve.models import resolve_served_model
 from hone.serve.wire import ApiError
 from tests.serve.conftest import settings_of
@@ -42,6 +42,15 @@ def test_every_name_is_listed_and_resolved(versions: Path, client: TestClient) -
     }
     for name in listed:
         assert client.get(f"/v1/models/{name}").json()["id"] == name
+
+
+def test_an_alias_that_was_reverted_to_the_base_means_the_base(versions: Path, client: TestClient) -> None:
+    revert_alias(versions, "support", "production", to=None)
+    found = resolve_served_model(settings_of(versions), "support@production")
+    assert (found.kind, found.reference) == ("alias", "small")
+    assert client.get("/v1/models/support@production").json()["id"] == "support@production"
+    listed = {one["id"] for one in client.get("/v1/models").json()["data"]}
+    assert "support@production" in listed
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
-from hone.config.schema import RunConfig
+from hone.config.schema import TrainConfig
 from hone.config.values import share_or_count
 
 __all__ = ["CONTINUE_OPTIONS", "ContinueConfig"]
@@ -20,12 +20,18 @@ CONTINUE_OPTIONS = (
 """Those of a run's options that new rows ask for; the others are those that the version was made with."""
 
 
-class ContinueConfig(RunConfig):
+class ContinueConfig(TrainConfig):
     """Options of ``hone models continue``; those of a run mean what they mean there."""
 
     version: _Text = Field(description="The version that goes on, as support@3, or an alias.")
     data: _Text | None = Field(  # type: ignore[assignment]  # with --without alone there are no new rows
         None, description="The new rows, in any format of hone; may be left out with --without."
+    )
+    held_out: Annotated[float | int, PlainValidator(share_or_count), Field(gt=0)] | None = Field(
+        None, description="New rows set aside for the comparison: a share (0.2) or a number (40); chosen unless given."
+    )
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Longest answer in tokens; the version's unless given."
     )
     replay: Annotated[float | int, PlainValidator(share_or_count)] | None = Field(
         None,
