@@ -7,7 +7,7 @@ folder takes its name when all of that has passed; a refused export leaves nothi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -135,21 +135,13 @@ def export_version(
     def note(text: str) -> None:
         recorder.record(Event("note", {"text": text}))
 
-    recorder.record(Event("stage", {"name": "model", "detail": f"loading {version.reference} in float32"}))
-    answerer = load_answerer(version.reference, home=home, dtype="float32", note=note)
-    num_values = sum(parameter.numel() for parameter in answerer.base.model.parameters())
-    needed_bytes = round(num_values * _BYTES[weights or "float32"]) if _WEIGHTS[target] else 0
-    require_free_space(out.absolute().parent, needed_bytes + _SPARE_BYTES, f"the export of {version.reference}")
-    prompts = make_prompts(answerer)
-    told = f"of {len(prompts.references)} prompts, as hone gives"
-    recorder.record(Event("stage", {"name": "answers", "detail": told}))
     with atomic_folder(out) as temporary:
+        job = _begin(version, temporary, target, weights, known_as or str(out.absolute()), home, recorder, note)
+        job = replace(job, is_local=known_as is None)
         recorder.record(Event("stage", {"name": "write", "detail": f"{target} in {out}"}))
-        place = known_as or str(out.absolute())
-        job = ExportJob(version, answerer, prompts, temporary, target, weights, place, known_as is None)
         written = write_export(job, home=home)
-        base_name, device = answerer.base.name, answerer.base.device
-        del answerer, job  # the read-back needs the memory
+        prompts, base_name, device = job.prompts, job.answerer.base.name, job.answerer.base.device
+        del job  # the read-back needs the memory of its model
         recorder.record(Event("stage", {"name": "proof", "detail": "reading it back in its own runtime"}))
         checks, not_checked = check_files(
             temporary, written, prompts, base_name=base_name, device=device, home=home, note=note
@@ -157,12 +149,33 @@ def export_version(
         _refuse_failed(checks, accept_unproven=accept_unproven, note=note)
         proven = version.status == "proven" and bool(checks) and all(check.invariant.holds for check in checks)
         result = ExportResult(
-            version.reference, target, written.weights, out.absolute(), {}, tuple(checks), tuple(not_checked),
-            (*notes, *written.notes), "proven" if proven else "unproven",
+            version.reference, target, written.weights, out.absolute(), _sums(temporary), tuple(checks),
+            tuple(not_checked), (*notes, *prompts.notes, *written.notes), "proven" if proven else "unproven",
         )  # fmt: skip
-        result.files.update(_sums(temporary))
         write_json(temporary / EXPORT_FILE, _stored(result, version, prompts))
     return result
+
+
+def _begin(
+    version: Version,
+    folder: Path,
+    target: str,
+    weights: str | None,
+    place: str,
+    home: Path,
+    recorder: Recorder,
+    note: Callable[[str], None],
+) -> ExportJob:
+    """Load the version in float32, see that there is room, and answer the prompts."""
+    recorder.record(Event("stage", {"name": "model", "detail": f"loading {version.reference} in float32"}))
+    answerer = load_answerer(version.reference, home=home, dtype="float32", note=note)
+    num_values = sum(parameter.numel() for parameter in answerer.base.model.parameters())
+    needed_bytes = round(num_values * _BYTES[weights or "float32"]) if _WEIGHTS[target] else 0
+    require_free_space(folder, needed_bytes + _SPARE_BYTES, f"the export of {version.reference}")
+    prompts = make_prompts(answerer)
+    counted = f"of {len(prompts.references)} prompts, as hone gives"
+    recorder.record(Event("stage", {"name": "answers", "detail": counted}))
+    return ExportJob(version, answerer, prompts, folder, target, weights, place, is_local=True)
 
 
 def _refuse_failed(checks: list[ExportCheck], *, accept_unproven: bool, note: Callable[[str], None]) -> None:

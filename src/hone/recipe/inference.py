@@ -18,12 +18,11 @@ from hone.model.attention import attention_in_words, packed_attention_enabled, s
 from hone.model.fast_layers import FastLayers, fast_layers_enabled
 from hone.model.forward import Forward, packed_logprobs, padded_logprobs
 from hone.model.fused_lora import fuse_adapted_layers
-from hone.model.load import LoadedModel, load_base
+from hone.model.load import LoadedModel
 from hone.proof.invariant import Invariant, described
 from hone.recipe.adapting import load_base_as
-from hone.recipe.found_runs import find_run, notes_of_run
+from hone.recipe.finding import find_run, load_named_base, notes_of_run
 from hone.recipe.proving import first_difference, reproduce
-from hone.registry.aliases import AliasTarget, find_alias
 from hone.registry.versions import Version, verify_version
 from hone.types import ArmName, Example, JsonDict, Message
 
@@ -172,12 +171,9 @@ def load_answerer(
         ProofError: it does not reproduce its probe; the first token that differs is named. A version that was
             registered as unproven for that reason is loaded with a note.
     """
-    on_base = find_alias(home, reference)
-    if on_base is not None and on_base.number is None:
-        return _base_of_alias(on_base, home=home, device=device, dtype=dtype, note=note)
     version, folder = find_run(reference, home, note)
     if folder is None:
-        base = load_base(reference, home=home, device=device, dtype=dtype, note=note)
+        base = load_named_base(reference, home=home, device=device, dtype=dtype, note=note)
         return Answerer(base.name, base, make_renderer(base, (), max_length=None, note=note), None, None, {})
     if version is not None:
         verify_version(version)
@@ -189,23 +185,6 @@ def load_answerer(
     name = version.reference if version else folder.name
     answerer = Answerer(name, base, renderer, folder, version, notes, adaptation, base_renderer)
     return _reproduced(answerer, note, refuse_changed=refuse_changed)
-
-
-def _base_of_alias(alias: AliasTarget, *, home: Path, device: str | None, dtype: str | None, note: Note) -> Answerer:
-    """The base that an alias was reverted to.
-
-    Raises:
-        ModelError: it is not the same any more.
-    """
-    base = load_base(alias.reference, home=home, device=device, dtype=dtype, note=note)
-    if base.base_hash != alias.base_hash:
-        raise ModelError(
-            f"{alias.base_name} is not the base that {alias.name}@{alias.alias} was reverted to: its files changed",
-            details=[f"hash then {str(alias.base_hash)[:16]}, now {base.base_hash[:16]}"],
-            why="it gives answers that nobody has measured",
-            remedy="put the old files back, or promote a version",
-        )
-    return Answerer(base.name, base, make_renderer(base, (), max_length=None, note=note), None, None, {})
 
 
 def _load_same_base(

@@ -24,7 +24,7 @@ from hone.model.rows import BatcherLimits
 from hone.proof.invariant import described
 from hone.proof.probe import check_version_probe, read_version_probe
 from hone.recipe.adapting import load_base_as
-from hone.recipe.found_runs import find_run, notes_of_run
+from hone.recipe.finding import base_named, find_run, notes_of_run
 from hone.recipe.inference import (
     check_same_base,
     check_same_template,
@@ -109,7 +109,7 @@ class Loader:
         """
         version, folder = find_run(reference, self.home, self.note)
         if folder is None:
-            name = resolve_model(reference, home=self.home).name
+            name = resolve_model(base_named(self.home, reference), home=self.home).name
             return Place(("base", name), reference, name, None, None, {})
         if version is not None:
             verify_version(version)

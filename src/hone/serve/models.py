@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from hone.errors import HoneError, VersionError
+from hone.registry.aliases import find_alias, list_aliases
 from hone.registry.jobs import list_checkpoints, list_jobs
-from hone.registry.store import aliases, jobs, open_store
+from hone.registry.store import jobs, open_store
 from hone.registry.versions import list_versions, resolve_version
 from hone.serve.settings import ORGANIZATION, ServerSettings
 from hone.serve.wire import ERROR_RESPONSES, ApiError
@@ -113,11 +114,9 @@ def _all_models(settings: ServerSettings) -> Iterator[ServedModel]:
         yield ServedModel(version.reference, "version", version.reference, made)
         newest[version.name] = ServedModel(version.name, "name", version.reference, made)
     yield from newest.values()
-    with open_store(home).read() as connection:
-        rows = connection.execute(select(aliases).order_by(aliases.c.name, aliases.c.alias)).all()
-    for row in rows:
-        moved = int(datetime.fromisoformat(row.changed_at).timestamp())
-        yield ServedModel(f"{row.name}@{row.alias}", "alias", f"{row.name}@{row.number}", moved)
+    for alias in list_aliases(home):
+        moved = int(datetime.fromisoformat(alias.changed_at).timestamp())
+        yield ServedModel(f"{alias.name}@{alias.alias}", "alias", alias.reference, moved)
     yield from _fine_tuned(home)
 
 
@@ -136,6 +135,9 @@ def _fine_tuned(home: Path) -> Iterator[ServedModel]:
 def _version(home: Path, name: str) -> ServedModel | None:
     if "/" in name or "\\" in name or name in ("", ".", ".."):
         return None  # the registry would take it for the folder of a run
+    alias = find_alias(home, name)
+    if alias is not None and alias.number is None:
+        return ServedModel(name, "alias", alias.reference, int(datetime.fromisoformat(alias.changed_at).timestamp()))
     if not any(version.name == name.partition("@")[0] for version in list_versions(home)):
         return None
     try:
