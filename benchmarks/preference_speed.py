@@ -137,6 +137,9 @@ def trl_side(folder: Path, request: dict[str, Any], adapter: str, *, best: bool,
     trainer = DPOTrainer(
         model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_list([row])
     )
+    if "ref" in model.peft_config:
+        # TRL keeps a copy of an adapter that is trained further as its reference; here it is the base, as in hone
+        model.delete_adapter("ref")
     model.eval()
     parts = [
         [step[start : start + at_once] for start in range(0, len(step), at_once)]
