@@ -26,7 +26,7 @@ def test_people_get_the_same_table(at_home: FinishedRun, hone: Hone) -> None:
     assert "Comparison on 2 held-out rows" in ended.out
     assert "tuned - base" in ended.out
     assert "Retention outside of the domain: " in ended.out
-    assert "general text, bits per byte" in ended.out
+    assert "general text, bits a byte" in ended.out
     assert "Strength  " in ended.out
     assert "Verdict" in ended.out
 

@@ -51,11 +51,11 @@ def _rows(retention: _Json) -> Iterator[Sequence[str]]:
     for one in _question_sets(retention):
         name = _name(one)
         if one["base"] is None:
-            yield f"{name}, right %", "at the floor", "", "", ""
+            yield f"{name}, right %", "at floor", "", "", ""
             continue
         yield _row(f"{name}, right %", one, digits=1)
     if (text := retention["general_text"]) is not None:
-        yield _row("general text, bits per byte", text, digits=3)
+        yield _row("general text, bits a byte", text, digits=3)
     if (own := retention["own_answers"]) is not None:
         interval = own["kl_nats_interval"]
         shown = "none" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
