@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # importing the registry imports SQLAlchemy, which `hone --he
 __all__ = ["list_models", "models", "show_model"]
 
 models = typer.Typer(
-    help="The registered versions: look at them, promote, revert, continue, remove.", rich_markup_mode=None
+    help="The registered versions: show, promote, revert, continue.", rich_markup_mode=None
 )
 
 _PARTS = ("train", "validation", "held_out")
@@ -39,7 +39,7 @@ _NUMBERS = ("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_lengt
 
 @models.callback(invoke_without_command=True, epilog="Example: hone models list")
 def _group(context: typer.Context) -> None:
-    """The registered versions: look at them, promote, revert, continue, remove."""
+    """The registered versions: show, promote, revert, continue."""
     if context.invoked_subcommand is None:
         list_models()
 
