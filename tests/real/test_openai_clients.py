@@ -14,7 +14,12 @@ import pytest
 from tests.house.source_tree import REPOSITORY
 from tests.serve.running import serving
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+# On demand: each trains and evaluates the embedded base through the server, which takes many minutes on two cores.
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.skipif("HONE_REAL_CLIENTS" not in os.environ, reason="HONE_REAL_CLIENTS=1 trains through the server"),
+]
 
 _BASE = "--base=gpt-4o-mini-2024-07-18=smollm2-135m-instruct"
 _NODE = """

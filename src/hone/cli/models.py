@@ -29,9 +29,7 @@ if TYPE_CHECKING:  # importing the registry imports SQLAlchemy, which `hone --he
 
 __all__ = ["list_models", "models", "show_model"]
 
-models = typer.Typer(
-    help="The registered versions: show, promote, revert, continue.", rich_markup_mode=None
-)
+models = typer.Typer(help="The registered versions: show, promote, revert, continue.", rich_markup_mode=None)
 
 _PARTS = ("train", "validation", "held_out")
 _NUMBERS = ("rank", "alpha", "learning_rate", "epochs", "batch_size", "max_length", "steps", "seed")
