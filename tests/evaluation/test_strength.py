@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hone.evaluation.keep import KEEP_BOUNDS
-from hone.evaluation.retention import Likelihoods, judge_retention
-from hone.evaluation.strength import StrengthPoint, between, judged_point, pick_strength
+from hone.evaluation.probes import ProbeItem
+from hone.evaluation.retention import Likelihoods, QuestionResult, judge_questions, judge_retention
+from hone.evaluation.strength import StrengthPoint, between, judged_point, pick_strength, with_questions
 from hone.types import Keep
 
 
@@ -135,3 +138,24 @@ def test_strict_is_stricter_and_off_takes_all() -> None:
     for name in ("question_points", "kl_nats", "text_rise"):
         assert getattr(strict, name) < getattr(balanced, name)
     assert measured("off", [99.0] * 5, [900.0] * 5).kept
+
+
+def asked(lost: int, of: int = 200) -> QuestionResult:
+    items = [ProbeItem("skill", (f"question {number}",), ("yes", "no", "so", "or"), 0) for number in range(of)]
+    return judge_questions("probes", items, [True] * of, [number >= lost for number in range(of)])
+
+
+@pytest.mark.parametrize(("lost", "kept"), [(0, True), (8, True), (40, False)])
+def test_lost_questions_take_a_strength_out(lost: int, kept: bool) -> None:
+    before = measured("balanced", [0.0] * 21, [100.0] * 21)
+    after = with_questions(before, "balanced", [asked(lost)])
+    assert before.question_points is None
+    assert after.question_points == pytest.approx(-100 * lost / 200)
+    assert after.kept is kept
+    outside = replace(before, kept=False)
+    assert not with_questions(outside, "balanced", [asked(0)]).kept, "what likelihoods refused stays refused"
+
+
+def test_the_worst_set_of_questions_is_told() -> None:
+    point = with_questions(measured("balanced", [0.0] * 21, [100.0] * 21), "balanced", [asked(0), asked(10), asked(4)])
+    assert point.question_points == pytest.approx(-5.0)

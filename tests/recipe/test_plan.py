@@ -45,7 +45,8 @@ def data(tmp_path: Path) -> str:
 @pytest.fixture
 def planned(tiny_base: Path, data: str, hone_home: Path) -> Callable[..., JsonDict]:
     def make(**given: Any) -> JsonDict:
-        options = {"data": data, "model": str(tiny_base), "device": "cpu", "dtype": "float32", "probe": False, **given}
+        small = {"data": data, "model": str(tiny_base), "device": "cpu", "dtype": "float32", "probe": False}
+        options = {**small, "general_rows": 0, **given}
         return plan(PlanConfig.model_validate(options), home=hone_home, note=lambda _text: None)
 
     return make

@@ -225,8 +225,8 @@ def test_a_stop_while_sweeping_leaves_the_full_strength(finished: Finished) -> N
     answerer = loaded(finished)
     assert answerer.adaptation is not None
     material = material_for_sweep(
-        "balanced", answerer.adaptation, answerer.base, answerer.renderer, home=finished.home, parallel=ALONE,
-        sharded=False, recorder=Listener(),
+        "balanced", answerer.adaptation, answerer.base, answerer.renderer, questions=[], home=finished.home,
+        parallel=ALONE, sharded=False, recorder=Listener(),
     )  # fmt: skip
     with pytest.raises(InterruptedRunError):
         set_kept_strength(

@@ -165,6 +165,14 @@ class TrainConfig(BaseModel):
         description="Rows kept from training to choose the best checkpoint: a share (0.1), a number (20), or 0 for "
         "none; chosen from the number of rows unless given.",
     )
+    general_rows: _Count0 | None = Field(
+        None,
+        description="sft: rows outside of the domain to train on beside it, so that general ability is kept: general "
+        "prompts with the base's own answers; 0 for none, about a third of the rows and at most 64 unless given.",
+    )
+    general_data: _Text | None = Field(
+        None, description="General rows of your own in place of the base's answers, in any format of training rows."
+    )
     early_stop: bool = Field(True, description="Stop when the validation loss no longer falls.")
     warmup_share: _Share | None = Field(
         None, description="Share of the steps in which the learning rate rises; 0.1 unless given."

@@ -8,12 +8,12 @@ al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903, who scale 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from hone.evaluation.retention import Retention
+from hone.evaluation.retention import QuestionResult, Retention, judge_retention
 from hone.types import JsonDict, Keep
 
-__all__ = ["STRENGTHS", "StrengthChoice", "StrengthPoint", "between", "judged_point", "pick_strength"]
+__all__ = ["STRENGTHS", "StrengthChoice", "StrengthPoint", "between", "judged_point", "pick_strength", "with_questions"]
 
 # 0 is the base; the last one shows what lies beyond, and is never chosen: a few validation rows do not bear it out.
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
@@ -35,6 +35,8 @@ class StrengthPoint:
         kept: whether no loss is beyond the bounds with its whole interval.
         kl_nats_interval: 95% interval of ``kl_nats``; None where there can be none.
         text_bits_rise: 95% interval of the change of ``text_bits``; None where there can be none.
+        question_points: change of the share of general questions answered rightly, in points, of the worst set; None
+            where they were not asked, as they are where a strength would be chosen.
     """
 
     strength: float
@@ -44,6 +46,7 @@ class StrengthPoint:
     kept: bool
     kl_nats_interval: tuple[float, float] | None = None
     text_bits_rise: tuple[float, float] | None = None
+    question_points: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,20 @@ def judged_point(strength: float, validation_loss: float | None, found: Retentio
         None if own["kl_nats_interval"] is None else tuple(own["kl_nats_interval"]),
         None if text["interval"] is None else tuple(text["interval"]),
     )
+
+
+def with_questions(point: StrengthPoint, keep: Keep, asked: Sequence[QuestionResult]) -> StrengthPoint:
+    """The point after general questions were asked at its strength; a loss on them takes it out of the bounds too.
+
+    Args:
+        point: as judged on likelihoods.
+        keep: how much loss is acceptable.
+        asked: at least one set of questions.
+    """
+    found = judge_retention(keep, questions=asked, own_answers=None, general_text=None, brittleness=None)
+    changes = [one.comparison.difference for one in asked if one.comparison is not None]
+    points = round(min(changes), _DECIMALS) if changes else None
+    return replace(point, kept=point.kept and not found.forgot, question_points=points)
 
 
 def pick_strength(points: Sequence[StrengthPoint], keep: Keep, *, tolerated_rise: float) -> StrengthChoice:

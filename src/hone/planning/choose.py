@@ -14,6 +14,7 @@ from hone.errors import ConfigError
 from hone.planning.memory import activation_bytes, layers_to_recompute
 
 __all__ = [
+    "AS_BEGUN",
     "METHOD_REASONS",
     "PREFERENCE_RATE_FACTOR",
     "TOLERATED_LOSS_RISE",
@@ -23,6 +24,7 @@ __all__ = [
     "MethodRules",
     "TrainingChoices",
     "choose_held_out_rows",
+    "choose_replay_rows",
     "choose_training",
     "choose_validation_rows",
     "default_learning_rate",
@@ -47,6 +49,13 @@ _EPOCHS = (3, 6)
 # rows (docs/defaults.md), as Ouyang et al. 2022 (arXiv:2203.02155, appendix C) found with raters.
 TOLERATED_LOSS_RISE = 0.2
 """Share of the lowest validation loss by which a later pass may be above it and still be the one that is kept."""
+
+AS_BEGUN = "as the run was begun with (config.yaml)"
+"""The reason of every number of a run that is resumed."""
+
+# Measured on the gain and the forgetting of four tasks (docs/retention.md); hone brings so many general prompts.
+_REPLAYED_SHARE = 0.3
+_MOST_REPLAYED = 64
 
 PREFERENCE_RATE_FACTOR = 0.2
 """Learning rate of the preference methods over that of supervised fine-tuning."""
@@ -77,6 +86,10 @@ class Choice:
     name: str
     value: float | int | None
     reason: str
+
+    def to_json(self) -> dict[str, float | int | str | None]:
+        """All fields."""
+        return {"name": self.name, "value": self.value, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +212,13 @@ def choose_validation_rows(num_rows: int) -> Choice:
         return Choice("validation", 0, f"{_counted(num_rows)}: too few to spare any")
     value = max(4, min(100, round(num_rows * 0.1)))
     return Choice("validation", value, f"a tenth of {num_rows} rows, at most 100, to choose the epoch")
+
+
+def choose_replay_rows(num_train: int) -> Choice:
+    """How many rows outside of the domain to train on beside it, so that general ability is kept."""
+    value = min(_MOST_REPLAYED, math.ceil(num_train * _REPLAYED_SHARE))
+    reason = f"to keep general ability: {_REPLAYED_SHARE:.0%} of {_counted(num_train)}, at most {_MOST_REPLAYED}"
+    return Choice("general_rows", value, reason)
 
 
 def choose_training(facts: Facts, given: Given, method: MethodRules) -> TrainingChoices:

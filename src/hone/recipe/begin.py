@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hone.config.schema import TrainConfig
@@ -13,6 +14,7 @@ from hone.recipe.method import Method, supervised_method
 from hone.recipe.preference import preference_method
 from hone.recipe.reward import reward_method
 from hone.recipe.rows import PreparedRows
+from hone.types import TokenSequence
 
 __all__ = ["begin_method"]
 
@@ -26,6 +28,7 @@ def begin_method(
     max_tokens: int,
     home: Path,
     recorder: Recorder,
+    replay: Sequence[TokenSequence] = (),
 ) -> Method:
     """The method that ``config`` names, its own invariants checked.
 
@@ -37,6 +40,7 @@ def begin_method(
         max_tokens: tokens computed at once.
         home: hone's home folder.
         recorder: receives events.
+        replay: rendered rows outside of the domain, for supervised fine-tuning.
 
     Raises:
         DataError: no answers are left to learn from.
@@ -44,7 +48,7 @@ def begin_method(
     """
     name = config.method
     if name is None or name == "sft":
-        return supervised_method(rows, forward)
+        return supervised_method(rows, forward, replay=replay)
     if name == "reward":
         method = reward_method(base, rows, forward=forward, max_tokens=max_tokens)
     else:

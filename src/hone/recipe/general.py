@@ -8,13 +8,14 @@ from pathlib import Path
 
 from hone.data.render import Renderer
 from hone.evaluation.probes.suite import general_prompts, general_texts
+from hone.model.forward import Forward
 from hone.model.generate import SamplingSettings, generate
 from hone.model.load import LoadedModel
 from hone.model.lora import adapter_disabled
 from hone.recipe.base_cache import cached_figures
 from hone.types import JsonDict, Message, TokenSequence
 
-__all__ = ["GENERAL_ANSWER_TOKENS", "GeneralMaterial", "base_key", "general_material"]
+__all__ = ["GENERAL_ANSWER_TOKENS", "GeneralMaterial", "base_key", "general_material", "on_path"]
 
 # Long enough to leave the prompt behind, short enough for seconds on two cores.
 GENERAL_ANSWER_TOKENS = 32
@@ -83,6 +84,18 @@ def general_material(
 def base_key(base: LoadedModel, renderer: Renderer) -> tuple[object, ...]:
     """What all figures of a base depend on."""
     return base.base_hash, base.tokenizer_hash, renderer.template_hash, base.device, str(base.dtype)
+
+
+def on_path(what: str, base: tuple[object, ...], forward: Forward, texts: object) -> tuple[object, ...]:
+    """The key of figures of a base that depend on the forward pass.
+
+    Args:
+        what: is measured.
+        base: its key.
+        forward: the pass.
+        texts: what is read.
+    """
+    return (what, *base, forward.__name__, texts)
 
 
 def _answer(

@@ -16,7 +16,7 @@ from hone.objective.supervised import supervised_loss
 from hone.planning.choose import TOLERATED_LOSS_RISE
 from hone.proof.invariant import Invariant
 from hone.recipe.rows import PreparedRows
-from hone.types import JsonDict, MethodName
+from hone.types import JsonDict, MethodName, TokenSequence
 
 __all__ = ["Method", "choose_method", "joined_proof", "supervised_method"]
 
@@ -48,10 +48,16 @@ class Method:
     facts: JsonDict = field(default_factory=dict)
 
 
-def supervised_method(rows: PreparedRows, forward: Forward) -> Method:
-    """Supervised fine-tuning on rendered rows."""
+def supervised_method(rows: PreparedRows, forward: Forward, *, replay: Sequence[TokenSequence] = ()) -> Method:
+    """Supervised fine-tuning on rendered rows, and on rows outside of the domain among them.
+
+    Args:
+        rows: as prepared.
+        forward: the path that training takes.
+        replay: rendered rows outside of the domain; validation is without them.
+    """
     return Method(
-        train=rows.rendered(rows.train),
+        train=[*rows.rendered(rows.train), *replay],
         validation=rows.rendered(rows.validation),
         collate=micro_batches,
         forward=forward,

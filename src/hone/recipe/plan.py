@@ -30,6 +30,7 @@ from hone.recipe.method import choose_method
 from hone.recipe.planned import rates_for
 from hone.recipe.planner import PLANNED_ADAPTATIONS, Planner
 from hone.recipe.probe import probe_speed
+from hone.recipe.replay import choose_replay, replay_stand_ins
 from hone.recipe.rows import PreparedRows, RowRenderer, prepare_rows
 from hone.recipe.starting import like_start
 from hone.types import Example, JsonDict, Message, TokenSequence
@@ -88,7 +89,7 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
         loaded, renderer, held_out_data=held_out, held_out=config.held_out,
         validation=config.validation, seed=config.seed, note=tell,
     )  # fmt: skip
-    planner = _planner(config, outline, shape, rows, process_bytes=process_bytes, home=home, note=tell)
+    planner = _planner(config, outline, shape, rows, renderer, process_bytes=process_bytes, home=home, note=tell)
     if config.target_device is None and outline.base is not None and config.probe:
         planner = _probed(config, planner, home=home, note=tell)
     ways = list(_ways(config, planner, shape))
@@ -99,11 +100,9 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
         "data": _describe_rows(rows, outline),
         "model": _describe_model(config, shape, outline),
         "machine": _describe_place(planner.place, home),
-        "estimates": [
-            {**one.to_json(), "needs": way.needs} for one, way in zip(estimates, ways, strict=True)
-        ],
+        "estimates": [{**one.to_json(), "needs": way.needs} for one, way in zip(estimates, ways, strict=True)],
         "chosen": _chosen(config, planner, estimates[0], choices),
-        "choices": [{"name": one.name, "value": one.value, "reason": one.reason} for one in choices.choices],
+        "choices": [one.to_json() for one in (choose_replay(config, len(rows.train)), *choices.choices)],
         "left_out": _left_out(config, shape),
         "error": {"margin_of_memory": planner.place.margin, **error_summary(planner.history)},
         "notes": notes,
@@ -234,6 +233,7 @@ def _planner(
     outline: Outline,
     shape: ModelShape,
     rows: PreparedRows,
+    renderer: RowRenderer,
     *,
     process_bytes: int,
     home: Path,
@@ -262,6 +262,7 @@ def _planner(
     return Planner(
         shape, rows.computed(rows.train), rows.computed(rows.validation), place, history, key,
         supports_packing(outline.model) and not config.reference_path,
+        replay_stand_ins(config, renderer, len(rows.train)),
     )  # fmt: skip
 
 

@@ -109,6 +109,7 @@ def plan_run(
     home: Path,
     folder: RunFolder,
     note: Callable[[str], None],
+    replay: Sequence[TokenSequence] = (),
 ) -> RunPlan | None:
     """Predict a run that is about to train, and refuse one that cannot fit.
 
@@ -123,6 +124,7 @@ def plan_run(
         home: hone's home folder.
         folder: the run's; receives ``plan.json``.
         note: receives sentences for the user.
+        replay: rendered rows outside of the domain that are trained on beside it.
 
     Returns:
         The prediction; None for methods whose cost is not planned.
@@ -145,7 +147,7 @@ def plan_run(
     )
     is_packed = supports_packing(base.model) and not config.reference_path
     key = machine_key(base.device, base.dtype)
-    planner = Planner(shape, train, validation, place, history, key, is_packed)
+    planner = Planner(shape, train, validation, place, history, key, is_packed, replay)
     foreseen = planner.estimate(config, name=config.adaptation, choices=choices)
     if foreseen.cannot_fit and is_packed:
         raise does_not_fit(foreseen, planner.remedies(config, choices), place, base.device)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hone.config.schema import TrainConfig
 from hone.model.adaptation import ADAPTATIONS
 from hone.planning.choose import (
+    AS_BEGUN,
     PREFERENCE_RATE_FACTOR,
     Facts,
     Given,
@@ -71,7 +72,7 @@ def choose_numbers(
         warmup_share=config.warmup_share,
         micro_batch_tokens=config.micro_batch_tokens,
         recompute_layers=config.recompute_layers,
-        reason="as the run was begun with (config.yaml)" if resumed else "as given",
+        reason=AS_BEGUN if resumed else "as given",
     )
     # what people prefer is learned from small differences, and a model that moves far forgets how to speak
     factor = method.rate_factor * (1.0 if config.method in (None, "sft") else PREFERENCE_RATE_FACTOR)
@@ -91,6 +92,7 @@ class Planner:
         history: outcomes of earlier runs.
         key: of the machine; the rest of an outcome's key is the base and the method.
         is_packed: rows are packed, and not padded as on the reference path.
+        replay: rendered rows outside of the domain that are trained on beside it.
     """
 
     shape: ModelShape
@@ -100,6 +102,7 @@ class Planner:
     history: Sequence[JsonDict]
     key: str
     is_packed: bool = True
+    replay: Sequence[TokenSequence] = ()
 
     def choose(self, config: TrainConfig) -> TrainingChoices:
         """The numbers for ``config`` as a run would choose them that found this much memory free."""
@@ -127,7 +130,7 @@ class Planner:
         values = self.shape.num_parameters
         if not is_full:
             values = self.shape.adapter_values(choices.rank or 0, config.layers)
-        steps_of_pass = -(-len(self.train) // choices.batch_size)
+        steps_of_pass = -(-(len(self.train) + len(self.replay)) // choices.batch_size)
         return Training(
             is_full=is_full,
             trained_values=values,
@@ -148,7 +151,7 @@ class Planner:
         """
         chosen = choices or self.choose(config)
         workload = plan_workload(
-            self.train, self.validation, batch_size=chosen.batch_size, epochs=chosen.epochs,
+            [*self.train, *self.replay], self.validation, batch_size=chosen.batch_size, epochs=chosen.epochs,
             max_steps=config.max_steps, micro_batch_tokens=chosen.micro_batch_tokens, seed=config.seed,
             block_queries=_CPU_BLOCK if self.place.on_host else _GPU_BLOCK,
         )  # fmt: skip

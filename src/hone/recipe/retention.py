@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hone.data.render import Renderer
 from hone.engine.events import Event, Recorder
 from hone.errors import TemplateError
 from hone.evaluation.brittleness import Brittleness, measure_brittleness
@@ -21,13 +22,14 @@ from hone.evaluation.probes.suite import general_prompts, probe_suite
 from hone.evaluation.retention import Likelihoods, QuestionResult, Retention, judge_questions, judge_retention
 from hone.model.forward import Forward, packed_logits, packed_logprobs, padded_logits
 from hone.model.generate import SamplingSettings, generate
+from hone.model.load import LoadedModel
 from hone.model.lora import adapter_disabled
 from hone.recipe.base_cache import cached_figures
-from hone.recipe.general import GENERAL_ANSWER_TOKENS, GeneralMaterial, base_key, general_material
+from hone.recipe.general import GENERAL_ANSWER_TOKENS, GeneralMaterial, base_key, general_material, on_path
 from hone.recipe.inference import Answerer, training_path
 from hone.types import JsonDict, Keep, TokenSequence
 
-__all__ = ["logits_of", "measure_retention"]
+__all__ = ["logits_of", "measure_retention", "question_sets", "render_questions"]
 
 _MOST_TURNED = 3
 
@@ -49,7 +51,7 @@ class _Measurement:
     def base_figures(self, what: str, texts: object, measure: Callable[[], JsonDict]) -> JsonDict:
         """Of the base on this path, measured or remembered."""
         base = self.answerer.base
-        key = (what, *base_key(base, self.answerer.renderer_of("base")), self.forward.__name__, texts)
+        key = on_path(what, base_key(base, self.answerer.renderer_of("base")), self.forward, texts)
 
         def measured() -> JsonDict:
             with adapter_disabled(base.model):
@@ -89,7 +91,7 @@ def measure_retention(
         DataError: a file of questions cannot be used.
         StorageError: what the base does cannot be kept.
     """
-    sets = [("probes", probe_suite(per_skill))] + [(Path(path).name, read_questions(path)) for path in files]
+    sets = question_sets(per_skill, files)
     base, renderer = answerer.base, answerer.renderer_of("base")
     recorder.record(Event("stage", {"name": "retention", "detail": "general questions, prompts and prose"}))
     told = _progress(recorder, "base: general prompts", len(general_prompts()))
@@ -115,6 +117,19 @@ def measure_retention(
         )
 
 
+def question_sets(per_skill: int, files: Sequence[str]) -> list[tuple[str, Sequence[ProbeItem]]]:
+    """The sets of questions that retention is measured by, each with its name: hone's own suite first.
+
+    Args:
+        per_skill: questions of each skill of the suite.
+        files: further questions (docs/retention.md).
+
+    Raises:
+        DataError: a file of questions cannot be used.
+    """
+    return [("probes", probe_suite(per_skill)), *((Path(path).name, read_questions(path)) for path in files)]
+
+
 def logits_of(forward: Forward) -> LogitsForward:
     """The forward pass to all logits that goes with one to log-probabilities."""
     return packed_logits if forward is packed_logprobs else padded_logits
@@ -123,13 +138,14 @@ def logits_of(forward: Forward) -> LogitsForward:
 def _questions(
     shared: _Measurement, name: str, items: Sequence[ProbeItem], seed: int, not_measured: list[JsonDict]
 ) -> QuestionResult | None:
-    rendered, refused = _rendered(shared.answerer, items)
+    answerer = shared.answerer
+    rendered, refused = render_questions(answerer.base, answerer.renderer_of("base"), items)
     if refused:
         reason = f"the template refuses them, or they are longer than the context (the first: {refused[0]})"
         not_measured.append({"what": f"{len(refused)} of {len(items)} questions of {name}", "reason": reason})
     if not rendered:
         return None
-    model, asked = shared.answerer.base.model, [one.item for one in rendered]
+    model, asked = answerer.base.model, [one.item for one in rendered]
     total = sum(len(one.sequences) for one in rendered)
 
     def right(arm: str) -> list[bool]:
@@ -140,9 +156,20 @@ def _questions(
     return judge_questions(name, asked, base["right"], right("tuned"), seed=seed)
 
 
-def _rendered(answerer: Answerer, items: Sequence[ProbeItem]) -> tuple[list[RenderedItem], list[str]]:
+def render_questions(
+    base: LoadedModel, renderer: Renderer, items: Sequence[ProbeItem]
+) -> tuple[list[RenderedItem], list[str]]:
+    """Questions as tokens of one base.
+
+    Args:
+        base: its tokenizer and its context count.
+        renderer: of the base.
+        items: the questions.
+
+    Returns:
+        Those that can be asked, and for each of the others why not.
+    """
     rendered, refused = [], []
-    renderer, base = answerer.renderer_of("base"), answerer.base
     for item in items:
         try:
             one = render_item(item, renderer, lambda text: list(base.tokenizer(text)["input_ids"]))

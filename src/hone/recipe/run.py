@@ -27,6 +27,7 @@ from hone.recipe.audit import audit_file, describe_warnings, require_usable
 from hone.recipe.method import choose_method
 from hone.recipe.model_card import write_model_card
 from hone.recipe.reporting import write_run_report
+from hone.recipe.retention import question_sets
 from hone.recipe.run_files import describe_documents, held_out_file, say_what_was_used, store_proof
 from hone.recipe.sft import SftResult, train_sft
 from hone.recipe.starting import lineage_of
@@ -89,7 +90,8 @@ def run(
         _store_audit(work, audit)
         trained = train_sft(
             config, loaded, folder=work.folder, home=home, recorder=work.recorder, held_out_data=held_out_data,
-            held_out=config.held_out, keep=config.keep if config.probes else "off", resume_from=work.checkpoint,
+            held_out=config.held_out, keep=config.keep if config.probes else "off",
+            questions=question_sets(config.probes, config.retention or ()), resume_from=work.checkpoint,
             should_stop=should_stop, parallel=parallel,
         )  # fmt: skip
         if not parallel.is_first:

@@ -89,7 +89,10 @@ def _row_of(example: Example) -> JsonDict:
 
 def _with_absolute_paths(config: _Config) -> _Config:
     """So that the run can be resumed or repeated from any working folder; a hub id stays what it is."""
-    named = {name: getattr(config, name, None) for name in ("data", "model", "evaluation_data", "documents", "output")}
+    named = {
+        name: getattr(config, name, None)
+        for name in ("data", "model", "evaluation_data", "replay_data", "documents", "output")
+    }
     paths = {
         name: Path(value).absolute() for name, value in named.items() if value is not None and Path(value).exists()
     }

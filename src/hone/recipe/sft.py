@@ -20,6 +20,7 @@ from hone.engine.loop import LoopResult, LoopSettings, train
 from hone.engine.parallel import ALONE, Parallel
 from hone.engine.sharding import shard_model
 from hone.engine.step import mean_loss
+from hone.evaluation.probes.item import ProbeItem
 from hone.evaluation.shape import detect_shape
 from hone.evaluation.strength import StrengthChoice
 from hone.files import require_free_space
@@ -47,6 +48,7 @@ from hone.recipe.placement import memory_for_training, place_base, require_same_
 from hone.recipe.planned import plan_run
 from hone.recipe.planner import choose_numbers
 from hone.recipe.proving import check_before, probe_files
+from hone.recipe.replay import begin_replay, store_replay
 from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
 from hone.recipe.run_files import PROBE_FILE, describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.recipe.starting import begin_adaptation, check_start, like_start, unlimited_renderer
@@ -113,6 +115,7 @@ def train_sft(
     held_out_data: LoadedData | None = None,
     held_out: float | int | None = 0,
     keep: Keep = "off",
+    questions: Sequence[tuple[str, Sequence[ProbeItem]]] = (),
     resume_from: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     parallel: Parallel = ALONE,
@@ -128,6 +131,7 @@ def train_sft(
         held_out_data: rows of the comparison, from a file of their own.
         held_out: rows to set aside for the comparison instead; 0 for none, None to choose.
         keep: how much general ability the strength may cost; ``off`` saves what was trained at full strength.
+        questions: sets of general questions, which may cost strength too.
         resume_from: the checkpoint to go on from; None begins anew.
         should_stop: asked after each step.
         parallel: the processes that train together. Each reads everything; the first one alone writes.
@@ -155,6 +159,10 @@ def train_sft(
         loaded, AnswerRenderer(renderer), held_out_data=held_out_data, held_out=held_out,
         validation=config.validation, seed=config.seed, note=note,
     )  # fmt: skip
+    config, replay = begin_replay(
+        config, base, renderer, rows, folder=folder, home=home, parallel=parallel, sharded=place.sharded,
+        recorder=recorder,
+    )  # fmt: skip
     available_bytes = memory_for_training(parallel, parallel.device or base.device)
     sequences, validating = rows.computed(rows.train), rows.computed(rows.validation)
     choices = choose_numbers(
@@ -172,10 +180,11 @@ def train_sft(
     if parallel.world_size == 1 and resume_from is None:
         planned = plan_run(
             config, base, choices, train=sequences, validation=validating, process_bytes=process_bytes,
-            free_bytes=free_before, home=home, folder=folder, note=note,
+            free_bytes=free_before, home=home, folder=folder, note=note, replay=replay.sequences,
         )  # fmt: skip
     if parallel.is_first:
         config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
+        store_replay(folder, base, replay)
 
     base_facts = describe_base(base)
     adaptation = begin_adaptation(config, base, choices, new_tokens, home=home)
@@ -188,17 +197,18 @@ def train_sft(
     job = _Job(config, base, renderer, rows, choices, folder, recorder, forward, adaptation, new_tokens, parallel)
     keep_freed_memory()
     material = material_for_sweep(
-        keep, adaptation, base, renderer, home=home, parallel=parallel, sharded=place.sharded, recorder=recorder
-    )
+        keep, adaptation, base, renderer, questions=questions, home=home, parallel=parallel, sharded=place.sharded,
+        recorder=recorder,
+    )  # fmt: skip
     with path as fast_layers:
         before = _check_before(job, sharded=place.sharded, home=home)
         if place.sharded:
             job = _shard(job)
             base = job.base
         method = begin_method(
-            config, base, rows, forward=job.forward, max_tokens=choices.micro_batch_tokens, home=home, recorder=recorder
-        )
-        before = joined_proof(before, method.proof)
+            config, base, rows, forward=job.forward, max_tokens=choices.micro_batch_tokens, home=home,
+            recorder=recorder, replay=replay.sequences,
+        )  # fmt: skip
         plain = "as the base is split" if place.sharded else "on the reference path"
         job.say("layers", fast_layers.describe() if fast_layers else f"the model's own, {plain}")
         where = f"{parallel.world_size} x {place.kind}" if parallel.world_size > 1 else base.device
@@ -211,14 +221,15 @@ def train_sft(
             should_stop=should_stop, parallel=parallel,
         )  # fmt: skip
         after = _save(job, method, result, strength)
-    proof = [*before, after]
+    proof = [*joined_proof(before, method.proof), after]
     if parallel.is_first:
         store_proof(folder, proof)
     return SftResult(
         base=base_facts,
         data=describe_data(rows),
         training=describe_training(config, result, base, adaptation, fast_layers)
-        | {"devices": parallel.world_size, "sharded": place.sharded, "strength": strength.value}
+        | {"devices": parallel.world_size, "sharded": place.sharded}
+        | {"strength": strength.value, "replay": replay.to_json()}
         | method.facts
         | {"plan": planned.compare(result, seconds=seconds) if planned else None},
         manifest=rows.manifest,

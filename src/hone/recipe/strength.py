@@ -6,7 +6,7 @@ Measured on the validation rows, never on held-out ones, and judged by the bound
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,10 @@ from hone.engine.parallel import Parallel
 from hone.errors import InterruptedRunError
 from hone.evaluation.divergence import Divergence, answer_divergences
 from hone.evaluation.likelihood import answer_bits
+from hone.evaluation.probe_scores import RenderedItem, score_items
+from hone.evaluation.probes.item import ProbeItem
 from hone.evaluation.probes.suite import general_prompts
-from hone.evaluation.retention import Likelihoods, Retention, judge_retention
+from hone.evaluation.retention import Likelihoods, Retention, judge_questions, judge_retention
 from hone.evaluation.strength import (
     STRENGTHS,
     StrengthChoice,
@@ -26,14 +28,16 @@ from hone.evaluation.strength import (
     between,
     judged_point,
     pick_strength,
+    with_questions,
 )
 from hone.model.adaptation import Adaptation
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
 from hone.planning.choose import TOLERATED_LOSS_RISE
-from hone.recipe.general import GeneralMaterial, general_material
-from hone.recipe.retention import logits_of
-from hone.types import Keep, TokenSequence
+from hone.recipe.base_cache import cached_figures
+from hone.recipe.general import GeneralMaterial, base_key, general_material, on_path
+from hone.recipe.retention import logits_of, render_questions
+from hone.types import JsonDict, Keep, TokenSequence
 
 __all__ = ["FULL_STRENGTH", "SweepMaterial", "material_for_sweep", "set_kept_strength"]
 
@@ -46,12 +50,25 @@ _MOST_ADDED = 2
 
 @dataclass(frozen=True, slots=True)
 class SweepMaterial:
-    """What each strength is measured on: the material of ``hone evaluate``, a third of it where that is enough."""
+    """What strengths are measured on: the material of ``hone evaluate``, a third of it where that is enough.
+
+    Args:
+        answers: general prompts with the base's own answers.
+        answer_bytes: UTF-8 bytes of each answer.
+        texts: passages of prose.
+        text_bytes: UTF-8 bytes of each passage.
+        questions: sets of general questions by their names; asked where a strength would be chosen.
+        base: the base's key, under which what it answers is kept.
+        home: hone's home folder.
+    """
 
     answers: tuple[TokenSequence, ...]
     answer_bytes: tuple[int, ...]
     texts: tuple[TokenSequence, ...]
     text_bytes: tuple[int, ...]
+    questions: Mapping[str, Sequence[RenderedItem]]
+    base: tuple[object, ...]
+    home: Path
 
 
 def material_for_sweep(
@@ -60,6 +77,7 @@ def material_for_sweep(
     base: LoadedModel,
     renderer: Renderer,
     *,
+    questions: Sequence[tuple[str, Sequence[ProbeItem]]],
     home: Path,
     parallel: Parallel,
     sharded: bool,
@@ -72,6 +90,7 @@ def material_for_sweep(
         adaptation: what is to be trained.
         base: its model answers the general prompts, with the adapter off.
         renderer: of training; tokens that training adds are not in the general material.
+        questions: sets of general questions with their names; those that cannot be asked are left out.
         home: hone's home folder.
         parallel: the processes; the first one's material is everybody's.
         sharded: whether the base is split over them.
@@ -95,7 +114,11 @@ def material_for_sweep(
     material: GeneralMaterial = parallel.from_first(whole)
     if not material.answers or not material.texts:
         return "as trained: the base gives no answer to general prompts"
-    return SweepMaterial(material.answers, material.answer_bytes, material.texts, material.text_bytes)
+    asked = {name: render_questions(base, renderer, items)[0] for name, items in questions}
+    return SweepMaterial(
+        material.answers, material.answer_bytes, material.texts, material.text_bytes,
+        {name: rendered for name, rendered in asked.items() if rendered}, base_key(base, renderer), home,
+    )  # fmt: skip
 
 
 def set_kept_strength(
@@ -128,18 +151,37 @@ def set_kept_strength(
         return StrengthChoice(FULL_STRENGTH.value, material)
     recorder.record(Event("stage", {"name": "strength", "detail": f"{len(STRENGTHS)} strengths from 0 to 1.25"}))
     sweep = _Sweep(keep, adaptation, material, validation, forward)
-    points = sweep.measure(STRENGTHS, _told(recorder, should_stop, parallel, adaptation))
+    told = _told(recorder, should_stop, parallel, adaptation)
+    points = _asked_where_chosen(sweep.measure(STRENGTHS, told), sweep, recorder, parallel)
     for _ in range(_MOST_ADDED):
         more = parallel.from_first(between(points, keep, tolerated_rise=TOLERATED_LOSS_RISE))
         if more is None:
             break
-        points += sweep.measure([more], _told(recorder, should_stop, parallel, adaptation))
+        points = _asked_where_chosen([*points, *sweep.measure([more], told)], sweep, recorder, parallel)
     points.sort(key=lambda point: point.strength)
     choice: StrengthChoice = parallel.from_first(pick_strength(points, keep, tolerated_rise=TOLERATED_LOSS_RISE))
     adaptation.set_strength(choice.value)
-    told = {"choice": "strength", "value": f"{choice.value:g}", "reason": choice.reason}
-    recorder.record(Event("note", {"text": f"strength = {choice.value:g} ({choice.reason})", **told}))
+    said = {"choice": "strength", "value": f"{choice.value:g}", "reason": choice.reason}
+    recorder.record(Event("note", {"text": f"strength = {choice.value:g} ({choice.reason})", **said}))
     return choice
+
+
+def _asked_where_chosen(
+    points: Sequence[StrengthPoint], sweep: _Sweep, recorder: Recorder, parallel: Parallel
+) -> list[StrengthPoint]:
+    """The same points, the chosen one with general questions asked: what is lost on them takes it out of the choice.
+
+    Asking at every strength would cost more than all other measures; a smaller strength loses less, so that the
+    largest is asked first, and the next one where it fails.
+    """
+    found = list(points)
+    while sweep.material.questions:
+        choice = parallel.from_first(pick_strength(found, sweep.keep, tolerated_rise=TOLERATED_LOSS_RISE))
+        place = next(number for number, point in enumerate(found) if point.strength == choice.value)
+        if not found[place].kept or choice.value in sweep.asked:
+            break
+        found[place] = sweep.ask(found[place], recorder)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +194,7 @@ class _Sweep:
     validation: Sequence[TokenSequence]
     forward: Forward
     text_bits: dict[float, dict[int, float]] = field(default_factory=dict)
+    asked: set[float] = field(default_factory=set)
 
     def measure(self, strengths: Sequence[float], told: Callable[[int, int], None]) -> list[StrengthPoint]:
         """Points of the frontier.
@@ -167,6 +210,34 @@ class _Sweep:
             found.append(judged_point(strength, self._validation_loss(strength), judged))
             told(len(found), len(strengths))
         return found
+
+    def ask(self, point: StrengthPoint, recorder: Recorder) -> StrengthPoint:
+        """The point with general questions asked at its strength.
+
+        Args:
+            point: of this sweep.
+            recorder: receives progress.
+        """
+        self.asked.add(point.strength)
+        asked = []
+        for name, rendered in self.material.questions.items():
+            items = [one.item for one in rendered]
+
+            def right(strength: float, name: str = name, rendered: Sequence[RenderedItem] = rendered) -> JsonDict:
+                self.adaptation.set_strength(strength)
+                total = sum(len(one.sequences) for one in rendered)
+                task = f"strength {strength:g}: {name}" if strength else f"base: {name}"
+
+                def told(done: int) -> None:
+                    recorder.record(Event("progress", {"task": task, "done": done, "total": total}))
+
+                model, logits = self.adaptation.model, logits_of(self.forward)
+                return {"right": score_items(model, rendered, forward=self.forward, logits=logits, on_done=told)}
+
+            key = on_path("questions", self.material.base, self.forward, items)
+            base = cached_figures(self.material.home, key, partial(right, 0.0))
+            asked.append(judge_questions(name, items, base["right"], right(point.strength)["right"]))
+        return with_questions(point, self.keep, asked)
 
     def _validation_loss(self, strength: float) -> float | None:
         if not self.validation:
