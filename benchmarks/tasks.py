@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+_ARMS = ("base", "prompted", "few_shot", "retrieval", "tuned", "tuned_retrieval")
 ACCEPTED_EXIT_CODES = (0, 3)  # done, and done with the verdict "do not ship"
 
 
@@ -27,6 +28,8 @@ def run_task(folder: Path, home: Path) -> dict[str, Any]:
     """The result object of one task, with the wall-clock seconds of the whole command."""
     command = [sys.executable, "-m", "hone", "run", str(folder / "train.jsonl")]
     command += ["--eval", str(folder / "eval.jsonl"), "--name", folder.name, "--json"]
+    if (folder / "documents").is_dir():
+        command += ["--documents", str(folder / "documents")]
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, env={**os.environ, "HONE_HOME": str(home)}, check=False)
     if done.returncode not in ACCEPTED_EXIT_CODES:
@@ -39,18 +42,18 @@ def run_task(folder: Path, home: Path) -> dict[str, Any]:
 def table(results: dict[str, dict[str, Any]]) -> str:
     """One line a task, in Markdown."""
     lines = [
-        "| task | rows | metric | base | prompted | few-shot | tuned | tuned - base, 95% interval | p | verdict "
-        "| training | whole |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| task | rows | metric | base | prompted | few-shot | retrieval | tuned | tuned + retrieval "
+        "| tuned - base, 95% interval | p | verdict | training | whole |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
         evaluation = result["evaluation"]
         difference = tuned_and_base(result)
         low, high = difference["interval"]
-        scores = [score(evaluation["arms"].get(arm)) for arm in ("base", "prompted", "few_shot", "tuned")]
+        scores = [score(evaluation["arms"].get(arm)) for arm in _ARMS]
         lines.append(
             f"| {name} | {result['data']['train']} + {evaluation['rows']} | {evaluation['metric']} "
-            f"| {' | '.join(scores[:-1])} | **{scores[-1]}** "
+            f"| {' | '.join(scores)} "
             f"| {difference['difference']:+.1f} [{low:+.1f}, {high:+.1f}] | {difference['p_value']:.4f} "
             f"| {result['verdict']['decision']} | {result['training']['seconds']:.0f} s "
             f"| {result['wall_seconds']:.0f} s |"
@@ -67,23 +70,24 @@ def tuned_and_base(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def score(arm: dict[str, Any] | None) -> str:
-    """An arm's score, or the words for an arm that did not answer."""
-    return "not run" if arm is None else f"{arm['score']:.1f}"
+    """An arm's score; nothing for an arm that did not answer, as retrieval without documents."""
+    return "" if arm is None else f"{arm['score']:.1f}"
 
 
 def retained(results: dict[str, dict[str, Any]]) -> str:
     """What each version has kept of its base's general ability, and at which strength."""
     lines = [
-        "| task | strength | general questions right, base to tuned, % | difference, 95% interval "
+        "| task | general rows | strength | general questions right, base to tuned, % | difference, 95% interval "
         "| KL from the base, nats | prose, bits per byte | general answers turned | within bounds | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
         kept = result["retention"]
         probes, own, prose, turned = (kept[key] for key in ("probes", "own_answers", "general_text", "brittleness"))
         low, high = probes["interval"]
         lines.append(
-            f"| {name} | {kept['strength']['value']:g} | {probes['base']:.1f} to {probes['tuned']:.1f} "
+            f"| {name} | {result['training']['replay']['rows']} | {kept['strength']['value']:g} "
+            f"| {probes['base']:.1f} to {probes['tuned']:.1f} "
             f"| {probes['difference']:+.1f} [{low:+.1f}, {high:+.1f}] | {own['kl_nats']:.3f} "
             f"| {change(prose)} | {turned['turned']} of {turned['prompts']} "
             f"| {'yes' if kept['kept'] else 'no'} | {kept['seconds']:.0f} |"
@@ -166,8 +170,8 @@ validation rows split from training data (docs/defaults.md), never on the rows m
 Tuned is better than base, with the lower bound of the 95% interval above zero, on **{better} of {len(results)}** tasks.
 All of the data is public, so the base may have seen it: read the differences, not the levels.
 "rows" are training + held-out; "training" is the training loop, "whole" is the command from start to end, loading,
-checking, four arms, retention and the report. "prompted" has an instruction made from the training rows, "few-shot" up
-to six training rows that are like the question (docs/evaluate.md).
+checking, all arms, retention and the report. "prompted" has an instruction made from the training rows, "few-shot" up
+to six training rows that are like the question; retrieval is there where the task has documents (docs/evaluate.md).
 
 {table(results)}
 
@@ -177,8 +181,8 @@ Labels are matched strictly: a base that answers with a sentence around the labe
 
 ## What is left of general ability
 
-432 questions over 18 skills, 64 general prompts and 66 texts (docs/retention.md); no prevention but the strength, which
-is chosen after training.
+432 questions over 18 skills, 64 general prompts and 66 texts. What prevents the loss is the default: general rows
+beside the data's, and a strength chosen after training (docs/retention.md, which compares them with other ways).
 
 {retained(results)}
 

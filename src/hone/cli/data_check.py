@@ -226,7 +226,8 @@ def _curve_lines(curve: dict[str, Any], columns: int) -> _Lines:
     double = curve["predicted"][0]
     gain = f"{double['rows']} rows: at best {double['loss']:.3f}, {curve['doubling_gain']:.0%} less"
     if curve["says"] == "unclear":
-        text = f"cannot be told: the smaller trainings miss the last by {curve['error']:.0%}"
+        text = "cannot be told: the smaller trainings do not foretell the last"
+        text += f" (off by {curve['error']:.0%})" if curve["error"] < 1 else ""
     elif curve["says"] == "more":
         text = f"more rows would help ({gain})"
     else:

@@ -220,6 +220,8 @@ def _brittleness(
     answerer: Answerer, material: GeneralMaterial, domain_answers: Sequence[str], recorder: Recorder
 ) -> tuple[Brittleness | None, list[JsonDict]]:
     """Let the tuned model answer the general prompts; on the model's own attention."""
+    if not domain_answers:
+        return None, []
     answers = generate(
         answerer.base.model,
         material.prompts,

@@ -129,8 +129,11 @@ def read_key(path: Path) -> str:
         StorageError: it cannot be written.
     """
     if not path.exists():
-        os.umask(os.umask(0o077) | 0o077)
-        write_atomically(path, secrets.token_urlsafe(_KEY_BYTES) + "\n")
+        before = os.umask(0o077)  # nobody else may read it at any moment
+        try:
+            write_atomically(path, secrets.token_urlsafe(_KEY_BYTES) + "\n")
+        finally:
+            os.umask(before)
         path.chmod(0o600)
     mode = stat.S_IMODE(path.stat().st_mode)
     if os.name == "posix" and mode & 0o077:
