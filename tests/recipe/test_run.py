@@ -392,10 +392,13 @@ def test_documents_are_named_with_their_hashes(
     (tmp_path / "documents" / "deep").mkdir(parents=True)
     for name in ("a.md", "deep/b.md"):
         (tmp_path / "documents" / name).write_text(f"facts of {name}", encoding="utf-8")
-    documents = done(run_options(documents=str(tmp_path / "documents"), max_steps=1), hone_home)["documents"]
+    result = done(run_options(documents=str(tmp_path / "documents"), max_steps=1), hone_home)
+    documents = result["documents"]
     assert documents["files"] == {name: sha256_file(tmp_path / "documents" / name) for name in ("a.md", "deep/b.md")}
     assert documents["used"] is True
-    assert documents["reason"] == "read by the arms retrieval and tuned_retrieval"
+    asked = result["training"]["passages"]["rows"]
+    said = f"passages stand in the prompts of {asked} training rows; read by the arms retrieval and tuned_retrieval"
+    assert documents["reason"] == said
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def check_rows(
     renderer: Renderer,
     *,
     bos_id: int | None,
+    given: Sequence[Example] | None = None,
 ) -> list[Invariant]:
     """Invariants 1, 2 and 8: what is trained on.
 
@@ -31,12 +32,13 @@ def check_rows(
         sequences: ``train`` rendered.
         renderer: the one that rendered them.
         bos_id: the tokenizer's first token, where it has one.
+        given: ``train`` as the user gave it, where something was put into its prompts.
     """
     places = {example.row: _place(example) for example in train}
     return [
         _supervised(sequences, renderer, places),
         _rendered(train, sequences, renderer, places, bos_id=bos_id),
-        _apart(train, held_out),
+        _apart(given or train, held_out),
     ]
 
 

@@ -54,8 +54,9 @@ def check_before(
             out.
     """
     sequences = rows.rendered(rows.train + rows.validation)
+    given = rows.train + rows.validation
     found = check_rows(
-        rows.train + rows.validation, rows.held_out, sequences, renderer, bos_id=base.tokenizer.bos_token_id
+        rows.as_asked(given), rows.held_out, sequences, renderer, bos_id=base.tokenizer.bos_token_id, given=given
     )
     if all(invariant.holds for invariant in found if invariant.number == 1):
         parameters = adaptation.parameters()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from hone.data.answers import joined
@@ -43,6 +43,7 @@ class PreparedRows:
         ledger: what became of every row of the training file.
         held_out_ledger: the same for the file of held-out rows, where one was given.
         manifest: names, hashes and the place of every row.
+        asked_otherwise: training rows by their number with what was put into their prompts, as passages of documents.
     """
 
     train: list[Example]
@@ -52,6 +53,11 @@ class PreparedRows:
     ledger: Ledger
     held_out_ledger: Ledger | None
     manifest: JsonDict
+    asked_otherwise: Mapping[int, Example] = field(default_factory=dict)
+
+    def as_asked(self, examples: Sequence[Example]) -> list[Example]:
+        """``examples`` as they are trained on, where something stands before their question."""
+        return [self.asked_otherwise.get(example.row, example) for example in examples]
 
     def rendered(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """The sequences of ``examples``, in their order."""

@@ -24,6 +24,7 @@ from hone.files import write_json
 from hone.model.catalog import resolve_model
 from hone.proof.invariant import Invariant
 from hone.recipe.audit import audit_file, describe_warnings, require_usable
+from hone.recipe.contest import open_documents
 from hone.recipe.method import choose_method
 from hone.recipe.model_card import write_model_card
 from hone.recipe.reporting import write_run_report
@@ -90,9 +91,9 @@ def run(
         _store_audit(work, audit)
         trained = train_sft(
             config, loaded, folder=work.folder, home=home, recorder=work.recorder, held_out_data=held_out_data,
-            held_out=config.held_out, keep=config.keep if config.probes else "off",
-            questions=question_sets(config.probes, config.retention or ()), resume_from=work.checkpoint,
-            should_stop=should_stop, parallel=parallel,
+            held_out=config.held_out, keep=config.keep if config.probes else "off", resume_from=work.checkpoint,
+            questions=question_sets(config.probes, config.retention or ()), should_stop=should_stop,
+            documents=lambda: open_documents(config.documents, home=home), parallel=parallel,
         )  # fmt: skip
         if not parallel.is_first:
             return {}
@@ -108,7 +109,7 @@ def run(
             "verdict": answered["verdict"],
             "retention": answered["retention"],
             "generation": answered["generation"] | {"model": version.reference},
-            "documents": say_what_was_used(documents, answered["evaluation"]),
+            "documents": say_what_was_used(documents, answered["evaluation"], trained.training),
             "report": str(work.folder.report_html),
         }
         write_run_report(work.folder, trained.config, result, answers=answered["answers"])

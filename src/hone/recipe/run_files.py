@@ -189,15 +189,21 @@ def describe_documents(folder: Path | None) -> JsonDict | None:
     return {"folder": str(folder), "files": files}
 
 
-def say_what_was_used(documents: JsonDict | None, evaluation: Mapping[str, Any]) -> JsonDict | None:
-    """The ``documents`` object of a run's result: whether an arm of the evaluation has read them.
+def say_what_was_used(
+    documents: JsonDict | None, evaluation: Mapping[str, Any], training: Mapping[str, Any]
+) -> JsonDict | None:
+    """The ``documents`` object of a run's result: whether training or an arm of the evaluation has read them.
 
     Args:
         documents: as :func:`describe_documents` gave it.
         evaluation: the ``evaluation`` object.
+        training: the ``training`` object.
     """
     if documents is None:
         return None
     readers = [arm for arm in ("retrieval", "tuned_retrieval") if arm in evaluation["arms"]]
     reason = f"read by the arms {' and '.join(readers)}" if readers else "no arm that reads them was asked for"
-    return {**documents, "used": bool(readers), "reason": reason}
+    passages = training["passages"]
+    if passages is not None:
+        reason = f"passages stand in the prompts of {passages['rows']} training rows; {reason}"
+    return {**documents, "used": bool(readers) or passages is not None, "reason": reason}

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hone.config.schema import TrainConfig
-from hone.data.answers import AnswerRenderer
 from hone.data.loader import LoadedData
 from hone.data.render import Renderer
 from hone.engine.checkpoint import Checkpoint, checkpoint_bytes
@@ -48,12 +47,13 @@ from hone.recipe.placement import memory_for_training, place_base, require_same_
 from hone.recipe.planned import plan_run
 from hone.recipe.planner import choose_numbers
 from hone.recipe.proving import check_before, probe_files
-from hone.recipe.replay import begin_replay, store_replay
-from hone.recipe.rows import PreparedRows, last_user_text, prepare_rows
+from hone.recipe.rows import PreparedRows, last_user_text
 from hone.recipe.run_files import PROBE_FILE, describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.recipe.starting import begin_adaptation, check_start, like_start, unlimited_renderer
 from hone.recipe.strength import material_for_sweep, set_kept_strength
+from hone.recipe.training_rows import rows_to_train_on
 from hone.registry.runs import RunFolder
+from hone.retrieval import PassageIndex
 from hone.types import Example, JsonDict, Keep
 
 __all__ = ["SftResult", "train_sft"]
@@ -116,6 +116,7 @@ def train_sft(
     held_out: float | int | None = 0,
     keep: Keep = "off",
     questions: Sequence[tuple[str, Sequence[ProbeItem]]] = (),
+    documents: Callable[[], PassageIndex | None] = lambda: None,
     resume_from: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     parallel: Parallel = ALONE,
@@ -132,6 +133,7 @@ def train_sft(
         held_out: rows to set aside for the comparison instead; 0 for none, None to choose.
         keep: how much general ability the strength may cost; ``off`` saves what was trained at full strength.
         questions: sets of general questions, which may cost strength too.
+        documents: gives the index whose passages are put into training prompts, or None.
         resume_from: the checkpoint to go on from; None begins anew.
         should_stop: asked after each step.
         parallel: the processes that train together. Each reads everything; the first one alone writes.
@@ -154,15 +156,11 @@ def train_sft(
     )
     new_tokens = read_new_tokens(config, base, note)
     renderer = make_renderer(base, loaded.examples, max_length=config.max_length, note=note)
-    recorder.record(Event("stage", {"name": "data", "detail": f"rendering {len(loaded.examples)} rows"}))
-    rows = prepare_rows(
-        loaded, AnswerRenderer(renderer), held_out_data=held_out_data, held_out=held_out,
-        validation=config.validation, seed=config.seed, note=note,
+    config, chosen = rows_to_train_on(
+        config, loaded, base, renderer, held_out_data=held_out_data, held_out=held_out, documents=documents,
+        folder=folder, home=home, parallel=parallel, sharded=place.sharded, recorder=recorder,
     )  # fmt: skip
-    config, replay = begin_replay(
-        config, base, renderer, rows, folder=folder, home=home, parallel=parallel, sharded=place.sharded,
-        recorder=recorder,
-    )  # fmt: skip
+    rows, replay = chosen.rows, chosen.replay
     available_bytes = memory_for_training(parallel, parallel.device or base.device)
     sequences, validating = rows.computed(rows.train), rows.computed(rows.validation)
     choices = choose_numbers(
@@ -184,7 +182,7 @@ def train_sft(
         )  # fmt: skip
     if parallel.is_first:
         config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
-        store_replay(folder, base, replay)
+        chosen.store(folder, base)
 
     base_facts = describe_base(base)
     adaptation = begin_adaptation(config, base, choices, new_tokens, home=home)
@@ -229,7 +227,7 @@ def train_sft(
         data=describe_data(rows),
         training=describe_training(config, result, base, adaptation, fast_layers)
         | {"devices": parallel.world_size, "sharded": place.sharded}
-        | {"strength": strength.value, "replay": replay.to_json()}
+        | {"strength": strength.value, **chosen.to_json()}
         | method.facts
         | {"plan": planned.compare(result, seconds=seconds) if planned else None},
         manifest=rows.manifest,
