@@ -128,9 +128,11 @@ def too_few(tasks: Path, home: Path) -> dict[str, Any]:
 
 
 def forgets(tasks: Path, home: Path) -> dict[str, Any]:
-    """Twenty times the learning rate, and no sweep of the strength: ``hone train`` saves what was trained."""
+    """Ten times the learning rate, no general rows, and no sweep of the strength: ``hone train`` has none."""
     task = tasks / "e2e-data-to-text"
-    trained = hone(home, "train", task / "train.jsonl", "--learning-rate", "0.01", "--epochs", "4")
+    trained = hone(
+        home, "train", task / "train.jsonl", "--learning-rate", "0.01", "--epochs", "4", "--general-rows", "0"
+    )
     return hone(home, "evaluate", trained["run_dir"], task / "eval.jsonl", "--arms", "base,tuned")
 
 
@@ -153,8 +155,8 @@ CASES = (
          "wiki-questions with its documents: the facts stand nowhere else", documents),
     Case("ship", ("ship",), "is better", "e2e-data-to-text: a form that the base does not know", data_to_text),
     Case("too_few", ("not_enough_evidence",), "more held-out row", "the version of `ship` on four rows", too_few),
-    Case("forgets", ("do_not_ship",), "It forgot", "e2e-data-to-text at twenty times the usual learning rate, full "
-         "strength", forgets),
+    Case("forgets", ("do_not_ship",), "It forgot", "e2e-data-to-text at ten times the usual learning rate, "
+         "without general rows, at full strength", forgets),
     Case("shuffled", ("do_not_ship",), "", "e2e-data-to-text with the answers shuffled among the training rows",
          shuffled),
 )  # fmt: skip

@@ -80,7 +80,7 @@ def test_training_that_brought_nothing_is_not_shipped() -> None:
 
 
 def test_worse_than_the_base_is_not_shipped() -> None:
-    verdict = decide(evaluated(base=0.9, tuned=0.5))
+    verdict = decide(evaluated(base=0.6, tuned=0.2))
     assert (verdict.decision, verdict.exit_code) == ("do_not_ship", 3)
     assert "the tuned model is worse" in verdict.reason
 

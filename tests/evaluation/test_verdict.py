@@ -44,9 +44,16 @@ def test_better_is_ship() -> None:
 
 
 def test_worse_is_do_not_ship() -> None:
-    verdict = decide(right_or_wrong([True] * 60, half(60, 0.5)))
+    verdict = decide(right_or_wrong(half(60, 0.5), half(60, 0.1)))
     assert (verdict.decision, verdict.exit_code) == ("do_not_ship", 3)
     assert "worse" in verdict.reason
+
+
+def test_worse_than_a_base_that_does_the_task_is_prompting_is_enough_and_not_to_be_shipped() -> None:
+    verdict = decide(right_or_wrong([True] * 60, half(60, 0.5)))
+    assert (verdict.decision, verdict.exit_code) == ("prompting_is_enough", 3)
+    assert "the base does the task as it is, and the tuned model is worse" in verdict.reason
+    assert verdict.numbers["arm"] == "base"
 
 
 def test_too_few_rows_is_not_enough_evidence_and_says_how_many_more() -> None:

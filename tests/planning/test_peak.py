@@ -25,7 +25,7 @@ def _peak(training: Training, load: Load = LOAD, *, value: int = 4, on_host: boo
         SHAPE,
         training,
         largest=load,
-        shortest_rows=(1, 1, 1),
+        sampled_rows=(1, 1, 1),
         bytes_per_value=value,
         process_bytes=1000,
         on_host=on_host,
@@ -79,8 +79,8 @@ def test_activations_grow_with_tokens_and_shrink_by_recomputation() -> None:
     assert _peak(replace(LORA, recompute_layers=2)).activations > 0
     deep = replace(SHAPE, num_layers=30)
     assert peak_memory(
-        deep, replace(LORA, recompute_layers=30), largest=LOAD, shortest_rows=(1,), bytes_per_value=2,
+        deep, replace(LORA, recompute_layers=30), largest=LOAD, sampled_rows=(1,), bytes_per_value=2,
         process_bytes=0, on_host=False,
     ).activations < 0.25 * peak_memory(
-        deep, LORA, largest=LOAD, shortest_rows=(1,), bytes_per_value=2, process_bytes=0, on_host=False
+        deep, LORA, largest=LOAD, sampled_rows=(1,), bytes_per_value=2, process_bytes=0, on_host=False
     ).activations  # fmt: skip

@@ -64,14 +64,17 @@ def decide_between_arms(evaluation: Evaluation) -> ArmsDecision:
         reason += f" Beside it: {'; '.join(beside)}." if beside else ""
         decision: Decision = "ship" if choice.arm == "tuned" else "ship_with_retrieval"
         return ArmsDecision(decision, reason, choice.arm, warnings)
+    already = evaluation.metric.bounds == (0.0, 100.0) and evaluation.arms["base"].score >= DONE_ALREADY
     if is_better(evaluation, "base", "tuned"):
         worse = f"the tuned model is worse: {_against(evaluation, 'tuned', 'base')}"
+        if choice.arm == "base" and already:
+            reason = f"{rows} the base does the task as it is, and {worse}."
+            return ArmsDecision("prompting_is_enough", reason, "base", warnings)
         if choice.arm == "base":
             return ArmsDecision("do_not_ship", f"{rows} {worse}.", "base", warnings)
         warnings = (f"Beside the base as it is, {worse}.", *warnings)
     best = "tuned_retrieval" if _scores_best(evaluation, "tuned_retrieval", "tuned") else "tuned"
     if choice.arm == "base":
-        already = evaluation.metric.bounds == (0.0, 100.0) and evaluation.arms["base"].score >= DONE_ALREADY
         comparison = _against(evaluation, best, "base")
         if already:
             reason = f"{rows} the base does the task as it is: {comparison}."

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hone.evaluation.arms import LIKELIHOOD
-from hone.evaluation.choice import ARM_NAMES
+from hone.evaluation.choice import ARM_NAMES, is_better
 from hone.evaluation.decision import ArmsDecision, Decision, decide_between_arms
 from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
 from hone.types import ArmName, JsonDict
@@ -47,7 +47,8 @@ class Verdict:
         numbers: those figures, for programs.
         warnings: what else a reader should know before acting, one sentence each.
         not_measured: {"what", "reason"} for each question that this evaluation leaves open.
-        exit_code: the command's exit code: 3 for do_not_ship, else 0.
+        exit_code: the command's exit code: 3 for do_not_ship, and for prompting_is_enough where the tuned model is
+            worse than its base; else 0.
     """
 
     decision: Decision
@@ -97,7 +98,8 @@ def decide(evaluation: Evaluation) -> Verdict:
 def _verdict(
     decision: Decision, reason: str, numbers: JsonDict, warnings: list[str], evaluation: Evaluation
 ) -> Verdict:
-    exit_code = 3 if decision == "do_not_ship" else 0
+    worse = decision == "prompting_is_enough" and is_better(evaluation, "base", "tuned")
+    exit_code = 3 if decision == "do_not_ship" or worse else 0
     return Verdict(decision, reason, numbers, tuple(warnings), tuple(_not_measured(evaluation)), exit_code)
 
 

@@ -115,7 +115,7 @@ def estimate(
     workload: Workload,
     training: Training,
     place: Place,
-    shortest_rows: tuple[int, ...],
+    sampled_rows: tuple[int, ...],
     adapted_values: int | None,
     correction: Correction,
 ) -> Estimate:
@@ -128,12 +128,12 @@ def estimate(
         workload: of the run.
         training: what is trained.
         place: where.
-        shortest_rows: see :func:`hone.planning.peak.peak_memory`.
+        sampled_rows: see :func:`hone.planning.peak.peak_memory`.
         adapted_values: numbers in the layers under the adapter.
         correction: from earlier runs.
     """
     memory = peak_memory(
-        shape, training, largest=workload.largest, shortest_rows=shortest_rows, process_bytes=place.process_bytes,
+        shape, training, largest=workload.largest, sampled_rows=sampled_rows, process_bytes=place.process_bytes,
         bytes_per_value=place.bytes_per_value, on_host=place.on_host, adapted_values=adapted_values,
     )  # fmt: skip
     peak = memory.process + round((memory.total - memory.process) * correction.memory)

@@ -23,13 +23,13 @@ _STORED_BYTES_PER_VALUE = 8
 # Tensors of a chunk of logits: in the model's dtype, in float32, and their gradient (see hone.model.head).
 _CHUNK_VALUES = 1 << 23
 _KEPT_PROBABILITIES = 1 << 22
-# The proof computes three rows of at most so many tokens on the reference path, with all logits.
-_PROOF_ROWS, _PROOF_TOKENS = 3, 256
+# The proof computes a few rows on the reference path, one at a time, with all their logits and probabilities.
 _LOGIT_BYTES = 16
-_PROOF_VALUES = 20  # kept for a token and a layer, in units of the width
-# What the allocator loses between blocks of different sizes, and what libraries take when they are first used
-# (tokenizer, matrix kernels, autograd's threads): both measured over runs of one to three GB on a CPU.
-_LOST_SHARE = 0.15
+_PROOF_VALUES = 27  # kept for a token and a layer, in units of the width
+_PROBABILITY_BYTES = 8
+# What the allocator loses between the blocks of steps that are all of another size, and what libraries take when they
+# are first used (tokenizer, matrix kernels, autograd's threads): both measured over runs of two to four GB on a CPU.
+_LOST_SHARE = 0.65
 _FIRST_USE_BYTES = 80 << 20
 
 
@@ -68,7 +68,7 @@ def peak_memory(
     training: Training,
     *,
     largest: Load,
-    shortest_rows: tuple[int, ...],
+    sampled_rows: tuple[int, ...],
     bytes_per_value: int,
     process_bytes: int,
     on_host: bool,
@@ -80,7 +80,7 @@ def peak_memory(
         shape: of the base.
         training: what is trained.
         largest: the micro-batch with most tokens.
-        shortest_rows: tokens of the three shortest rows, which the proof computes.
+        sampled_rows: tokens of the rows that the proof computes.
         bytes_per_value: of the dtype of compute.
         process_bytes: of the process before it loads the base.
         on_host: the weights lie in main memory, where files are mapped and freed memory is kept.
@@ -99,7 +99,7 @@ def peak_memory(
     if training.is_full:
         state += shape.num_parameters * bytes_per_value  # gradients before they are summed in float32, in the proof
     kept = _kept_bytes(shape, training, largest, bytes_per_value)
-    proof = _proof_bytes(shape, shortest_rows, bytes_per_value)
+    proof = _proof_bytes(shape, max(sampled_rows, default=0), bytes_per_value)
     saving = training.trained_values * _STORED_BYTES_PER_VALUE if on_host else 0
     if training.is_full and on_host:
         saving += shape.num_parameters * (shape.stored_bytes_per_value + bytes_per_value)  # the base is read again
@@ -134,8 +134,8 @@ def _bytes_of_layer(shape: ModelShape, training: Training, load: Load, bytes_per
     return bytes_per_value * (values + probabilities + folded)
 
 
-def _proof_bytes(shape: ModelShape, shortest_rows: tuple[int, ...], bytes_per_value: int) -> int:
-    tokens = sum(min(length, _PROOF_TOKENS) for length in shortest_rows[:_PROOF_ROWS])
+def _proof_bytes(shape: ModelShape, tokens: int, bytes_per_value: int) -> int:
+    """What the reference path keeps for a row of so many tokens."""
     logits = tokens * shape.vocabulary * _LOGIT_BYTES
-    layers = tokens * shape.num_layers * _PROOF_VALUES * shape.width * bytes_per_value
-    return logits + layers
+    values = tokens * _PROOF_VALUES * shape.width * bytes_per_value
+    return logits + shape.num_layers * (values + tokens * tokens * shape.heads * _PROBABILITY_BYTES)

@@ -103,10 +103,12 @@ def check_model(
         with adapter_disabled(model):
             base_gap = _rms(forward(model, batch) - start_S)
     reference = _Reference()
+    alone = [pack([row]) for row in sample]
     with _drawn_start(model, parameters):
         once = _step(model, [batch], parameters, forward, accumulate)
-        plain = _step(model, [batch], parameters, reference, accumulate)
-        parts = _step(model, [pack([row]) for row in sample], parameters, forward, accumulate)
+        # row by row: no padding to the longest one, and no more memory than that one takes
+        plain = _step(model, alone, parameters, reference, accumulate)
+        parts = _step(model, alone, parameters, forward, accumulate)
     # one unit in the last place of the largest logit: what another order of the same sums may change
     rounding = _rounding_of(model)
     last_place = reference.largest_logit * rounding.eps
@@ -196,7 +198,7 @@ def _rms(difference_S: Tensor) -> float:
 
 
 class _Reference:
-    """A forward pass of the model's own layers and eager attention on right-padded rows; keeps the largest logit."""
+    """A forward pass of the model's own layers and eager attention, a row at a time; keeps the largest logit."""
 
     def __init__(self) -> None:
         self.largest_logit = 0.0

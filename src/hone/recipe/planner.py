@@ -21,6 +21,7 @@ from hone.planning.estimate import Estimate, Place, cheapest_that_fit, estimate
 from hone.planning.history import correction_of
 from hone.planning.shape import ModelShape
 from hone.planning.workload import plan_workload
+from hone.proof.sample import sample_sequences
 from hone.types import JsonDict, TokenSequence
 
 __all__ = ["PLANNED_ADAPTATIONS", "Planner", "choose_numbers"]
@@ -155,10 +156,10 @@ class Planner:
             max_steps=config.max_steps, micro_batch_tokens=chosen.micro_batch_tokens, seed=config.seed,
             block_queries=_CPU_BLOCK if self.place.on_host else _GPU_BLOCK,
         )  # fmt: skip
-        shortest = tuple(sorted(len(sequence.ids) for sequence in (*self.train, *self.validation))[:3])
+        sampled = tuple(len(sequence.ids) for sequence in sample_sequences([*self.train, *self.validation]))
         adapted = None if config.layers is None else sum(layer.values for layer in self.shape.adapted(config.layers))
         return estimate(
-            name, options, shape=self.shape, workload=workload, place=self.place, shortest_rows=shortest,
+            name, options, shape=self.shape, workload=workload, place=self.place, sampled_rows=sampled,
             training=self.training_of(config, chosen, workload.steps), adapted_values=adapted,
             correction=correction_of(self.history, self.key_of(config, chosen.recompute_layers)),
         )  # fmt: skip

@@ -24,7 +24,7 @@ from hone.evaluation.shape import detect_shape
 from hone.evaluation.strength import StrengthChoice
 from hone.files import require_free_space
 from hone.model.adaptation import Adaptation
-from hone.model.allocator import keep_freed_memory
+from hone.model.allocator import give_back_freed_memory, keep_freed_memory
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
 from hone.model.machine import resident_memory_bytes
@@ -210,6 +210,7 @@ def train_sft(
         plain = "as the base is split" if place.sharded else "on the reference path"
         job.say("layers", fast_layers.describe() if fast_layers else f"the model's own, {plain}")
         where = f"{parallel.world_size} x {place.kind}" if parallel.world_size > 1 else base.device
+        give_back_freed_memory()  # of the checks: their blocks fit none of training's
         job.say("training", f"{adaptation.summary}, {base.dtype} weights, {where}")
         started = time.perf_counter()
         result = _train(job, method, resume_from=resume_from, should_stop=should_stop)
