@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from hone.config.schema import TrainConfig
@@ -10,11 +9,13 @@ from hone.engine.events import Event, Recorder
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
 from hone.proof.invariant import require_all
+from hone.recipe.general_rows import held_to_base
 from hone.recipe.method import Method, supervised_method
 from hone.recipe.preference import preference_method
+from hone.recipe.replay import Replay
+from hone.recipe.retention import logits_of
 from hone.recipe.reward import reward_method
 from hone.recipe.rows import PreparedRows
-from hone.types import TokenSequence
 
 __all__ = ["begin_method"]
 
@@ -28,7 +29,7 @@ def begin_method(
     max_tokens: int,
     home: Path,
     recorder: Recorder,
-    replay: Sequence[TokenSequence] = (),
+    replay: Replay | None = None,
 ) -> Method:
     """The method that ``config`` names, its own invariants checked.
 
@@ -40,7 +41,7 @@ def begin_method(
         max_tokens: tokens computed at once.
         home: hone's home folder.
         recorder: receives events.
-        replay: rendered rows outside of the domain, for supervised fine-tuning.
+        replay: general rows, for supervised fine-tuning.
 
     Raises:
         DataError: no answers are left to learn from.
@@ -48,7 +49,9 @@ def begin_method(
     """
     name = config.method
     if name is None or name == "sft":
-        return supervised_method(rows, forward, replay=replay)
+        if replay is None or not replay.holds:
+            return supervised_method(rows, forward, replay=() if replay is None else replay.sequences)
+        return held_to_base(supervised_method(rows, forward), replay.sequences, logits=logits_of(forward))
     if name == "reward":
         method = reward_method(base, rows, forward=forward, max_tokens=max_tokens)
     else:

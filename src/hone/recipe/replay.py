@@ -34,6 +34,7 @@ from hone.registry.runs import RunFolder
 from hone.types import Example, JsonDict, Message, TokenSequence
 
 __all__ = [
+    "OWN_ANSWERS",
     "REPLAY_ANSWER_TOKENS",
     "Replay",
     "begin_replay",
@@ -46,6 +47,9 @@ __all__ = [
 REPLAY_ANSWER_TOKENS = 48
 """Longest answer of the base that is replayed: long enough to hold its manner, short enough to cost little."""
 
+OWN_ANSWERS = "the base's own answers to general prompts"
+"""The source of general rows that are not the user's."""
+
 _REPLAY_ROW = 0  # rows of the data are counted from 1
 
 
@@ -56,10 +60,12 @@ class Replay:
     Args:
         sequences: rendered rows.
         source: where they come from, for people.
+        holds: whether the model is held to its base on them, and does not learn their answers.
     """
 
     sequences: tuple[TokenSequence, ...] = ()
     source: str = "none"
+    holds: bool = False
 
     def to_json(self) -> JsonDict:
         """What a result says of it."""
@@ -208,7 +214,7 @@ def _own_answers(
         if answer:
             mask = (False,) * len(prompt) + (True,) * len(answer)
             sequences.append(TokenSequence((*prompt, *answer), mask, row=_REPLAY_ROW))
-    return Replay(tuple(sequences), "the base's own answers to general prompts")
+    return Replay(tuple(sequences), OWN_ANSWERS, holds=True)
 
 
 def _users_rows(
@@ -282,8 +288,9 @@ def _stored(path: Path) -> Replay:
         sequences = [
             TokenSequence(tuple(row["ids"]), tuple(map(bool, row["supervised"])), row=_REPLAY_ROW) for row in rows
         ]
-        return Replay(tuple(sequences), rows[0]["source"] if rows else "none")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        source = rows[0]["source"]
+        return Replay(tuple(sequences), source, holds=source == OWN_ANSWERS)
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise StorageError(
             f"the rows to replay cannot be read: {error}",
             where=str(path),

@@ -205,7 +205,7 @@ def train_sft(
             base = job.base
         method = begin_method(
             config, base, rows, forward=job.forward, max_tokens=choices.micro_batch_tokens, home=home,
-            recorder=recorder, replay=replay.sequences,
+            recorder=recorder, replay=replay,
         )  # fmt: skip
         plain = "as the base is split" if place.sharded else "on the reference path"
         job.say("layers", fast_layers.describe() if fast_layers else f"the model's own, {plain}")
