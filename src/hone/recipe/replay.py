@@ -1,9 +1,8 @@
 """Replay: rows outside of the domain that are trained on beside it, so that what the base could do is kept.
 
-Unless the user has rows of their own, they are general prompts with the base's own answers. The base is their best
-author: nothing new is taught by them, they hold the model where it was while the domain pulls (Robins 1995,
-"Catastrophic forgetting, rehearsal and pseudorehearsal"; Yang et al. 2024, arXiv:2402.13669, for answers of the model's
-own). None of the prompts is one that retention is measured by.
+Unless the user has rows of their own, they are general prompts with the base's own answers, on which the model is held
+to its base (``general_rows.py``); rehearsal of the model's own past goes back to Robins 1995, "Catastrophic forgetting,
+rehearsal and pseudorehearsal". None of the prompts is one that retention is measured by.
 """
 
 from __future__ import annotations
