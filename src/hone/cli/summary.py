@@ -88,6 +88,9 @@ def _training_lines(result: _Json, columns: int) -> _Lines:
     parts = {"trained on": data["train"], "to choose the step that is kept": validation, "held out": held_out}
     used = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
     yield labelled("", used, columns=columns)
+    if training["replay"]["rows"]:
+        yield labelled("", f"{training['replay']['rows']} general rows beside them, to keep what the base could do",
+                       columns=columns)  # fmt: skip
     yield from _first_dropped(Path(result["run_dir"]) / "ledger.jsonl", data["source"], columns)
     yield labelled("Training", _training_sentence(training, result["base"]), columns=columns)
 
