@@ -275,3 +275,14 @@ def test_an_instruction_follows_the_rows_own_system_message() -> None:
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(arm_answers.KEY_VARIABLE, raising=False)
+
+
+def test_the_fields_of_json_answers_are_counted_by_their_names() -> None:
+    """Values of any kind, objects among them, and a field that few answers have is not one of the form."""
+    answers = [{"intent": "weather", "slots": {"city": name}} for name in ("Rome", "Oslo", "Bern", "Kyiv", "Lima")]
+    texts = [json.dumps(answer) for answer in [*answers, {**answers[0], "rare": {"a": 1}}]]
+    rows = [Example((Message("user", f"question {place}"), Message("assistant", text)), row=place)
+            for place, text in enumerate(texts, 1)]  # fmt: skip
+    said = derive_instruction(rows, TaskShape("json", (), ""))
+    assert 'Its fields are: "intent", "slots".' in said
+    assert "rare" not in said.split("Examples:")[0]

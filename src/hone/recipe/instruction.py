@@ -74,7 +74,7 @@ def _common_keys(answers: Sequence[str]) -> list[str]:
     counts: Counter[str] = Counter()
     for answer in answers:
         value = parse_json_answer(answer)
-        counts.update(value if isinstance(value, dict) else ())
+        counts.update(value.keys() if isinstance(value, dict) else ())
     return [json.dumps(key, ensure_ascii=False) for key, n in counts.items() if n >= _COMMON_KEY_SHARE * len(answers)]
 
 
