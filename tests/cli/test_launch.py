@@ -175,9 +175,11 @@ def alone(tiny_base: Path, rows: Path, tmp_path: Path, hone: Hone) -> Path:
 
 @pytest.mark.slow
 @two_cores
-def test_a_split_base_trains_the_same_adapter(tiny_base: Path, rows: Path, tmp_path: Path, alone: Path) -> None:
-    folder = tmp_path / "split"
-    ended = _in_processes([*_options(tiny_base, rows), "--output", folder, "--devices", 2, "--shard", "on"])
+def test_a_split_base_trains_the_same_adapter(tiny_base: Path, rows: Path, tmp_path: Path, hone: Hone) -> None:
+    # a base that is split cannot answer general prompts
+    options, alone, folder = [*_options(tiny_base, rows), "--general-rows", 0], tmp_path / "alone", tmp_path / "split"
+    assert hone(*options, "--output", alone).code == 0
+    ended = _in_processes([*options, "--output", folder, "--devices", 2, "--shard", "on"])
     assert ended.code == 0, ended.err
     result = json.loads(ended.out)
     assert (result["training"]["devices"], result["training"]["sharded"]) == (2, True)

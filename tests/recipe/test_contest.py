@@ -117,7 +117,7 @@ def test_a_second_evaluation_writes_no_token(
     assert again.evaluation == found.evaluation
     asked(finished, arms=("base", "tuned"), cache=False)
     assert sum(counted) == 8
-    asked(finished, arms=("base", "tuned"), max_new_tokens=5)
+    asked(finished, arms=("base", "tuned"), max_new_tokens=3)
     assert sum(counted) == 16, "another limit is another answer"
 
 

@@ -23,7 +23,7 @@ from tests.tiny import save_tiny
 ROWS = 24
 OPTIONS = (
     "--rank", "4", "--epochs", "3", "--batch-size", "4", "--validation", "4", "--learning-rate", "0.005",
-    "--dtype", "float32", "--device", "cpu",
+    "--dtype", "float32", "--device", "cpu", "--general-rows", "0",
 )  # fmt: skip
 # Rows and options. In the first two the loss falls to the end, at step 15. Noise can only be learned by heart: there
 # the best step is 10, and patience ends the run at step 20, so that the best weights come from an earlier attempt.

@@ -107,7 +107,7 @@ def check_model(
     with _drawn_start(model, parameters):
         once = _step(model, [batch], parameters, forward, accumulate)
         # row by row: no padding to the longest one, and no more memory than that one takes
-        plain = _step(model, alone, parameters, reference, accumulate)
+        plain = _step(model, alone, parameters, reference, accumulate_gradients)
         parts = _step(model, alone, parameters, forward, accumulate)
     # one unit in the last place of the largest logit: what another order of the same sums may change
     rounding = _rounding_of(model)

@@ -135,8 +135,8 @@ def begin_replay(
             made = _own_answers(count, base, renderer, home, told_progress)
         else:
             made = _users_rows(config.general_data, count, renderer, rows.held_out, seed=config.seed, note=note)
-    found: Replay = parallel.from_first(made)
-    return config, found
+    found = parallel.from_first(None if made is None else _to_rows(made))
+    return config, _from_rows(found)
 
 
 def replay_stand_ins(config: TrainConfig, renderer: RowRenderer, num_train: int) -> list[TokenSequence]:
@@ -268,27 +268,16 @@ def store_replay(folder: RunFolder, base: LoadedModel, replay: Replay) -> None:
         StorageError: no space or no permission.
     """
     lines = []
-    for one in replay.sequences:
-        text = str(base.tokenizer.decode(list(one.ids)))
-        row = {
-            "text": text,
-            "source": replay.source,
-            "ids": list(one.ids),
-            "supervised": [int(s) for s in one.supervised],
-        }
-        lines.append(json.dumps(row, ensure_ascii=False))
+    for row in _to_rows(replay):
+        text = str(base.tokenizer.decode(row["ids"]))
+        lines.append(json.dumps({"text": text, **row}, ensure_ascii=False))
     if lines:
         write_atomically(replay_file(folder), "".join(line + "\n" for line in lines))
 
 
 def _stored(path: Path) -> Replay:
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        sequences = [
-            TokenSequence(tuple(row["ids"]), tuple(map(bool, row["supervised"])), row=_REPLAY_ROW) for row in rows
-        ]
-        source = rows[0]["source"]
-        return Replay(tuple(sequences), source, holds=source == OWN_ANSWERS)
+        return _from_rows([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StorageError(
             f"the rows to replay cannot be read: {error}",
@@ -296,3 +285,20 @@ def _stored(path: Path) -> Replay:
             why="a resumed run must train on the same rows",
             remedy="begin the run anew",
         ) from error
+
+
+def _to_rows(replay: Replay) -> list[JsonDict]:
+    return [
+        {
+            "source": replay.source,
+            "ids": list(one.ids),
+            "supervised": [int(supervised) for supervised in one.supervised],
+        }
+        for one in replay.sequences
+    ]
+
+
+def _from_rows(rows: Sequence[JsonDict]) -> Replay:
+    sequences = [TokenSequence(tuple(row["ids"]), tuple(map(bool, row["supervised"])), row=_REPLAY_ROW) for row in rows]
+    source = rows[0]["source"]
+    return Replay(tuple(sequences), source, holds=source == OWN_ANSWERS)

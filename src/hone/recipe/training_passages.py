@@ -100,7 +100,7 @@ def rows_with_passages(
     if index is not None:
         stored = passages_file(folder)
         found = _stored(stored) if stored.exists() else _chosen(rows.train, index, seed)
-    picks: list[_Pick] = parallel.from_first(found)
+    picks = _from_rows(parallel.from_first([asdict(pick) for pick in found]))
     by_row = {example.row: example for example in rows.train}
     asked: dict[int, Example] = {}
     sequences: dict[int, tuple[TokenSequence, ...]] = {}
@@ -151,11 +151,7 @@ def _rendered(
 
 def _stored(path: Path) -> list[_Pick]:
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [
-            _Pick(row["row"], row["distracting"], tuple(Passage(**passage) for passage in row["passages"]))
-            for row in rows
-        ]
+        return _from_rows([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(
             f"the passages of the training rows cannot be read: {error}",
@@ -177,3 +173,9 @@ def store_passages(folder: RunFolder, used: TrainingPassages) -> None:
     """
     lines = [json.dumps(asdict(pick), ensure_ascii=False) + "\n" for pick in used.picks]
     write_atomically(passages_file(folder), "".join(lines))
+
+
+def _from_rows(rows: Sequence[JsonDict]) -> list[_Pick]:
+    return [
+        _Pick(row["row"], row["distracting"], tuple(Passage(**passage) for passage in row["passages"])) for row in rows
+    ]
