@@ -168,7 +168,7 @@ class TrainConfig(BaseModel):
     general_rows: _Count0 | None = Field(
         None,
         description="sft: rows outside of the domain to train on beside it, so that general ability is kept: general "
-        "prompts with the base's own answers; 0 for none, about a third of the rows and at most 64 unless given.",
+        "prompts with the base's own answers; 0 for none, 15% of the rows and at most 64 unless given.",
     )
     general_data: _Text | None = Field(
         None, description="General rows of your own in place of the base's answers, in any format of training rows."

@@ -54,7 +54,7 @@ AS_BEGUN = "as the run was begun with (config.yaml)"
 """The reason of every number of a run that is resumed."""
 
 # Measured on the gain and the forgetting of four tasks (docs/retention.md); hone brings so many general prompts.
-_REPLAYED_SHARE = 0.3
+_REPLAYED_SHARE = 0.15
 _MOST_REPLAYED = 64
 
 PREFERENCE_RATE_FACTOR = 0.2

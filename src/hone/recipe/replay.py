@@ -43,7 +43,7 @@ __all__ = [
     "store_replay",
 ]
 
-REPLAY_ANSWER_TOKENS = 48
+REPLAY_ANSWER_TOKENS = 32
 """Longest answer of the base that is replayed: long enough to hold its manner, short enough to cost little."""
 
 OWN_ANSWERS = "the base's own answers to general prompts"
