@@ -137,6 +137,25 @@ def test_more_than_there_are(train_options: TrainOptions, hone_home: Path, tmp_p
         trained(train_options(output=str(tmp_path / "out"), general_rows=65), hone_home)
 
 
+@pytest.mark.parametrize("asked", [{"general_rows": 3}, {"general_data": "general.jsonl"}])
+def test_other_methods_refuse_what_nothing_would_read(
+    train_options: TrainOptions, hone_home: Path, tmp_path: Path, asked: JsonDict
+) -> None:
+    pairs = [{"prompt": row(n)["prompt"], "chosen": "it is lit", "rejected": "it is not"} for n in range(24)]
+    data = str(write_jsonl(tmp_path / "pairs.jsonl", pairs))
+    with pytest.raises(ConfigError, match="dpo has no general rows"):
+        trained(train_options(data=data, output=str(tmp_path / "out"), **asked), hone_home)
+
+
+def test_a_base_without_room_replays_nothing(
+    train_options: TrainOptions, hone_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hone.recipe.replay.REPLAY_ANSWER_TOKENS", 10_000)
+    result = trained(train_options(output=str(tmp_path / "out"), general_rows=3), hone_home)
+    assert result["training"]["replay"] == {"rows": 0, "supervised_tokens": 0, "source": "none"}
+    assert not (tmp_path / "out" / "replay.jsonl").exists()
+
+
 def test_a_plan_counts_them(tiny_base: Path, hone_home: Path, tmp_path: Path) -> None:
     data = str(write_jsonl(tmp_path / "rows.jsonl", [row(number) for number in range(24)]))
 

@@ -103,7 +103,7 @@ def begin_replay(
         recorder: receives progress.
 
     Raises:
-        ConfigError: there are not so many general prompts.
+        ConfigError: there are not so many general prompts, or the method has no general rows.
         DataError: rows of the user's cannot be read, or none of them can be rendered.
         StorageError: they cannot be kept, or those of the run are damaged.
     """
@@ -176,6 +176,12 @@ def choose_replay(config: TrainConfig, num_train: int) -> Choice:
         ConfigError: there are not so many general prompts.
     """
     if config.method not in (None, "sft"):
+        if config.general_rows or config.general_data is not None:
+            raise ConfigError(
+                f"{config.method} has no general rows: they stand beside those of supervised fine-tuning",
+                where="--general-rows" if config.general_rows else "--general-data",
+                remedy="leave it out",
+            )
         return Choice("general_rows", 0, "of supervised fine-tuning alone")
     if config.general_rows is None:
         return choose_replay_rows(num_train)
@@ -300,5 +306,7 @@ def _to_rows(replay: Replay) -> list[JsonDict]:
 
 def _from_rows(rows: Sequence[JsonDict]) -> Replay:
     sequences = [TokenSequence(tuple(row["ids"]), tuple(map(bool, row["supervised"])), row=_REPLAY_ROW) for row in rows]
+    if not rows:  # the base's context has no room for a prompt and its answer
+        return Replay()
     source = rows[0]["source"]
     return Replay(tuple(sequences), source, holds=source == OWN_ANSWERS)

@@ -13,7 +13,7 @@ from hone.data.render import Renderer
 from hone.engine.events import Event, Recorder
 from hone.engine.parallel import Parallel
 from hone.model.load import LoadedModel
-from hone.recipe.replay import Replay, begin_replay, store_replay
+from hone.recipe.replay import Replay, begin_replay, choose_replay, store_replay
 from hone.recipe.rows import PreparedRows, prepare_rows
 from hone.recipe.training_passages import TrainingPassages, rows_with_passages, store_passages
 from hone.registry.runs import RunFolder
@@ -103,6 +103,7 @@ def rows_to_train_on(
         validation=config.validation, seed=config.seed, note=note,
     )  # fmt: skip
     if config.method not in (None, "sft"):
+        choose_replay(config, len(rows.train))  # refuses what nothing would read
         return config.model_copy(update={"general_rows": 0}), RunRows(rows, Replay(), None)
     rows, passages = rows_with_passages(rows, documents, renderer, folder=folder, seed=config.seed, parallel=parallel)
     if passages is not None:
