@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hone.model import head as head_module
-from hone.model.head import OutputHead, find_output_head, token_logprobs
+from hone.model.head import OutputHead, find_output_head, token_divergences, token_logprobs
 from tests.tiny import FAMILIES, tiny_model
 
 WIDTH, VOCABULARY, ROWS = 16, 37, 23
@@ -129,3 +129,30 @@ def test_a_head_of_another_form_is_left_to_the_model() -> None:
 def _scaled(output):  # type: ignore[no-untyped-def]
     output.logits = output.logits + torch.linspace(0, 1, output.logits.shape[-1])
     return output
+
+
+@pytest.mark.parametrize("chunk_values", [1, 5 * VOCABULARY, 1 << 23], ids=["rows", "fives", "whole"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_divergences_and_their_gradients_equal_torchs_own(
+    monkeypatch: pytest.MonkeyPatch, kind: str, chunk_values: int
+) -> None:
+    monkeypatch.setattr(head_module, "_CHUNK_VALUES", chunk_values)
+    head = _head(**HEADS[kind])
+    head.layer.requires_grad_(False)
+    hidden_SD, _, weights_S = _inputs()
+    base_SD = torch.randn(ROWS, WIDTH)
+    logs_SV, base_SV = (torch.log_softmax(head.logits(one), dim=-1) for one in (hidden_SD, base_SD))
+    expected_S = nn.functional.kl_div(logs_SV, base_SV, reduction="none", log_target=True).sum(dim=-1)
+    (expected,) = torch.autograd.grad((expected_S * weights_S).sum(), hidden_SD)
+    found_S = token_divergences(hidden_SD, base_SD, head)
+    (found,) = torch.autograd.grad((found_S * weights_S).sum(), hidden_SD)
+    assert found_S.dtype == torch.float32
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(found_S, expected_S, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_without_gradients_divergences_keep_nothing() -> None:
+    hidden_SD, _, _ = _inputs()
+    with torch.no_grad():
+        assert token_divergences(hidden_SD, hidden_SD, _head()).tolist() == pytest.approx([0.0] * ROWS, abs=1e-6)

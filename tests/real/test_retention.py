@@ -8,8 +8,8 @@ import pytest
 
 from hone.evaluation.probe_scores import render_item, score_items
 from hone.evaluation.probes import probe_suite
+from hone.model.forward import logits_pass
 from hone.recipe.inference import load_answerer, training_path
-from hone.recipe.retention import logits_of
 
 pytestmark = pytest.mark.real
 
@@ -19,7 +19,7 @@ def test_the_embedded_base_is_far_better_than_guessing(embedded_base: str, hone_
     items = [render_item(item, answerer.renderer, list) for item in probe_suite(6)]
     forward, attention = training_path(answerer.base.model)
     with attention:
-        right = score_items(answerer.base.model, items, forward=forward, logits=logits_of(forward))
+        right = score_items(answerer.base.model, items, forward=forward, logits=logits_pass(forward))
     by_guessing = sum(one.item.chance for one in items) / len(items)
     assert by_guessing < 0.35
     assert sum(right) / len(right) > 0.6

@@ -19,6 +19,7 @@ from hone.model.head import find_output_head, token_logprobs
 __all__ = [
     "Forward",
     "logits_pass",
+    "packed_hidden",
     "packed_logits",
     "packed_logprobs",
     "padded_logits",
@@ -44,11 +45,17 @@ def packed_logprobs(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     head = find_output_head(model)
     if head is None:
         return _logprobs(packed_logits(model, batch), batch)
-    device = model.device
+    return token_logprobs(packed_hidden(model, batch), head, targets_of(batch, model.device))
+
+
+def packed_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """The hidden states [S, D] that the head makes the supervised tokens from; for models whose head is known.
+
+    Must run inside ``packed_attention_enabled(model)``.
+    """
     decoder: Any = model.get_decoder()
-    hidden_TD = decoder(**_packed_inputs(batch, device), use_cache=False).last_hidden_state[0]
-    predictors_S = torch.tensor(batch.predictors_S, dtype=torch.long, device=device)
-    return token_logprobs(hidden_TD[predictors_S], head, targets_of(batch, device))
+    hidden_TD: Tensor = decoder(**_packed_inputs(batch, model.device), use_cache=False).last_hidden_state[0]
+    return hidden_TD[torch.tensor(batch.predictors_S, dtype=torch.long, device=model.device)]
 
 
 def padded_logprobs(model: PreTrainedModel, batch: PackedBatch) -> Tensor:

@@ -4,7 +4,7 @@ Rows are scored in chunks that fit the processor's cache. Where the head is froz
 is made in the forward pass, from the same probabilities, and one [S, D] tensor is kept in place of [S, V]. Where the
 head is trained, the chunks are computed again in the backward pass. The idea is that of Liger Kernel's fused linear
 cross-entropy (Hsu et al. 2024, arXiv:2410.10989); returning log-probabilities and not a loss lets every objective use
-it.
+it. The divergence from a base with the same frozen head is made in the same way.
 
 Shape legend: S supervised tokens, D width of the model, V vocabulary, C rows of a chunk.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-__all__ = ["OutputHead", "find_output_head", "token_logprobs"]
+__all__ = ["OutputHead", "find_output_head", "token_divergences", "token_logprobs"]
 
 # Logits of one chunk: 2^23 values are 16 MB in bfloat16 and 32 MB in float32. Fewer rows waste the matrix product's
 # packing of the head; more leave the cache.
@@ -101,6 +101,23 @@ def token_logprobs(hidden_SD: Tensor, head: OutputHead, targets_S: Tensor) -> Te
     return logprobs_S
 
 
+def token_divergences(hidden_SD: Tensor, base_SD: Tensor, head: OutputHead) -> Tensor:
+    """KL(base || model) over the vocabulary at each place, in nats; float32, differentiable by the hidden states.
+
+    Args:
+        hidden_SD: the model's hidden states, in the head's dtype.
+        base_SD: the base's at the same places.
+        head: frozen, so it is the base's too.
+
+    Returns:
+        [S], float32. Its derivative by the logits is softmax(model) - softmax(base).
+    """
+    divergences_S: Tensor = _TokenDivergences.apply(  # type: ignore[no-untyped-call]
+        hidden_SD, base_SD, head.layer.weight, head.layer.bias, head.scale, head.softcap
+    )
+    return divergences_S
+
+
 class _TokenLogprobs(torch.autograd.Function):
     """Chunked head and log-softmax; see the module."""
 
@@ -151,6 +168,38 @@ class _TokenLogprobs(torch.autograd.Function):
         return grad_hidden_SD, grad_weight_VD.to(weight_VD.dtype), grad_bias, None, None, None
 
 
+class _TokenDivergences(torch.autograd.Function):
+    """Chunked head and divergence, with the gradient made in the forward pass; see the module."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_SD: Tensor,
+        base_SD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        scale: float,
+        softcap: float | None,
+    ) -> Tensor:
+        divergences_S = torch.empty(hidden_SD.shape[0], dtype=torch.float32, device=hidden_SD.device)
+        errors_SD = torch.empty_like(hidden_SD) if ctx.needs_input_grad[0] else None
+        for rows in _chunks(hidden_SD.shape[0], weight_VD.shape[0]):
+            base_CV, _ = _log_softmax(base_SD[rows], weight_VD, bias_V, scale, softcap)
+            logs_CV, bounded_CV = _log_softmax(hidden_SD[rows], weight_VD, bias_V, scale, softcap)
+            probabilities_CV = base_CV.exp()
+            divergences_S[rows] = base_CV.sub_(logs_CV).mul_(probabilities_CV).sum(dim=-1)
+            if errors_SD is not None:
+                error_CV = logs_CV.exp_().sub_(probabilities_CV)
+                torch.mm(_before_head(error_CV, bounded_CV, scale).to(hidden_SD.dtype), weight_VD, out=errors_SD[rows])
+        ctx.save_for_backward(errors_SD)
+        return divergences_S
+
+    @staticmethod
+    def backward(ctx: Any, grad_S: Tensor) -> tuple[Tensor | None, ...]:
+        (errors_SD,) = ctx.saved_tensors
+        return errors_SD * grad_S.unsqueeze(1).to(errors_SD.dtype), None, None, None, None, None
+
+
 def _chunks(size: int, vocabulary: int) -> list[slice]:
     # equal chunks: a last one of a few rows would pay the product's whole packing of the head
     count = max(1, -(-size * vocabulary // _CHUNK_VALUES))
@@ -168,6 +217,20 @@ def _score(
     with_error: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities of a chunk's targets; and minus their derivative by the output of the linear layer."""
+    logs_CV, bounded_CV = _log_softmax(hidden_CD, weight_VD, bias_V, scale, softcap)
+    columns = targets_C.unsqueeze(1)
+    logprobs_C = logs_CV.gather(1, columns).squeeze(1)
+    if not with_error:
+        return logprobs_C, None
+    error_CV = logs_CV.exp_()
+    error_CV.scatter_add_(1, columns, torch.full_like(columns, -1, dtype=torch.float32))
+    return logprobs_C, _before_head(error_CV, bounded_CV, scale).to(hidden_CD.dtype)
+
+
+def _log_softmax(
+    hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities [C, V] of a chunk, float32; and the tanh of a capped head."""
     logits_CV = nn.functional.linear(hidden_CD, weight_VD, bias_V)
     if scale != 1.0:
         logits_CV = logits_CV * scale
@@ -175,15 +238,13 @@ def _score(
     if softcap is not None:
         bounded_CV = torch.tanh(logits_CV / softcap)
         logits_CV = bounded_CV * softcap
-    logs_CV = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
-    columns = targets_C.unsqueeze(1)
-    logprobs_C = logs_CV.gather(1, columns).squeeze(1)
-    if not with_error:
-        return logprobs_C, None
-    error_CV = logs_CV.exp_()
-    error_CV.scatter_add_(1, columns, torch.full_like(columns, -1, dtype=torch.float32))
+    return torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32), bounded_CV
+
+
+def _before_head(error_CV: Tensor, bounded_CV: Tensor | None, scale: float) -> Tensor:
+    """From the derivative by the logits, in place, to that by the output of the linear layer."""
     if bounded_CV is not None:
         error_CV *= 1 - bounded_CV.float().square_()
     if scale != 1.0:
         error_CV *= scale
-    return logprobs_C, error_CV.to(hidden_CD.dtype)
+    return error_CV

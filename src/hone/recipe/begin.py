@@ -13,7 +13,6 @@ from hone.recipe.general_rows import held_to_base
 from hone.recipe.method import Method, supervised_method
 from hone.recipe.preference import preference_method
 from hone.recipe.replay import Replay
-from hone.recipe.retention import logits_of
 from hone.recipe.reward import reward_method
 from hone.recipe.rows import PreparedRows
 
@@ -51,7 +50,7 @@ def begin_method(
     if name is None or name == "sft":
         if replay is None or not replay.holds:
             return supervised_method(rows, forward, replay=() if replay is None else replay.sequences)
-        return held_to_base(supervised_method(rows, forward), replay.sequences, logits=logits_of(forward))
+        return held_to_base(supervised_method(rows, forward), replay.sequences, max_tokens=max_tokens)
     if name == "reward":
         method = reward_method(base, rows, forward=forward, max_tokens=max_tokens)
     else:

@@ -20,7 +20,7 @@ from hone.evaluation.probes.item import ProbeItem
 from hone.evaluation.probes.question_files import read_questions
 from hone.evaluation.probes.suite import general_prompts, probe_suite
 from hone.evaluation.retention import Likelihoods, QuestionResult, Retention, judge_questions, judge_retention
-from hone.model.forward import Forward, packed_logits, packed_logprobs, padded_logits
+from hone.model.forward import Forward, logits_pass
 from hone.model.generate import SamplingSettings, generate
 from hone.model.load import LoadedModel
 from hone.model.lora import adapter_disabled
@@ -29,7 +29,7 @@ from hone.recipe.general import GENERAL_ANSWER_TOKENS, GeneralMaterial, base_key
 from hone.recipe.inference import Answerer, training_path
 from hone.types import JsonDict, Keep, TokenSequence
 
-__all__ = ["logits_of", "measure_retention", "question_sets", "render_questions"]
+__all__ = ["measure_retention", "question_sets", "render_questions"]
 
 _MOST_TURNED = 3
 
@@ -98,7 +98,7 @@ def measure_retention(
     material = general_material(base, renderer, home=home, on_done=told)
     brittleness, turned = _brittleness(answerer, material, domain_answers, recorder)
     forward, attention = training_path(base.model, reference=answerer.reference_path)
-    shared = _Measurement(answerer, material, forward, logits_of(forward), home, recorder)
+    shared = _Measurement(answerer, material, forward, logits_pass(forward), home, recorder)
     not_measured: list[JsonDict] = []
     if brittleness is None:
         reason = f"{len(domain_answers)} reference answers are too few to know the domain by"
@@ -128,11 +128,6 @@ def question_sets(per_skill: int, files: Sequence[str]) -> list[tuple[str, Seque
         DataError: a file of questions cannot be used.
     """
     return [("probes", probe_suite(per_skill)), *((Path(path).name, read_questions(path)) for path in files)]
-
-
-def logits_of(forward: Forward) -> LogitsForward:
-    """The forward pass to all logits that goes with one to log-probabilities."""
-    return packed_logits if forward is packed_logprobs else padded_logits
 
 
 def _questions(

@@ -31,12 +31,12 @@ from hone.evaluation.strength import (
     with_questions,
 )
 from hone.model.adaptation import Adaptation
-from hone.model.forward import Forward
+from hone.model.forward import Forward, logits_pass
 from hone.model.load import LoadedModel
 from hone.planning.choose import TOLERATED_LOSS_RISE
 from hone.recipe.base_cache import cached_figures
 from hone.recipe.general import GeneralMaterial, base_key, general_material, on_path
-from hone.recipe.retention import logits_of, render_questions
+from hone.recipe.retention import render_questions
 from hone.types import JsonDict, Keep, TokenSequence
 
 __all__ = ["FULL_STRENGTH", "SweepMaterial", "material_for_sweep", "set_kept_strength"]
@@ -231,7 +231,7 @@ class _Sweep:
                 def told(done: int) -> None:
                     recorder.record(Event("progress", {"task": task, "done": done, "total": total}))
 
-                model, logits = self.adaptation.model, logits_of(self.forward)
+                model, logits = self.adaptation.model, logits_pass(self.forward)
                 return {"right": score_items(model, rendered, forward=self.forward, logits=logits, on_done=told)}
 
             key = on_path("questions", self.material.base, self.forward, items)
@@ -250,7 +250,7 @@ class _Sweep:
         material, model = self.material, self.adaptation.model
         answers, texts = material.answers[::step], range(0, len(material.texts), step)
         switches = [partial(self.adaptation.set_strength, strength) for strength in strengths if strength]
-        divergences = answer_divergences(model, answers, switches, logits=logits_of(self.forward))
+        divergences = answer_divergences(model, answers, switches, logits=logits_pass(self.forward))
         no_change = [Divergence(0.0, 0.0, 0.0, one.num_supervised) for one in answers]
         own_answers = [divergences.pop(0) if strength else no_change for strength in strengths]
         base = self._text_bits(0.0, texts)
