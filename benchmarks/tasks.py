@@ -146,7 +146,8 @@ def chosen(results: dict[str, dict[str, Any]]) -> str:
     ]
     for name, result in results.items():
         training = result["training"]
-        per_epoch = -(-result["data"]["train"] // training["batch_size"])
+        rows = result["data"]["train"] + training["replay"]["rows"]
+        per_epoch = -(-rows // training["batch_size"])
         lines.append(
             f"| {name} | {training['learning_rate']:g} | {training['rank']} | {training['epochs']} "
             f"({training['best_step'] / per_epoch:.0f}) | {training['batch_size']} | {training['steps']} "
