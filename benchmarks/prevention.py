@@ -3,9 +3,11 @@
     python benchmarks/prevention.py ../shared/tasks --work FOLDER [--tasks sms-spam ...] [--page docs/retention.md]
 
 A quarter of each task's ``train.jsonl`` is set aside to measure the gain on; ``eval.jsonl`` is not read. Every way is a
-``hone train`` with the embedded base and one seed, measured at several strengths: nats a token of the rows set aside
-(the gain), general questions, distance from the base, and prose. ``hone train`` sweeps no strength of its own. Whatever
-stands in FOLDER is not done again. About four minutes a task and way on one thread.
+``hone train`` with the embedded base and one seed, measured at full strength, and below it down to the strength that is
+within the bounds of ``--keep balanced``: nats a token of the rows set aside (the gain), general questions, distance
+from the base, and prose. Early stopping is the run without prevention, each of its passes measured from the last back.
+``hone train`` sweeps no strength of its own. Whatever stands in FOLDER is not done again. Three minutes a task and way
+on one thread.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from hone.data.loader import load_examples
+from hone.engine.checkpoint import checkpoint_folders
 from hone.engine.events import Tee
 from hone.evaluation.likelihood import answer_bits
 from hone.home import hone_home
@@ -29,15 +35,17 @@ from hone.recipe.inference import Answerer, load_answerer, training_path
 from hone.recipe.retention import measure_retention
 from hone.recipe.rows import render_rows
 
+NOTHING, STOPPING = "none", "early stop on retention"
+DEFAULT = "general rows"
 WAYS = {
-    "none": ["--general-rows", "0"],
-    "general rows": [],
+    DEFAULT: [],  # the first, as its numbers are read for the others
+    NOTHING: ["--general-rows", "0"],
+    STOPPING: [],
     "64 general rows": ["--general-rows", "64"],
     "rank 4": ["--general-rows", "0", "--rank", "4"],
     "query and value alone": ["--general-rows", "0", "--layers", "*q_proj,*v_proj"],
-    "half the passes": ["--general-rows", "0", "--epochs", "2"],
 }
-STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 TASKS = ("sms-spam", "e2e-data-to-text", "snips-json", "clinical-note")
 _BEGIN, _END = (
     "<!-- written by benchmarks/prevention.py: begin -->",
@@ -64,28 +72,62 @@ def trained(train: Path, options: Iterable[str], folder: Path) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def measured(folder: Path, aside: Path, strengths: Iterable[float]) -> list[dict[str, Any]]:
-    """A point for each strength."""
+def folder_name(task: str, way: str) -> str:
+    """Of a run."""
+    return f"{task}-{way.replace(' ', '-')}"
+
+
+def steps_of_a_pass(run: Path) -> int:
+    """Optimizer steps of one pass over the data's own rows, with the batches of a finished run."""
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    return -(-int(result["data"]["train"]) // int(result["training"]["batch_size"]))
+
+
+def by_strength(folder: Path, aside: Path, strengths: Iterable[float]) -> list[dict[str, Any]]:
+    """A point for each strength, from the highest down to the first within the bounds."""
     answerer = load_answerer(str(folder), home=hone_home(), note=lambda text: None)
     assert answerer.adaptation is not None, "a run has an adapter"
     points = []
     for strength in strengths:
         answerer.adaptation.set_strength(strength)
-        found = measure_retention(
-            answerer, keep="balanced", per_skill=24, files=(), domain_answers=(), home=hone_home(), recorder=Tee()
-        ).to_json()
-        points.append(
-            {
-                "strength": strength,
-                "loss": loss(answerer, aside),
-                "questions": found["probes"]["difference"],
-                "interval": found["probes"]["interval"],
-                "kl": found["own_answers"]["kl_nats"],
-                "prose": found["general_text"]["difference"] / found["general_text"]["base"],
-                "kept": found["kept"],
-            }
-        )
+        points.append({"strength": strength, **measured(answerer, aside)})
+        if points[-1]["kept"]:
+            break
     return points
+
+
+def by_pass(folder: Path, aside: Path) -> list[dict[str, Any]]:
+    """A point for each pass of a run, from the last one back to the first within the bounds."""
+    answerer = load_answerer(str(folder), home=hone_home(), note=lambda text: None)
+    assert answerer.adaptation is not None, "a run has an adapter"
+    parameters = answerer.adaptation.parameters()
+    points = []
+    checkpoints = checkpoint_folders(folder / "checkpoints")
+    for number, checkpoint in reversed(list(enumerate(checkpoints, start=1))):
+        weights = load_file(checkpoint / "adapter.safetensors")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+        answerer.adaptation.refresh()
+        points.append({"pass": number, **measured(answerer, aside)})
+        if points[-1]["kept"]:
+            break
+    return points
+
+
+def measured(answerer: Answerer, aside: Path) -> dict[str, Any]:
+    """What is gained and lost with the adapter as it stands."""
+    found = measure_retention(
+        answerer, keep="balanced", per_skill=24, files=(), domain_answers=(), home=hone_home(), recorder=Tee()
+    ).to_json()
+    return {
+        "loss": loss(answerer, aside),
+        "questions": found["probes"]["difference"],
+        "interval": found["probes"]["interval"],
+        "kl": found["own_answers"]["kl_nats"],
+        "prose": found["general_text"]["difference"] / found["general_text"]["base"],
+        "kept": found["kept"],
+    }
 
 
 def loss(answerer: Answerer, aside: Path) -> float:
@@ -103,7 +145,7 @@ def table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
     """One line a task and way: at full strength, and at the largest strength within the bounds."""
     lines = [
         "| task | way | loss at full strength | general questions, 95% interval | distance | prose "
-        "| largest strength within the bounds | loss there |",
+        "| within the bounds at | loss there |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for task, ways in results.items():
@@ -112,10 +154,10 @@ def table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
         for way, points in ways.items():
             if way == "base":
                 continue
-            full = points[-1]
+            full, last = points[0], points[-1]
             low, high = full["interval"]
-            kept = [point for point in points if point["kept"]]
-            best = f"{kept[-1]['strength']:g} | {kept[-1]['loss']:.3f}" if kept else "none | "
+            place = f"pass {last['pass']}" if "pass" in last else f"strength {last['strength']:g}"
+            best = f"{place} | {last['loss']:.3f}" if last["kept"] else "none of them | "
             lines.append(
                 f"| {task} | {way} | {full['loss']:.3f} | {full['questions']:+.1f} [{low:+.1f}, {high:+.1f}] "
                 f"| {full['kl']:.2f} | {full['prose']:+.1%} | {best} |"
@@ -139,12 +181,16 @@ def main() -> None:
         train, aside = split(given.folder / name, given.work)
         ways = results.setdefault(name, {})
         for way in given.ways:
-            folder = given.work / f"{name}-{way.replace(' ', '-')}"
-            trained(train, WAYS[way], folder)
+            kind = NOTHING if way == STOPPING else way
+            folder = given.work / folder_name(name, kind)
+            options = list(WAYS[kind])
+            if kind == NOTHING:
+                options += ["--save-every-steps", str(steps_of_a_pass(given.work / folder_name(name, DEFAULT)))]
+            trained(train, options, folder)
             if "base" not in ways:
-                ways["base"] = measured(folder, aside, [0.0])
+                ways["base"] = by_strength(folder, aside, [0.0])
             if way not in ways:
-                ways[way] = measured(folder, aside, STRENGTHS)
+                ways[way] = by_pass(folder, aside) if way == STOPPING else by_strength(folder, aside, STRENGTHS)
             print(f"{name}, {way}: {json.dumps(ways[way])}", file=sys.stderr, flush=True)
             temporary = figures.with_suffix(".part")
             temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
