@@ -28,6 +28,8 @@ from hone.recipe.inference import load_answerer
 from hone.types import Message
 
 ACCEPTED_EXIT_CODES = (0, 3)
+# Where prompting is enough, the code says whether the tuned model is worse, or as good and not needed.
+EXIT_CODES = {"do_not_ship": (3,), "prompting_is_enough": (0, 3)}
 LONGEST_OWN_ANSWER = 64
 NAMES = {
     "base": "base",
@@ -165,8 +167,8 @@ CASES = (
 def is_right(case: Case, result: dict[str, Any]) -> bool:
     """Whether decision, reason and exit code are those that were wanted."""
     verdict = result["verdict"]
-    exit_code = 3 if "do_not_ship" in case.wanted else 0
-    return verdict["decision"] in case.wanted and case.says in verdict["reason"] and result["exit_code"] == exit_code
+    codes = EXIT_CODES.get(verdict["decision"], (0,))
+    return verdict["decision"] in case.wanted and case.says in verdict["reason"] and result["exit_code"] in codes
 
 
 def scores(result: dict[str, Any]) -> str:
