@@ -156,7 +156,7 @@ CASES = (
     Case("documents", ("retrieval_is_enough", "ship_with_retrieval"), "passages",
          "wiki-questions with its documents: the facts stand nowhere else", documents),
     Case("ship", ("ship",), "is better", "e2e-data-to-text: a form that the base does not know", data_to_text),
-    Case("too_few", ("not_enough_evidence",), "more held-out row", "the version of `ship` on four rows", too_few),
+    Case("too_few", ("not_enough_evidence",), "held-out rows", "the version of `ship` on four rows", too_few),
     Case("forgets", ("do_not_ship",), "It forgot", "e2e-data-to-text at ten times the usual learning rate, "
          "without general rows, at full strength", forgets),
     Case("shuffled", ("do_not_ship",), "", "e2e-data-to-text with the answers shuffled among the training rows",

@@ -71,7 +71,7 @@ def test_no_effect_asks_for_no_number_of_rows() -> None:
     verdict = decide(right_or_wrong(half(60, 0.5, 1), half(60, 0.5, 2)))
     assert verdict.decision == "not_enough_evidence"
     assert verdict.numbers["rows_needed"] is None
-    assert "too small to say" in verdict.reason
+    assert "a difference this small would take more than" in verdict.reason
 
 
 def test_four_wins_alone_do_not_ship() -> None:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from hone.evaluation.choice import ARM_NAMES, Choice, choose_arm, is_better
 from hone.evaluation.outcome import Difference, Evaluation
+from hone.evaluation.statistics import LARGEST_FACTOR
 
 __all__ = ["ArmsDecision", "Decision", "decide_between_arms"]
 
@@ -92,7 +93,8 @@ def _undecided(evaluation: Evaluation, choice: Choice) -> str:
     found = evaluation.difference(tuned, untuned)
     needed = found.comparison.rows_needed if found else None
     if needed is None:
-        remedy = "the difference is too small to say how many rows would decide it"
+        least = LARGEST_FACTOR * evaluation.rows
+        remedy = f"a difference this small would take more than {least} held-out rows to decide"
     else:
         more = max(1, needed - evaluation.rows)
         remedy = f"about {more} more held-out row{'' if more == 1 else 's'} would decide it"

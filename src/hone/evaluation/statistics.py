@@ -28,7 +28,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from hone.evaluation.sums import Aggregate, FloatArray
 
-__all__ = ["Comparison", "PairedBootstrap", "rows_needed"]
+__all__ = ["LARGEST_FACTOR", "Comparison", "PairedBootstrap", "rows_needed"]
 
 MOST_RESAMPLES = 4000
 FEWEST_RESAMPLES = 1000
