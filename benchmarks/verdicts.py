@@ -159,8 +159,8 @@ CASES = (
     Case("too_few", ("not_enough_evidence",), "held-out rows", "the version of `ship` on four rows", too_few),
     Case("forgets", ("do_not_ship",), "It forgot", "e2e-data-to-text at ten times the usual learning rate, "
          "without general rows, at full strength", forgets),
-    Case("shuffled", ("do_not_ship",), "", "e2e-data-to-text with the answers shuffled among the training rows",
-         shuffled),
+    Case("shuffled", ("do_not_ship",), "a form and not the task", "e2e-data-to-text with the answers shuffled among "
+         "the training rows", shuffled),
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from hone.errors import ConfigError, DataError
 from hone.evaluation.correction import corrected
 from hone.evaluation.examples import answers_by_row, pick_examples
+from hone.evaluation.fit import measure_fit
 from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
 from hone.evaluation.scorers import METRICS, Metric, likelihood_statistics, metrics_for
 from hone.evaluation.shape import TaskShape
@@ -112,6 +113,7 @@ def evaluate_arms(
         method=_method(bootstrap, clusters is not None),
         reference_most_common_share=_most_common_share(references),
         grounding=grounding,
+        fit=measure_fit(primary, shape, references, {arm.arm: arm.predictions for arm in arms}, bootstrap),
     )
 
 

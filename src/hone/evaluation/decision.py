@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hone.evaluation.choice import ARM_NAMES, Choice, choose_arm, is_better
+from hone.evaluation.fit import Fit
 from hone.evaluation.outcome import Difference, Evaluation
 from hone.evaluation.statistics import LARGEST_FACTOR
 
@@ -59,6 +60,9 @@ def decide_between_arms(evaluation: Evaluation) -> ArmsDecision:
         return ArmsDecision("not_enough_evidence", f"{rows} {_undecided(evaluation, choice)}", None)
     warnings = tuple(_rival(evaluation, choice.arm, rival) for rival in choice.rivals)
     if choice.arm.startswith("tuned"):
+        if evaluation.fit is not None and evaluation.fit.is_form_alone(choice.arm):
+            reason = f"{rows} {ARM_NAMES[choice.arm]} {_form(evaluation, evaluation.fit, choice.arm)}"
+            return ArmsDecision("do_not_ship", reason, None, warnings)
         others = [name for name in ARM_NAMES if name in evaluation.arms and name not in ("base", choice.arm)]
         reason = f"{rows} {ARM_NAMES[choice.arm]} is better: {_against(evaluation, choice.arm, 'base')}."
         beside = [_beside(evaluation, choice.arm, other) for other in others if other not in choice.rivals]
@@ -86,6 +90,18 @@ def decide_between_arms(evaluation: Evaluation) -> ArmsDecision:
     reason = f"{rows} {ARM_NAMES[choice.arm]} {word} {ARM_NAMES[best]}: {_against(evaluation, best, choice.arm)}."
     enough: Decision = "retrieval_is_enough" if choice.arm == "retrieval" else "prompting_is_enough"
     return ArmsDecision(enough, reason + _price(evaluation, choice.arm, best), choice.arm, warnings)
+
+
+def _form(evaluation: Evaluation, fit: Fit, arm: str) -> str:
+    """What shows that the arm's answers do not belong to their questions."""
+    digits = _digits(evaluation)
+    own, others = (f"{one:.{digits}f}" for one in (fit.arms[arm].own, fit.arms[arm].others))
+    of_base = " and ".join(f"{one:.{digits}f}" for one in (fit.arms["base"].own, fit.arms["base"].others))
+    return (
+        f"has learnt a form and not the task: its answers reach {evaluation.metric.title} {own} against their own "
+        f"references and {others} against those of other rows (the base {of_base}). Look whether the training answers "
+        "belong to their questions."
+    )
 
 
 def _undecided(evaluation: Evaluation, choice: Choice) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hone.evaluation.fit import Fit
 from hone.evaluation.scorers import Metric
 from hone.evaluation.shape import TaskShape
 from hone.evaluation.statistics import Comparison
@@ -110,6 +111,7 @@ class Evaluation:
         method: how intervals and p-values were made.
         reference_most_common_share: share of rows, 0 to 1, that have the most frequent reference answer.
         grounding: what the answers owe to the documents; None where there are none.
+        fit: whether the answers belong to their questions; None where that cannot be told.
     """
 
     metrics: list[Metric]
@@ -124,6 +126,7 @@ class Evaluation:
     method: JsonDict
     reference_most_common_share: float
     grounding: JsonDict | None = None
+    fit: Fit | None = None
 
     @property
     def metric(self) -> Metric:
@@ -151,6 +154,7 @@ class Evaluation:
             "not_measured": self.not_measured,
             "method": self.method,
             "grounding": self.grounding,
+            "fit": None if self.fit is None else self.fit.to_json(),
         }
 
 
