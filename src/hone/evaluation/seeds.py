@@ -15,6 +15,7 @@ for cases:
 S^2 / N holds what the seed does to all rows and to each row differently, C what the choice of rows does to all seeds.
 A bootstrap over rows and seeds (the pigeonhole bootstrap, Owen 2007) needs many of both: of 2, 3 or 5 seeds it draws
 a spread that is too small by (N - 1) / N, with the tails of many.
+docs/evaluate.md has the coverage of both on simulated seeds.
 
 Generation is greedy, so that it has no seed, and nothing to add here.
 """

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hone.config.load import load_config
 from hone.config.schema import RunConfig
 from hone.data.loader import LoadedData
 from hone.engine.checkpoint import Checkpoint, load_newest_checkpoint
@@ -160,9 +161,6 @@ class Repeated:
         """One further training, in its own folder."""
         folder, parallel = self._opened(place), self.parallel
         seed = self.config.seed + place - 1
-        update = {"seed": seed, "split_seed": first.config.rows_seed, "seeds": 1, "output": None}
-        machine = {"devices": self.config.devices, "shard": self.config.shard}
-        options = RunConfig.model_validate(first.config.model_copy(update=update | machine).model_dump(by_alias=True))
 
         def train() -> SftResult:
             self._say("seed", f"{place} of {self.config.seeds}: the same rows, trained with seed {seed}")
@@ -171,7 +169,7 @@ class Repeated:
             gc.collect()  # the last model, before the next one is loaded
             give_back_freed_memory()
             with self._at_work(folder) as work:
-                return self.training(options, loaded, held_out, work)
+                return self.training(self._options(seed), loaded, held_out, work)
 
         trained = self._kept_training(folder.path, train)
         assert trained.manifest == first.manifest, "every seed has the rows of the first"
@@ -196,6 +194,13 @@ class Repeated:
             folder.finish(result)
         place = folder.path.relative_to(self.work.folder.path).as_posix()
         return SeedOutcome(place, trained.training, answered, _holds(trained, answered))
+
+    def _options(self, seed: int) -> RunConfig:
+        """Those of the first seed with every number as it was used, and another seed of training alone."""
+        begun = load_config(RunConfig, {}, file=self.work.folder.config)
+        update = {"seed": seed, "split_seed": begun.rows_seed, "seeds": 1, "output": None}
+        # a resumed run may compute on other devices
+        return begun.model_copy(update={**update, "devices": self.config.devices, "shard": self.config.shard})
 
     def _options_of_answers(self) -> RunConfig:
         """Base and tuned answer alone, and what is left of the base is the first seed's to say."""
