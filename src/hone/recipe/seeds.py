@@ -274,7 +274,9 @@ def _kept(path: Path, make: Callable[[], JsonDict]) -> JsonDict:
     found = _read(path)
     if found is None:
         found = make()
-        write_json(path, found)
+        # half of a surrogate pair, which an answer may hold and no encoding has, becomes an escape that JSON allows
+        text = json.dumps(found, ensure_ascii=False, allow_nan=False)
+        write_atomically(path, text.encode("utf-8", "backslashreplace"))
     return found
 
 
