@@ -114,7 +114,7 @@ def _before(config: ProofConfig, home: Path, recorder: Recorder) -> ProofResult:
         held_out_data=aside,
         held_out=None,
         validation=None,
-        seed=asked.seed,
+        seed=asked.rows_seed,
         note=note,
     )
     available = memory_for_training(ALONE, base.device)

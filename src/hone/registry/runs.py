@@ -71,6 +71,7 @@ class RunFolder:
     log = _Entry("log.txt")
     checkpoints = _Entry("checkpoints")
     adapter = _Entry("adapter")
+    seeds = _Entry("seeds")  # further trainings of --seeds
     plan = _Entry("plan.json")  # what was predicted, and what it took
     proof = _Entry("proof.json")
     evaluation = _Entry("evaluation.json")
