@@ -42,19 +42,23 @@ def test_a_base_answers_by_its_name_alone(tiny_base: Path, hone_home: Path) -> N
 
 
 @pytest.mark.parametrize("form", ["name", "number", "alias", "folder", "relative folder"])
-def test_a_version_answers_by_all_its_names(finished: Finished, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_alias(finished.home, "questions", "production", 1)
-    monkeypatch.chdir(finished.folder.parent)
+def test_a_version_answers_by_all_its_names(
+    finished: Finished, form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = Path(shutil.copytree(finished.home, tmp_path / "home"))  # other tests share the run's own
+    folder = home / finished.folder.relative_to(finished.home)
+    set_alias(home, "questions", "production", 1)
+    monkeypatch.chdir(folder.parent)
     references = {
-        "name": "questions", "number": "questions@1", "alias": "questions@production", "folder": str(finished.folder),
-        "relative folder": finished.folder.name,
+        "name": "questions", "number": "questions@1", "alias": "questions@production", "folder": str(folder),
+        "relative folder": folder.name,
     }  # fmt: skip
-    found = load(references[form], finished.home)
+    found = load(references[form], home)
     assert found.is_tuned
-    assert found.run_folder == finished.folder
-    assert found.name == (finished.folder.name if "folder" in form else "questions@1")
+    assert found.run_folder == folder
+    assert found.name == (folder.name if "folder" in form else "questions@1")
     assert len(list(adapted_layers(found.base.model))) == 14
-    assert found.prompt(QUESTION) == load(finished.config.model, finished.home).prompt(QUESTION)
+    assert found.prompt(QUESTION) == load(finished.config.model, home).prompt(QUESTION)
 
 
 def test_what_is_loaded_is_the_base_and_the_adapter_that_was_saved(finished: Finished) -> None:
