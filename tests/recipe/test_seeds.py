@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from hone.config import RunConfig, load_config
+from hone.config import ProofConfig, RunConfig, load_config
 from hone.errors import ConfigError, DataError, InterruptedRunError, StorageError
 from hone.evaluation.statistics import PairedBootstrap
 from hone.evaluation.sums import mean_aggregate
+from hone.planning.history import read_history
 from hone.recipe.inference import load_answerer
+from hone.recipe.prove import prove
 from hone.recipe.run import open_interrupted_run, run
 from hone.registry import RunFolder, list_versions
 from hone.types import JsonDict
@@ -164,10 +166,23 @@ def test_the_others_are_kept_to_be_looked_at_and_not_registered(shop: Shop, whol
     assert RunFolder.open(second).status == "done"
     for name in ("report.html", "answers.jsonl", "proof.json", "log.txt", "checkpoints"):
         assert (second / name).exists(), name
+    with pytest.raises(ConfigError, match="this run is finished"):
+        open_interrupted_run(second, home=home)
+    proved = prove(ProofConfig(version=str(second), device="cpu", dtype="float32"), home=home, recorder=Listener())
+    assert {one.number for one in proved.proof} == set(range(1, 13))
     answerer = load_answerer(str(second), home=home, device="cpu", dtype="float32", note=lambda _text: None)
     assert answerer.is_tuned
     assert answerer.reproduced is not None
     assert answerer.reproduced.holds
+
+
+def test_only_the_first_training_teaches_the_plan(shop: Shop, whole: JsonDict) -> None:
+    """The process of the others has trained before, so that its peak of memory may be an earlier training's."""
+    learnt = {entry["name"] for entry in read_history(shop.folder / "home")}
+    of_seeds = {RunFolder.open(shop.folder / "whole" / "seeds" / place).id for place in "23"}
+    assert (shop.folder / "whole" / "seeds" / "2" / "plan.json").exists()
+    assert not learnt & of_seeds
+    assert RunFolder.open(shop.folder / "whole").id in learnt
 
 
 def test_its_config_trains_the_same_adapter_again(shop: Shop, whole: JsonDict) -> None:
@@ -189,6 +204,8 @@ def test_interrupted_in_the_second_training_it_goes_on_there(
     assert "hone run --resume" in str(raised.value.remedy)
     broken = RunFolder.open(shop.folder / "broken")
     assert broken.status == "interrupted"
+    with pytest.raises(ConfigError, match="one of the trainings of a run"):
+        open_interrupted_run(broken.path / "seeds" / "2", home=home)
     evaluated: list[Path] = []
 
     def counted(config: RunConfig, folder: RunFolder, own: Path) -> JsonDict:

@@ -36,7 +36,7 @@ from hone.recipe.starting import lineage_of
 from hone.registry.names import check_name, version_name_for
 from hone.registry.provenance import describe_code
 from hone.registry.recorder import RunRecorder
-from hone.registry.runs import RunFolder, create_run
+from hone.registry.runs import SEED_RUN, RunFolder, create_run
 from hone.registry.versions import Version, register_version
 from hone.types import JsonDict
 
@@ -212,7 +212,7 @@ def open_interrupted_run(
 
     Raises:
         VersionError: there is no run.
-        ConfigError: it is finished, or ended before anything could be resumed.
+        ConfigError: it is finished, ended before anything could be resumed, or is a part of another run.
     """
     folder = RunFolder.open(path, home=home if Path(path).absolute().is_relative_to(home.absolute()) else None)
     if folder.status == "done":
@@ -221,6 +221,10 @@ def open_interrupted_run(
         raise ConfigError(
             "this run ended before it had begun to train", where=str(path), remedy="begin it anew with the same command"
         )
+    if folder.kind == SEED_RUN:
+        run_folder = folder.path.parent.parent
+        remedy = f"go on with the run: hone run --resume {run_folder}"
+        raise ConfigError("this is one of the trainings of a run with --seeds", where=str(path), remedy=remedy)
     config_class = RunConfig if folder.kind == "run" else TrainConfig
     return folder, load_config(config_class, given or {}, file=folder.config)
 

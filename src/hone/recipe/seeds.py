@@ -35,7 +35,7 @@ from hone.recipe.seeds_comparison import SeedOutcome, with_seeds
 from hone.recipe.sft import SftResult
 from hone.recipe.training_passages import passages_file
 from hone.registry.recorder import RunRecorder
-from hone.registry.runs import RunFolder
+from hone.registry.runs import SEED_RUN, RunFolder
 from hone.types import JsonDict
 
 __all__ = ["Repeated", "Training", "Workplace", "require_repeatable"]
@@ -213,7 +213,7 @@ class Repeated:
         told: list[str] = []
         if self.parallel.is_first:
             folder = RunFolder.open(path) if (path / "run.json").exists() else RunFolder.at(
-                path, kind="run", name=self.work.folder.name
+                path, kind=SEED_RUN, name=self.work.folder.name
             )  # fmt: skip
             for name in (passages_file, replay_file):
                 source, target = name(self.work.folder), name(folder)
