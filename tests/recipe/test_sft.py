@@ -88,6 +88,7 @@ def test_the_stored_config_is_the_whole_run_again(train_options: TrainOptions, h
     of_other_methods = {"beta", "target_margin", "length_normalised", "start_from"}
     assert open_values - of_other_methods == {
         "mapping", "save_every_steps", "layers", "add_tokens", "memory_budget", "quantize", "general_data",
+        "split_seed",
     }  # fmt: skip
     trained(stored.model_copy(update={"output": tmp_path / "again"}), hone_home)
     assert left_in(tmp_path / "again") == left_in(tmp_path / "out")

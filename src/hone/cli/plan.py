@@ -92,6 +92,9 @@ def _plan_lines(planned: _Json, columns: int) -> _Lines:
     for choice in planned["choices"]:
         value = "" if choice["value"] is None else f"{choice['value']:g}"
         yield labelled("", f"{choice['name']} {value}: {choice['reason']}", columns=columns, hang=2)
+    if (seeds := planned["seeds"])["trainings"] > 1:
+        text = f"{seeds['trainings']} trainings, one after the other, {duration(seeds['seconds'])} in all"
+        yield labelled("Seeds", text, columns=columns)
     if not chosen["starts"]:
         yield labelled("Too large", "hone run would refuse to start it. What would fit:", columns=columns)
         for one in chosen["remedies"]:

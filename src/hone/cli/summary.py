@@ -14,6 +14,7 @@ from rich.text import Text
 from hone.cli.comparison import comparison_lines, example_lines, proof_lines, verdict_lines
 from hone.cli.output import LABEL_COLUMNS, console, harmless, labelled, show, text_columns
 from hone.cli.retention import retention_lines
+from hone.cli.seeds import seeds_lines, seeds_trained
 from hone.cli.tables import byte_size, duration
 
 __all__ = ["print_evaluation", "print_run", "print_training"]
@@ -70,8 +71,11 @@ def print_evaluation(result: _Json) -> None:
 def _run_lines(result: _Json, columns: int) -> _Lines:
     yield Text(f"{result['version']} ({result['status']})", style="bold")
     yield from _training_lines(result, columns)
+    if further := seeds_trained(result["evaluation"]):
+        yield labelled("", further, columns=columns)
     yield ""
     yield from comparison_lines(result["evaluation"], columns=columns)
+    yield from seeds_lines(result["evaluation"], columns=columns)
     yield from example_lines(result["evaluation"], columns=columns)
     yield from retention_lines(result.get("retention"), columns=columns)
     yield ""

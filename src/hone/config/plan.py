@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
-from hone.config.schema import TrainConfig
-from hone.config.values import share_or_count
+from hone.config.schema import MOST_SEEDS, SEEDS_HELP, TrainConfig
+from hone.config.values import no_truth_value, share_or_count
 
 __all__ = ["PlanConfig"]
 
@@ -29,4 +29,7 @@ class PlanConfig(TrainConfig):
         None, description="Plan for a machine of the table, as h100, in place of this one."
     )
     rate: _Text | None = Field(None, description="Price of the machine, as 2.5/h; the table's unless given.")
+    seeds: Annotated[int, BeforeValidator(no_truth_value), Field(ge=1, le=MOST_SEEDS)] = Field(
+        1, description=SEEDS_HELP
+    )
     probe: bool = Field(True, description="Load the base and time two steps, where that was not done before.")

@@ -30,6 +30,8 @@ from hone.types import AdaptationName, ArmName, Keep, MethodName
 __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_PROBES",
+    "MOST_SEEDS",
+    "SEEDS_HELP",
     "ChatConfig",
     "EvaluateConfig",
     "GenerateConfig",
@@ -40,6 +42,7 @@ __all__ = [
 DEFAULT_MODEL = "smollm2-135m-instruct"
 # 432 questions in all: they take about as long as the other measures of retention together
 DEFAULT_PROBES = 24
+MOST_SEEDS = 100
 
 
 def _report_together(
@@ -70,6 +73,7 @@ _Count = Annotated[int, BeforeValidator(no_truth_value), Field(ge=1)]
 _Count0 = Annotated[int, BeforeValidator(no_truth_value), Field(ge=0)]
 _Bytes = Annotated[int, BeforeValidator(byte_size), Field(ge=1)]
 _Seed = Annotated[int, BeforeValidator(no_truth_value), Field(ge=0, lt=2**32)]
+_Seeds = Annotated[int, BeforeValidator(no_truth_value), Field(ge=1, le=MOST_SEEDS)]
 _Probes = Annotated[int, BeforeValidator(no_truth_value), Field(ge=0, le=30)]
 _Positive = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0)]
 _NotNegative = Annotated[float, BeforeValidator(no_truth_value), Field(ge=0)]
@@ -93,6 +97,7 @@ _DTYPE_HELP = "Type of the base's weights; bfloat16 where the device is fast wit
 _KEEP_HELP = "General ability that tuning may cost: little (strict), some (balanced) or any (off)."
 _PROBES_HELP = "General questions of each of 18 skills, up to 30, to measure retention by; 0 measures none."
 _RETENTION_HELP = "Files of further questions to measure retention by, with commas between."
+SEEDS_HELP = "Trainings in all, each with the next seed on the same split; the first one's adapter is registered."
 _MAPPING_HELP = "Columns of the data, as prompt=COLUMN,completion=COLUMN; found by themselves unless given."
 
 
@@ -180,6 +185,11 @@ class TrainConfig(BaseModel):
     weight_decay: _NotNegative = Field(0.0, description="AdamW's weight decay.")
     max_gradient_norm: _Positive = Field(1.0, description="Gradients with a larger norm are scaled down to it.")
     seed: _Seed = Field(0, description="Seed of everything random; the same seed gives the same run.")
+    split_seed: _Seed | None = Field(
+        None,
+        description="Seed of what is chosen among the rows: those held out, those to validate with, those with "
+        "passages; that of --seed unless given.",
+    )
     save_every_steps: _Count | None = Field(
         None, description="Optimizer steps between checkpoints, all kept; unless given, one a pass, the last two kept."
     )
@@ -215,6 +225,11 @@ class TrainConfig(BaseModel):
         False, description="Compute with padded rows and the model's own attention: slower, for any architecture."
     )
 
+    @property
+    def rows_seed(self) -> int:
+        """The seed of what is chosen among the rows."""
+        return self.seed if self.split_seed is None else self.split_seed
+
 
 class RunConfig(TrainConfig):
     """Options of ``hone run``: those of ``hone train``, and the comparison's."""
@@ -238,6 +253,7 @@ class RunConfig(TrainConfig):
     keep: Annotated[Keep, BeforeValidator(on_or_off)] = Field("balanced", description=_KEEP_HELP)
     probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
     retention: _Names | None = Field(None, description=_RETENTION_HELP)
+    seeds: _Seeds = Field(1, description=SEEDS_HELP)
 
 
 class EvaluateConfig(BaseModel):

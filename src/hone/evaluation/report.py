@@ -20,6 +20,7 @@ import jinja2
 
 from hone.evaluation.charts import Interval, curve_chart, interval_chart
 from hone.evaluation.report_retention import retention_context
+from hone.evaluation.report_seeds import seeds_context
 from hone.files import write_atomically
 from hone.types import JsonDict
 
@@ -125,6 +126,7 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
             ("Largest losses, or least gains", evaluation["examples"]["worst"]),
         ],
         "arm_titles": ARM_TITLES,
+        "seeds": seeds_context(evaluation, digits),
         "retention": retention_context(result.get("retention")),
         "answers": _with_changes(result.get("answers") or [], evaluation, metric),
         "base_line": _base_line(result.get("base") or {}),

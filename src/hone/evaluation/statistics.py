@@ -174,6 +174,17 @@ class PairedBootstrap:
             rows_needed=needed,
         )
 
+    def resampled_differences(self, arm: FloatArray, against: FloatArray, aggregate: Aggregate) -> FloatArray:
+        """``arm`` minus ``against`` on each resample of units, [resamples]; the same resamples at every call.
+
+        Args:
+            arm: sufficient statistics of the arm, [rows, k].
+            against: those of the arm that it is held against, [rows, k].
+            aggregate: summed statistics [..., k] -> scores [...].
+        """
+        scores = (self._resampled(self._to_units(one), aggregate) for one in (arm, against))
+        return next(scores) - next(scores)
+
     def _difference_interval(
         self, arm: FloatArray, against: FloatArray, aggregate: Aggregate, bounds: tuple[float, float] | None
     ) -> tuple[float, float]:

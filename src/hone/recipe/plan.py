@@ -87,7 +87,7 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
     renderer = AnswerRenderer(_renderer(outline, loaded.examples, config, tell))
     rows = prepare_rows(
         loaded, renderer, held_out_data=held_out, held_out=config.held_out,
-        validation=config.validation, seed=config.seed, note=tell,
+        validation=config.validation, seed=config.rows_seed, note=tell,
     )  # fmt: skip
     planner = _planner(config, outline, shape, rows, renderer, process_bytes=process_bytes, home=home, note=tell)
     if config.target_device is None and outline.base is not None and config.probe:
@@ -104,6 +104,7 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
         "chosen": _chosen(config, planner, estimates[0], choices),
         "choices": [one.to_json() for one in (choose_replay(config, len(rows.train)), *choices.choices)],
         "left_out": _left_out(config, shape),
+        "seeds": {"trainings": config.seeds, "seconds": round(config.seeds * estimates[0].seconds, 3)},
         "error": {"margin_of_memory": planner.place.margin, **error_summary(planner.history)},
         "notes": notes,
     }  # fmt: skip

@@ -22,7 +22,7 @@ from hone.planning.machines import THIS_MACHINE, read_machines
 from hone.planning.rates import Rates, machine_key, measured_rates, rough_rates
 from hone.planning.shape import ModelShape, shape_of
 from hone.recipe.planner import PLANNED_ADAPTATIONS, Planner
-from hone.registry.runs import RunFolder
+from hone.registry.runs import SEED_RUN, RunFolder
 from hone.types import JsonDict, TokenSequence
 
 __all__ = ["RunPlan", "does_not_fit", "plan_run", "rates_for"]
@@ -59,7 +59,7 @@ class RunPlan:
     device: str
 
     def compare(self, result: LoopResult, *, seconds: float) -> JsonDict:
-        """Write what was predicted and what it took to the run's ``plan.json`` and to the history.
+        """Write what was predicted and what it took to the run's ``plan.json``, and of a first seed to the history.
 
         Args:
             result: of the training; where it stopped early, the prediction counts for the steps that were done.
@@ -92,8 +92,9 @@ class RunPlan:
             "corrected_by": foreseen.corrected_by,
         }
         write_json(self.folder.plan, {"schema": 1, "plan": foreseen.to_json(), **compared})
-        outcome = {"key": self.key, "kind": "run", "method": foreseen.name, **compared}
-        record_outcome(self.home, self.folder.id, outcome)
+        if self.folder.kind != SEED_RUN:  # its process has trained before: the peak may be that training's
+            outcome = {"key": self.key, "kind": "run", "method": foreseen.name, **compared}
+            record_outcome(self.home, self.folder.id, outcome)
         return {"predicted": compared["predicted"], "actual": compared["actual"]}
 
 

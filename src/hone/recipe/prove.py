@@ -35,7 +35,7 @@ from hone.recipe.proving import check_before
 from hone.recipe.reproving import measure_merged, measure_reloaded
 from hone.recipe.rows import prepare_rows, render_rows
 from hone.recipe.run_files import held_out_file
-from hone.registry.runs import RunFolder
+from hone.registry.runs import SEED_RUN, RunFolder
 from hone.types import Example, JsonDict
 
 __all__ = ["ProofResult", "prove"]
@@ -114,7 +114,7 @@ def _before(config: ProofConfig, home: Path, recorder: Recorder) -> ProofResult:
         held_out_data=aside,
         held_out=None,
         validation=None,
-        seed=asked.seed,
+        seed=asked.rows_seed,
         note=note,
     )
     available = memory_for_training(ALONE, base.device)
@@ -183,7 +183,7 @@ def _on_rows(answerer: Answerer, run: RunFolder) -> list[Invariant]:
         StorageError: it is not, or the run's own files cannot be read.
         ConfigError, DataError: they cannot be read as rows.
     """
-    config_class: type[TrainConfig] = RunConfig if run.kind == "run" else TrainConfig
+    config_class: type[TrainConfig] = RunConfig if run.kind in ("run", SEED_RUN) else TrainConfig
     config = load_config(config_class, {}, file=run.config)
     manifest = json.loads(run.manifest.read_text(encoding="utf-8")) if run.manifest.exists() else None
     if manifest is None or not Path(config.data).is_file():

@@ -134,7 +134,7 @@ def begin_replay(
         if config.general_data is None:
             made = _own_answers(count, base, renderer, home, told_progress)
         else:
-            made = _users_rows(config.general_data, count, renderer, rows.held_out, seed=config.seed, note=note)
+            made = _users_rows(config.general_data, count, renderer, rows.held_out, seed=config.rows_seed, note=note)
     found = parallel.from_first(None if made is None else _to_rows(made))
     return config, _from_rows(found)
 

@@ -8,34 +8,35 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from hone.config.load import load_config
 from hone.config.schema import RunConfig, TrainConfig
 from hone.data.audit.report import AuditReport
 from hone.data.loader import LoadedData, load_examples
-from hone.engine.checkpoint import Checkpoint, load_newest_checkpoint
+from hone.engine.checkpoint import load_newest_checkpoint
 from hone.engine.events import Event, Recorder, Tee
 from hone.engine.parallel import ALONE, Parallel
-from hone.errors import BadInputError, ConfigError, HoneError, InterruptedRunError, StorageError, TrainingError
+from hone.errors import ConfigError, HoneError, InterruptedRunError, StorageError, TrainingError
 from hone.evaluation.scorers import metric_named
 from hone.files import write_json
 from hone.model.catalog import resolve_model
 from hone.proof.invariant import Invariant
 from hone.recipe.audit import audit_file, describe_warnings, require_usable
 from hone.recipe.contest import open_documents
+from hone.recipe.endings import interrupted, removed_if_refused, resumable
 from hone.recipe.method import choose_method
 from hone.recipe.model_card import write_model_card
 from hone.recipe.reporting import write_run_report
 from hone.recipe.retention import question_sets
 from hone.recipe.run_files import describe_documents, held_out_file, say_what_was_used, store_proof
+from hone.recipe.seeds import Repeated, Training, Workplace, require_repeatable
 from hone.recipe.sft import SftResult, train_sft
 from hone.recipe.starting import lineage_of
 from hone.registry.names import check_name, version_name_for
 from hone.registry.provenance import describe_code
 from hone.registry.recorder import RunRecorder
-from hone.registry.runs import RunFolder, create_run
+from hone.registry.runs import SEED_RUN, RunFolder, create_run
 from hone.registry.versions import Version, register_version
 from hone.types import JsonDict
 
@@ -45,15 +46,6 @@ RESULT_SCHEMA = 1
 _EVALUATION_OPTIONS = (
     "metric", "max_new_tokens", "device", "dtype", "arms", "instruction", "documents", "keep", "probes", "retention",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """A run's folder, where its events go, and the checkpoint it goes on from."""
-
-    folder: RunFolder
-    recorder: Recorder
-    checkpoint: Checkpoint | None
 
 
 def run(
@@ -85,20 +77,20 @@ def run(
     documents = describe_documents(config.documents)
     loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
     config = config.model_copy(update={"method": choose_method(config, loaded)})
+    require_repeatable(config)
     held_out_data = _held_out_data(config, loaded)
     audit = _audited(config, evaluation_data=config.evaluation_data)
+    training = _training(home, should_stop, parallel)
     with _working(config, home, recorder, kind="run", name=name, resume=resume, parallel=parallel) as work:
         _store_audit(work, audit)
-        trained = train_sft(
-            config, loaded, folder=work.folder, home=home, recorder=work.recorder, held_out_data=held_out_data,
-            held_out=config.held_out, keep=config.keep if config.probes else "off", resume_from=work.checkpoint,
-            questions=question_sets(config.probes, config.retention or ()), should_stop=should_stop,
-            documents=lambda: open_documents(config.documents, home=home), parallel=parallel,
+        seeds = Repeated(
+            config, work, recorder, training=training, described=_result, parallel=parallel,
+            evaluation=lambda options, folder: _evaluate_in_fresh_process(options, folder, home),
         )  # fmt: skip
+        trained = seeds.trained(lambda: training(config, loaded, held_out_data, work))
+        answered = seeds.answered(trained, lambda: _rows_of(config))
         if not parallel.is_first:
             return {}
-        work.recorder.record(Event("stage", {"name": "evaluation", "detail": "reloading in a fresh process"}))
-        answered = _evaluate_in_fresh_process(config, work.folder, home)
         proof = [*trained.proof, *(Invariant(**invariant) for invariant in answered["proof"])]
         store_proof(work.folder, proof)
         version = _register(config, home, name, work.folder, trained, answered["evaluation"], proof)
@@ -150,6 +142,26 @@ def train(
     return result
 
 
+def _training(home: Path, should_stop: Callable[[], bool], parallel: Parallel) -> Training:
+    """Trains for a run, with one seed."""
+
+    def training(config: RunConfig, loaded: LoadedData, held_out_data: LoadedData | None, at: Workplace) -> SftResult:
+        return train_sft(
+            config, loaded, folder=at.folder, home=home, recorder=at.recorder, held_out_data=held_out_data,
+            held_out=config.held_out, keep=config.keep if config.probes else "off", resume_from=at.checkpoint,
+            questions=question_sets(config.probes, config.retention or ()), should_stop=should_stop,
+            documents=lambda: open_documents(config.documents, home=home), parallel=parallel,
+        )  # fmt: skip
+
+    return training
+
+
+def _rows_of(config: RunConfig) -> tuple[LoadedData, LoadedData | None]:
+    """The rows as they were read first: a ledger counts what becomes of them in one training."""
+    loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
+    return loaded, _held_out_data(config, loaded)
+
+
 def _held_out_data(config: RunConfig, loaded: LoadedData) -> LoadedData | None:
     if config.evaluation_data is None:
         return None
@@ -181,7 +193,7 @@ def _audited(config: TrainConfig, *, evaluation_data: str | None = None) -> Audi
     return report
 
 
-def _store_audit(work: _Work, report: AuditReport) -> None:
+def _store_audit(work: Workplace, report: AuditReport) -> None:
     write_json(work.folder.path / "audit.json", report.to_json())
     warnings = describe_warnings(report)
     if warnings:
@@ -200,7 +212,7 @@ def open_interrupted_run(
 
     Raises:
         VersionError: there is no run.
-        ConfigError: it is finished, or ended before anything could be resumed.
+        ConfigError: it is finished, ended before anything could be resumed, or is a part of another run.
     """
     folder = RunFolder.open(path, home=home if Path(path).absolute().is_relative_to(home.absolute()) else None)
     if folder.status == "done":
@@ -209,6 +221,10 @@ def open_interrupted_run(
         raise ConfigError(
             "this run ended before it had begun to train", where=str(path), remedy="begin it anew with the same command"
         )
+    if folder.kind == SEED_RUN:
+        run_folder = folder.path.parent.parent
+        remedy = f"go on with the run: hone run --resume {run_folder}"
+        raise ConfigError("this is one of the trainings of a run with --seeds", where=str(path), remedy=remedy)
     config_class = RunConfig if folder.kind == "run" else TrainConfig
     return folder, load_config(config_class, given or {}, file=folder.config)
 
@@ -223,14 +239,14 @@ def _working(
     name: str,
     resume: RunFolder | None,
     parallel: Parallel,
-) -> Iterator[_Work]:
+) -> Iterator[Workplace]:
     """A locked run folder in the right state whatever happens inside: done, failed, or interrupted and resumable.
 
     Of several processes the first one makes and keeps it; the others learn its name.
     """
     if not parallel.is_first:
         path, *told_of = parallel.from_first(None)
-        yield _Work(RunFolder(Path(path), *told_of), recorder, None)
+        yield Workplace(RunFolder(Path(path), *told_of), recorder, None)
         return
     if resume is not None:
         folder = resume
@@ -238,7 +254,7 @@ def _working(
         folder = RunFolder.at(config.output, kind=kind, name=name)
     else:
         folder = create_run(home, kind=kind, name=name)
-    with _removed_if_refused(folder, is_new=resume is None), folder.lock():
+    with removed_if_refused(folder, is_new=resume is None), folder.lock():
         checkpoint, damaged = load_newest_checkpoint(folder.checkpoints) if resume else (None, [])
         folder.start(config.model_dump(mode="json", by_alias=True))
         step = checkpoint.progress.step if checkpoint else 0
@@ -251,43 +267,16 @@ def _working(
                 told.record(Event("note", {"text": f"checkpoint {text}"}))
             parallel.from_first([str(folder.path), folder.id, folder.kind, folder.name, folder.created_at])
             try:
-                yield _Work(folder, told, checkpoint)
+                yield Workplace(folder, told, checkpoint)
             except (InterruptedRunError, KeyboardInterrupt) as error:
                 folder.interrupt()
-                raise _interrupted(folder, error) from error
+                raise interrupted(folder, error) from error
             except HoneError as error:
                 with suppress(StorageError):  # a full disk takes no state either; the run then counts as interrupted
                     folder.fail(error)
                 if isinstance(error, StorageError) and folder.config.exists():
-                    raise _resumable(folder, error) from error
+                    raise resumable(folder, error) from error
                 raise
-
-
-@contextmanager
-def _removed_if_refused(folder: RunFolder, *, is_new: bool) -> Iterator[None]:
-    """Bad input that is found before anything could be resumed leaves no folder of a run that never was."""
-    try:
-        yield
-    except BadInputError:
-        if is_new and not folder.config.exists():
-            folder.remove()
-        raise
-
-
-def _resumable(folder: RunFolder, error: StorageError) -> StorageError:
-    remedy = f"{error.remedy}; then {_how_to_go_on(folder)}" if error.remedy else _how_to_go_on(folder)
-    return StorageError(error.what, where=error.where, why=error.why, remedy=remedy, details=error.details)
-
-
-def _how_to_go_on(folder: RunFolder) -> str:
-    return f"go on with `{'hone run' if folder.kind == 'run' else 'hone train'} --resume {folder.path}`"
-
-
-def _interrupted(folder: RunFolder, error: BaseException) -> InterruptedRunError:
-    what = error.what if isinstance(error, InterruptedRunError) else str(error) or "Ctrl-C"
-    if not folder.config.exists():
-        return InterruptedRunError(f"{what} before the training began", remedy="begin anew with the same command")
-    return InterruptedRunError(what, remedy=_how_to_go_on(folder))
 
 
 def _evaluate_in_fresh_process(config: RunConfig, folder: RunFolder, home: Path) -> JsonDict:

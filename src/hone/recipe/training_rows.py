@@ -100,12 +100,14 @@ def rows_to_train_on(
     recorder.record(Event("stage", {"name": "data", "detail": f"rendering {len(loaded.examples)} rows"}))
     rows = prepare_rows(
         loaded, AnswerRenderer(renderer), held_out_data=held_out_data, held_out=held_out,
-        validation=config.validation, seed=config.seed, note=note,
+        validation=config.validation, seed=config.rows_seed, note=note,
     )  # fmt: skip
     if config.method not in (None, "sft"):
         choose_replay(config, len(rows.train))  # refuses what nothing would read
         return config.model_copy(update={"general_rows": 0}), RunRows(rows, Replay(), None)
-    rows, passages = rows_with_passages(rows, documents, renderer, folder=folder, seed=config.seed, parallel=parallel)
+    rows, passages = rows_with_passages(
+        rows, documents, renderer, folder=folder, seed=config.rows_seed, parallel=parallel
+    )
     if passages is not None:
         note(passages.describe(len(rows.train)))
     config, replay = begin_replay(

@@ -24,10 +24,11 @@ from hone.registry.names import check_name, slug
 from hone.registry.store import open_store, runs, timestamp
 from hone.types import JsonDict
 
-__all__ = ["RunFolder", "RunStatus", "create_run", "run_row"]
+__all__ = ["SEED_RUN", "RunFolder", "RunStatus", "create_run", "run_row"]
 
 RunStatus = Literal["created", "running", "done", "failed", "interrupted"]
 
+SEED_RUN = "seed"  # the kind of a further training of `hone run --seeds`, whose folder stands in that run's
 _RECORD = "run.json"
 _LOCK = ".lock"
 _RECORD_SCHEMA = 1
@@ -50,7 +51,7 @@ class RunFolder:
     Args:
         path: the folder, absolute.
         id: sortable and readable, as ``20261122-044414-support-3f2a`` (UTC).
-        kind: the job, as ``run`` or ``train``.
+        kind: the job: ``run``, ``train`` or ``seed``.
         name: the version's name that it works towards.
         created_at: UTC time, as in ``run.json``.
         home: the home whose registry lists this run; None for a folder of the user's own.
@@ -71,6 +72,7 @@ class RunFolder:
     log = _Entry("log.txt")
     checkpoints = _Entry("checkpoints")
     adapter = _Entry("adapter")
+    seeds = _Entry("seeds")  # further trainings of --seeds
     plan = _Entry("plan.json")  # what was predicted, and what it took
     proof = _Entry("proof.json")
     evaluation = _Entry("evaluation.json")
