@@ -27,8 +27,8 @@ from hone.recipe.audit import audit_file, describe_warnings, require_usable
 from hone.recipe.contest import open_documents
 from hone.recipe.method import choose_method
 from hone.recipe.model_card import write_model_card
+from hone.recipe.question_sets import question_sets
 from hone.recipe.reporting import write_run_report
-from hone.recipe.retention import question_sets
 from hone.recipe.run_files import describe_documents, held_out_file, say_what_was_used, store_proof
 from hone.recipe.sft import SftResult, train_sft
 from hone.recipe.starting import lineage_of
@@ -44,6 +44,7 @@ __all__ = ["RESULT_SCHEMA", "open_interrupted_run", "run", "train"]
 RESULT_SCHEMA = 1
 _EVALUATION_OPTIONS = (
     "metric", "max_new_tokens", "device", "dtype", "arms", "instruction", "documents", "keep", "probes", "retention",
+    "lm_eval", "lm_eval_limit",
 )  # fmt: skip
 
 
@@ -87,13 +88,14 @@ def run(
     config = config.model_copy(update={"method": choose_method(config, loaded)})
     held_out_data = _held_out_data(config, loaded)
     audit = _audited(config, evaluation_data=config.evaluation_data)
+    questions = question_sets(config)
     with _working(config, home, recorder, kind="run", name=name, resume=resume, parallel=parallel) as work:
         _store_audit(work, audit)
         trained = train_sft(
             config, loaded, folder=work.folder, home=home, recorder=work.recorder, held_out_data=held_out_data,
             held_out=config.held_out, keep=config.keep if config.probes else "off", resume_from=work.checkpoint,
-            questions=question_sets(config.probes, config.retention or ()), should_stop=should_stop,
-            documents=lambda: open_documents(config.documents, home=home), parallel=parallel,
+            questions=questions, should_stop=should_stop, parallel=parallel,
+            documents=lambda: open_documents(config.documents, home=home),
         )  # fmt: skip
         if not parallel.is_first:
             return {}
@@ -313,14 +315,9 @@ def _evaluate_in_fresh_process(config: RunConfig, folder: RunFolder, home: Path)
 
 
 def _register(
-    config: RunConfig,
-    home: Path,
-    name: str,
-    folder: RunFolder,
-    trained: SftResult,
-    evaluation: JsonDict,
+    config: RunConfig, home: Path, name: str, folder: RunFolder, trained: SftResult, evaluation: JsonDict,
     proof: list[Invariant],
-) -> Version:
+) -> Version:  # fmt: skip
     return register_version(
         home,
         name=name,
