@@ -140,7 +140,7 @@ class HarnessModel:
         Args:
             requests: (context, continuation).
         """
-        pairs = (encode_pair(*request.args[:2], self._encode, self._prefix_id) for request in requests)
+        pairs = [encode_pair(request.args[0], request.args[1], self._encode, self._prefix_id) for request in requests]
         return self._scored([self._sequence(*pair) for pair in pairs])
 
     def loglikelihood_rolling(self, requests: Sequence[HarnessRequest]) -> list[float]:
@@ -178,7 +178,8 @@ class HarnessModel:
         return [texts[place] for place in range(len(requests))]
 
     def _generated(self, contexts: Sequence[str], stops: Sequence[str], limit: int) -> list[str]:
-        limit = min(limit, self._context_length - 1)
+        if limit >= self._context_length:
+            limit = self._context_length // 2  # the harness's own model refuses, where nothing is left for the prompt
         room = self._context_length - limit
         prompts = [(self._encode(context, True) or [self._prefix_id])[-room:] for context in contexts]
         special = set(self._tokenizer.all_special_tokens)
