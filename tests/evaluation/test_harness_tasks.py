@@ -68,7 +68,7 @@ class Knower:
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         pairs = [request.args for request in requests]
         wrong = {row["q"]: row["choices"][(row["gold"] + 1) % 3] for row in ROWS}
-        told = [(self._right(context) or wrong[context], text) for context, text in pairs]
+        told = [(self._right(context) or wrong.get(context), text) for context, text in pairs]
         return [(-1.0 if text.strip() == said else -90.0, False) for said, text in told]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ def require_harness() -> None:
         MissingDependencyError: lm-evaluation-harness is not installed.
     """
     try:
-        import lm_eval  # noqa: F401
+        importlib.import_module("lm_eval")
     except ImportError as error:
         raise MissingDependencyError(
             "tasks of lm-evaluation-harness need the package lm-eval",

@@ -87,8 +87,7 @@ def run(
     loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
     config = config.model_copy(update={"method": choose_method(config, loaded)})
     held_out_data = _held_out_data(config, loaded)
-    audit = _audited(config, evaluation_data=config.evaluation_data)
-    questions = question_sets(config)
+    audit, questions = _audited(config, evaluation_data=config.evaluation_data), question_sets(config)
     with _working(config, home, recorder, kind="run", name=name, resume=resume, parallel=parallel) as work:
         _store_audit(work, audit)
         trained = train_sft(
