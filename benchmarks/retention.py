@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hone.config import EvaluateConfig
 from hone.data.loader import load_examples
 from hone.engine.events import Tee
 from hone.evaluation.likelihood import answer_bits
 from hone.home import hone_home
 from hone.model.lora import adapter_disabled
 from hone.recipe.inference import Answerer, load_answerer, training_path
+from hone.recipe.question_sets import question_sets
 from hone.recipe.retention import measure_retention
 from hone.recipe.rows import render_rows
 from hone.types import JsonDict
@@ -68,12 +70,12 @@ def main() -> None:
     for version in given.versions:
         answerer = load_answerer(version, home=given.home, note=lambda text: None)
         assert answerer.adaptation is not None, f"{version} is no version"
+        questions = question_sets(EvaluateConfig(version=version, probes=given.probes))
         for strength in map(float, given.strengths.split(",")):
             answerer.adaptation.set_strength(strength)
             references, base, tuned = held_out(answerer)
             found = measure_retention(
-                answerer, keep="off", per_skill=given.probes, files=(), domain_answers=references, home=given.home,
-                recorder=Tee(),
+                answerer, keep="off", questions=questions, domain_answers=references, home=given.home, recorder=Tee(),
             )  # fmt: skip
             print(line(version, strength, base, tuned, found.to_json()), flush=True)
 

@@ -36,6 +36,7 @@ LIGHT_LAYERS = ("hone.config", "hone.data", "hone.registry", "hone.evaluation")
 SCORING = {"nltk", "sacrebleu", "scipy"}
 TENSOR_MODULES = {
     "hone.evaluation.divergence": "measures the distance from the base with the model",
+    "hone.evaluation.harness_model": "lets the model answer lm-evaluation-harness",
     "hone.evaluation.likelihood": "measures bits per byte with the model",
     "hone.evaluation.probe_scores": "lets the model answer questions",
 }

@@ -112,7 +112,8 @@ def evaluate_in_this_process(config: RunConfig, folder: RunFolder, home: Path) -
         version=str(folder.path), data=str(held_out_file(folder)), seed=config.seed, metric=config.metric,
         max_new_tokens=config.max_new_tokens, device=config.device, dtype=config.dtype, arms=config.arms,
         instruction=config.instruction, documents=config.documents,
-        keep=config.keep, probes=config.probes, retention=config.retention,
+        keep=config.keep, probes=config.probes, retention=config.retention, lm_eval=config.lm_eval,
+        lm_eval_limit=config.lm_eval_limit,
     )  # fmt: skip
     found = evaluate(asked, home=home, recorder=Listener())
     assert found.verdict is not None

@@ -24,6 +24,7 @@ from hone.model.forward import padded_logits, padded_logprobs
 from hone.model.lora import adapted_layers
 from hone.recipe.evaluate import evaluate
 from hone.recipe.inference import Answerer, load_answerer
+from hone.recipe.question_sets import question_sets
 from hone.recipe.retention import measure_retention
 from hone.recipe.rows import render_rows
 from hone.recipe.run import run
@@ -56,8 +57,10 @@ def known(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(answerer: Answerer, home: Path, known: Path, **changes: Any) -> JsonDict:
+    files = changes.pop("files", [str(known)])
+    questions = question_sets(EvaluateConfig.model_validate({"version": "any", "probes": 1, "retention": files}))
     given: dict[str, Any] = {
-        "keep": "balanced", "per_skill": 1, "files": [str(known)], "domain_answers": ["the lamp is lit"] * 9,
+        "keep": "balanced", "questions": questions, "domain_answers": ["the lamp is lit"] * 9,
         "home": home, "recorder": Listener(), **changes,
     }  # fmt: skip
     return measure_retention(answerer, **given).to_json()

@@ -44,7 +44,8 @@ def retention_lines(retention: _Json | None, *, columns: int) -> Iterator[str | 
 
 
 def _question_sets(retention: _Json) -> list[_Json]:
-    return [one for one in (retention["probes"], *retention["files"]) if one is not None]
+    sets = (retention["probes"], *retention["files"], *retention.get("tasks", ()))  # older results have no tasks
+    return [one for one in sets if one is not None]
 
 
 def _rows(retention: _Json) -> Iterator[Sequence[str]]:

@@ -74,12 +74,28 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str]) -> l
             + f"top_p = {top_p} has no effect with temperature = 0, which always takes the likeliest token; "
             "give a temperature above 0, or leave top_p out"
         )
+    problems += _retention_problems(values, places)
     problems += _adaptation_problems(values, places)
     problems += [
         _place(places, name) + f"{name} = {values[name]} has no effect with method = {values['method']}; leave it out"
         for name, methods in _OF_METHODS.items()
         if values.get(name) and values.get("method") and values["method"] not in methods
     ]
+    return problems
+
+
+def _retention_problems(values: Mapping[str, Any], places: Mapping[str, str]) -> list[str]:
+    problems = []
+    if values.get("lm_eval") is not None and str(values.get("probes")) == "0":
+        problems.append(
+            _place(places, "lm_eval")
+            + f"lm_eval = {values['lm_eval']} has no effect with probes = 0, which measures no retention; leave one out"
+        )
+    if values.get("lm_eval_limit") is not None and values.get("lm_eval") is None:
+        problems.append(
+            _place(places, "lm_eval_limit")
+            + f"lm_eval_limit = {values['lm_eval_limit']} has no effect without lm_eval; leave it out"
+        )
     return problems
 
 

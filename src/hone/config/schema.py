@@ -98,6 +98,11 @@ _KEEP_HELP = "General ability that tuning may cost: little (strict), some (balan
 _PROBES_HELP = "General questions of each of 18 skills, up to 30, to measure retention by; 0 measures none."
 _RETENTION_HELP = "Files of further questions to measure retention by, with commas between."
 SEEDS_HELP = "Trainings in all, each with the next seed on the same split; the first one's adapter is registered."
+_LM_EVAL_HELP = (
+    "Tasks of lm-evaluation-harness to measure retention by, with commas between: names, or paths of YAML files or "
+    "folders; needs the package lm-eval."
+)
+_LM_EVAL_LIMIT_HELP = "Ask the first questions of each of these tasks only, this many of them."
 _MAPPING_HELP = "Columns of the data, as prompt=COLUMN,completion=COLUMN; found by themselves unless given."
 
 
@@ -254,6 +259,8 @@ class RunConfig(TrainConfig):
     probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
     retention: _Names | None = Field(None, description=_RETENTION_HELP)
     seeds: _Seeds = Field(1, description=SEEDS_HELP)
+    lm_eval: _Names | None = Field(None, description=_LM_EVAL_HELP)
+    lm_eval_limit: _Count | None = Field(None, description=_LM_EVAL_LIMIT_HELP)
 
 
 class EvaluateConfig(BaseModel):
@@ -281,6 +288,8 @@ class EvaluateConfig(BaseModel):
     keep: Annotated[Keep, BeforeValidator(on_or_off)] = Field("balanced", description=_KEEP_HELP)
     probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
     retention: _Names | None = Field(None, description=_RETENTION_HELP)
+    lm_eval: _Names | None = Field(None, description=_LM_EVAL_HELP)
+    lm_eval_limit: _Count | None = Field(None, description=_LM_EVAL_LIMIT_HELP)
     limit: _Count | None = Field(None, description="Use the first rows only, this many of them.")
     mapping: _Mapping | None = Field(None, alias="map", description=_MAPPING_HELP)
     device: _Device | None = Field(None, description=_DEVICE_HELP)

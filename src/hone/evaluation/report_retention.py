@@ -46,7 +46,8 @@ def retention_context(retention: Mapping[str, Any] | None) -> JsonDict | None:
 
 
 def _question_sets(retention: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [one for one in (retention["probes"], *retention["files"]) if one is not None]
+    sets = (retention["probes"], *retention["files"], *retention.get("tasks", ()))  # older results have no tasks
+    return [one for one in sets if one is not None]
 
 
 def _title(one: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from hone.evaluation.brittleness import Brittleness
 from hone.evaluation.keep import KEEP_BOUNDS, Keep, KeepBounds
-from hone.evaluation.probes.item import ProbeItem
+from hone.evaluation.probes.item import Question
 from hone.evaluation.scorers import METRICS, likelihood_statistics
 from hone.evaluation.statistics import Comparison, PairedBootstrap
 from hone.evaluation.sums import FloatArray, mean_aggregate, mean_statistics, ratio
@@ -94,14 +94,15 @@ class SkillResult:
 
 @dataclass(frozen=True, slots=True)
 class QuestionResult:
-    """One set of questions: hone's own suite, or a file of the user's.
+    """One set of questions: hone's own suite, a file of the user's, or a task of lm-evaluation-harness.
 
     Args:
-        name: ``probes``, or the file's name.
+        name: ``probes``, the file's name, or the task's.
         skills: each skill in counts.
         base, tuned: share of right answers, 0 to 100, over the skills that are not at their floor.
         comparison: tuned minus base on these; None where every skill is at its floor.
         examples: a few lost questions.
+        lm_eval: how lm-evaluation-harness asked; None for questions that it did not ask.
     """
 
     name: str
@@ -110,6 +111,7 @@ class QuestionResult:
     tuned: float | None
     comparison: Comparison | None
     examples: tuple[JsonDict, ...]
+    lm_eval: JsonDict | None = None
 
     def to_json(self) -> JsonDict:
         """The object of the result."""
@@ -126,6 +128,7 @@ class QuestionResult:
             **_comparison_json(self.comparison),
             "skills": [one.to_json() for one in self.skills],
             "examples": list(self.examples),
+            **({} if self.lm_eval is None else {"lm_eval": self.lm_eval}),
         }
 
 
@@ -135,7 +138,7 @@ class Retention:
 
     Args:
         keep: how much loss is acceptable.
-        questions: the suite, then files of the user's.
+        questions: the suite, then files of the user's and tasks of lm-evaluation-harness.
         measures: ``own_answers`` and ``general_text`` as JSON objects.
         brittleness: answers that turned; None where it was not measured.
         turned: the prompts and answers of some of them.
@@ -177,7 +180,8 @@ class Retention:
             "kept": None if bounds is None else not self.forgot,
             "losses": list(self.losses),
             "probes": self.questions[0].to_json() if self.questions else None,
-            "files": [one.to_json() for one in self.questions[1:]],
+            "files": [one.to_json() for one in self.questions[1:] if one.lm_eval is None],
+            "tasks": [one.to_json() for one in self.questions[1:] if one.lm_eval is not None],
             **self.measures,
             "brittleness": None if brittle is None else {
                 "prompts": brittle.prompts,
@@ -190,8 +194,9 @@ class Retention:
 
 
 def judge_questions(
-    name: str, items: Sequence[ProbeItem], base: Sequence[bool], tuned: Sequence[bool], *, seed: int = 0
-) -> QuestionResult:
+    name: str, items: Sequence[Question], base: Sequence[bool], tuned: Sequence[bool], *, seed: int = 0,
+    lm_eval: JsonDict | None = None,
+) -> QuestionResult:  # fmt: skip
     """Compare the answers to one set of questions.
 
     Args:
@@ -200,27 +205,28 @@ def judge_questions(
         base: whether the base answered each rightly.
         tuned: the same of the tuned model.
         seed: of the resamples.
+        lm_eval: how lm-evaluation-harness asked; None where it did not.
     """
     skills = tuple(_skill(skill, items, base, tuned) for skill in dict.fromkeys(item.skill for item in items))
     floors = {one.skill for one in skills if one.at_floor}
     counted = [place for place, item in enumerate(items) if item.skill not in floors]
     lost = [place for place in counted if base[place] and not tuned[place]]
     examples = tuple(
-        {"skill": items[place].skill, "question": items[place].prompts[0], "right": _right_answer(items[place])}
+        {"skill": items[place].skill, "question": items[place].question, "right": items[place].right_answer}
         for place in lost[:_MOST_EXAMPLES]
     )
     if not counted:
-        return QuestionResult(name, skills, None, None, None, examples)
+        return QuestionResult(name, skills, None, None, None, examples, lm_eval)
     before, after = (mean_statistics([float(one[place]) for place in counted]) for one in (base, tuned))
     alike = all(base[place] == tuned[place] for place in counted)
     compared = PairedBootstrap(len(counted), seed=seed).compare(
         after, before, mean_aggregate, bounds=None if alike else (0.0, 100.0)
     )
     base_score, tuned_score = (float(mean_aggregate(one.sum(axis=0))) for one in (before, after))
-    return QuestionResult(name, skills, base_score, tuned_score, compared, examples)
+    return QuestionResult(name, skills, base_score, tuned_score, compared, examples, lm_eval)
 
 
-def _skill(skill: str, items: Sequence[ProbeItem], base: Sequence[bool], tuned: Sequence[bool]) -> SkillResult:
+def _skill(skill: str, items: Sequence[Question], base: Sequence[bool], tuned: Sequence[bool]) -> SkillResult:
     mine = [place for place, item in enumerate(items) if item.skill == skill]
     before = sum(bool(base[place]) for place in mine)
     chance = sum(items[place].chance for place in mine) / len(mine)
@@ -235,10 +241,6 @@ def _skill(skill: str, items: Sequence[ProbeItem], base: Sequence[bool], tuned: 
         gained=sum(tuned[place] and not base[place] for place in mine),
         at_floor=not above,
     )
-
-
-def _right_answer(item: ProbeItem) -> str:
-    return item.answers[0] if item.right is None else item.options()[item.right][len(item.prompts) == 1]
 
 
 def judge_retention(
@@ -259,7 +261,7 @@ def judge_retention(
 
     Args:
         keep: how much loss is acceptable; ``off`` judges nothing.
-        questions: the suite first, then files.
+        questions: the suite first, then files and tasks.
         own_answers: of the base's answers to general prompts, with the KL; None where there is none.
         general_text: of ordinary prose; None where no passage fits into the context.
         brittleness: None where it was not measured.
@@ -274,15 +276,8 @@ def judge_retention(
     if bounds is not None:
         losses += [sentence for one in questions if (sentence := _question_loss(one, bounds))]
         losses += _likelihood_losses(own, text, bounds)
-    return Retention(
-        keep,
-        tuple(questions),
-        {"own_answers": own, "general_text": text},
-        brittleness,
-        tuple(turned),
-        tuple(losses),
-        tuple(not_measured),
-    )
+    measures = {"own_answers": own, "general_text": text}
+    return Retention(keep, tuple(questions), measures, brittleness, tuple(turned), tuple(losses), tuple(not_measured))
 
 
 def _question_loss(result: QuestionResult, bounds: KeepBounds) -> str | None:

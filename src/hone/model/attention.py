@@ -29,6 +29,7 @@ from hone.types import TokenSequence
 
 __all__ = [
     "attention_in_words",
+    "attention_named",
     "capped_attention",
     "packed_attention",
     "packed_attention_enabled",
@@ -178,12 +179,18 @@ def packed_attention_enabled(model: PreTrainedModel, *, varlen: bool = False) ->
     find_output_head(model)  # looked for while the model still takes plain batches
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
     AttentionInterface.register(_PACKED_VARLEN, partial(packed_attention, varlen=True))
-    with _attention_of(model, _PACKED_VARLEN if varlen else PACKED_ATTENTION):
+    with attention_named(model, _PACKED_VARLEN if varlen else PACKED_ATTENTION):
         yield
 
 
 @contextmanager
-def _attention_of(model: PreTrainedModel, name: str) -> Iterator[None]:
+def attention_named(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Let ``model`` attend in another way inside the block.
+
+    Args:
+        model: any.
+        name: of transformers' attention interface, as ``model.config._attn_implementation`` gave it elsewhere.
+    """
     previous = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:
@@ -212,7 +219,7 @@ def attention_in_words(model: PreTrainedModel, *, varlen: bool = False) -> str:
 
     AttentionInterface.register(_PROBE, note)
     batch = pack([TokenSequence((0, 0), (False, True), 1)])
-    with _attention_of(model, _PROBE):
+    with attention_named(model, _PROBE):
         model(
             input_ids=torch.tensor([batch.ids_T], device=model.device),
             position_ids=torch.tensor([batch.positions_T], device=model.device),

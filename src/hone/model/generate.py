@@ -51,6 +51,7 @@ def generate(
     stop_ids: Sequence[int],
     settings: SamplingSettings,
     batch_size: int | None = None,
+    has_ended: Callable[[Sequence[int]], bool] = lambda written: False,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> list[Generation]:
     """Answer every prompt.
@@ -61,6 +62,8 @@ def generate(
         stop_ids: tokens that end an answer.
         settings: how tokens are chosen.
         batch_size: rows decoded together; by default 32, and 64 while they are short.
+        has_ended: asked after each token with what a row has written so far; True ends the answer, as a stop token
+            does, and the last token stays.
         on_done: called with the number of prompts answered so far, whenever one ends.
 
     Returns:
@@ -72,7 +75,7 @@ def generate(
         while order:
             size = batch_size or _rows_together(len(prompts[order[0]]) + settings.max_new_tokens)
             batch, order = order[:size], order[size:]
-            for index, answer in _decode_batch(model, prompts, batch, stop_ids, settings):
+            for index, answer in _decode_batch(model, prompts, batch, stop_ids, settings, has_ended):
                 answers[index] = answer
                 on_done(len(answers))
     return [answers[index] for index in range(len(prompts))]
@@ -109,6 +112,7 @@ def _decode_batch(
     indices: Sequence[int],
     stop_ids: Sequence[int],
     settings: SamplingSettings,
+    has_ended: Callable[[Sequence[int]], bool],
 ) -> Iterator[tuple[int, Generation]]:
     decoder = _Decoder(model, [prompts[index] for index in indices], list(indices), settings)
     written: dict[int, list[int]] = {index: [] for index in indices}
@@ -117,11 +121,12 @@ def _decode_batch(
         living = []
         for place, token in enumerate(decoder.next_tokens()):
             index = decoder.indices[place]
-            if token in stops:
-                yield index, Generation(tuple(written[index]), True)
-            else:
+            if token not in stops:
                 written[index].append(token)
-                living.append(place)
+                if not has_ended(written[index]):
+                    living.append(place)
+                    continue
+            yield index, Generation(tuple(written[index]), True)
         if not living:
             return
         decoder.keep(living)

@@ -29,6 +29,7 @@ __all__ = ["continue_version"]
 _KEPT = (
     "model", "quantize", "reference_path", "metric", "max_new_tokens", "weight_decay", "max_gradient_norm",
     "learning_rate_ratio", "early_stop", "arms", "instruction", "documents", "keep", "probes", "retention",
+    "lm_eval", "lm_eval_limit",
 )  # fmt: skip
 _KEPT_ANEW = ("adaptation", "layers", "add_tokens", "rank", "alpha")
 _GIVEN = ("allow_few_rows", "epochs", "max_steps", "batch_size", "learning_rate", "validation", "max_new_tokens",

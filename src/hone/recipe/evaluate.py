@@ -30,6 +30,7 @@ from hone.recipe.arm_answers import ArmAnswers, endpoint_result
 from hone.recipe.contest import Contender, open_documents, possible_arms, prepare, retrieved, unanswerable
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.preference_evaluation import compare_on_preferences
+from hone.recipe.question_sets import QuestionSet, question_sets
 from hone.recipe.reproving import measure_merged, measure_reloaded
 from hone.recipe.retention import measure_retention
 from hone.recipe.rows import last_user_text, render_rows
@@ -92,7 +93,7 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         recorder.record(Event("progress", {"task": f"{arm}: {task}", "done": done, "total": len(examples)}))
 
     further = [(text, parse_endpoint(text)) for text in config.against or ()]
-    documents = open_documents(config.documents, home=home)
+    documents, questions = open_documents(config.documents, home=home), question_sets(config)
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.version}"}))
     answerer = load_answerer(
         config.version, home=home, device=config.device, dtype=config.dtype, note=note,
@@ -104,7 +105,7 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     )
     loaded = load_examples(_rows_of(config, answerer), mapping=config.mapping, limit=config.limit, preferences=True)
     if loaded.are_preferences:
-        return _on_preferences(config, answerer, loaded, home, recorder)
+        return _on_preferences(config, answerer, loaded, questions, home, recorder)
     examples, data = _held_out(loaded, answerer)
     limit = config.max_new_tokens or _limit(answerer)
     shape = _shape(answerer, examples)
@@ -128,7 +129,7 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     tuned = next((result for result in results if result.arm == "tuned"), None)
     if tuned is not None:
         if verdict is not None and config.probes:
-            verdict, retention = _with_retention(verdict, config, answerer, examples, home, recorder)
+            verdict, retention = _with_retention(verdict, config, answerer, examples, questions, home, recorder)
         # last, because merging makes the model a plain one
         proof += [*measure_merged(answerer), check_stops(tuned.stopped)]
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
@@ -147,13 +148,14 @@ def _with_retention(
     config: EvaluateConfig,
     answerer: Answerer,
     examples: Sequence[Example],
+    questions: Sequence[QuestionSet],
     home: Path,
     recorder: Recorder,
 ) -> tuple[Verdict, JsonDict]:
     """What is left of the base's general ability, and the verdict that knows it."""
     started = time.perf_counter()
     measured = measure_retention(
-        answerer, keep=config.keep, per_skill=config.probes, files=config.retention or (),
+        answerer, keep=config.keep, questions=questions,
         domain_answers=[example.answer for example in examples], home=home, recorder=recorder, seed=config.seed,
     )  # fmt: skip
     took = {"seconds": round(time.perf_counter() - started, 3), "strength": answerer.notes.get("strength")}
@@ -161,8 +163,9 @@ def _with_retention(
 
 
 def _on_preferences(
-    config: EvaluateConfig, answerer: Answerer, loaded: LoadedData, home: Path, recorder: Recorder
-) -> EvaluationResult:
+    config: EvaluateConfig, answerer: Answerer, loaded: LoadedData, questions: Sequence[QuestionSet], home: Path,
+    recorder: Recorder,
+) -> EvaluationResult:  # fmt: skip
     """Base and tuned judge held-out pairs; what is left of the base is measured as for other versions."""
 
     def progress(task: str, done: int, total: int) -> None:
@@ -175,7 +178,7 @@ def _on_preferences(
     evaluation = found.evaluation
     verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
     if "tuned" in arms and verdict is not None and config.probes and answerer.notes.get("method") != "reward":
-        verdict, retention = _with_retention(verdict, config, answerer, loaded.examples, home, recorder)
+        verdict, retention = _with_retention(verdict, config, answerer, loaded.examples, questions, home, recorder)
     if "tuned" in arms:
         proof += measure_merged(answerer)  # last, because merging makes the model a plain one
     if found.stopped is not None:

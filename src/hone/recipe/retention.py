@@ -9,27 +9,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hone.data.render import Renderer
 from hone.engine.events import Event, Recorder
-from hone.errors import TemplateError
 from hone.evaluation.brittleness import Brittleness, measure_brittleness
 from hone.evaluation.divergence import answer_divergence
 from hone.evaluation.likelihood import answer_bits
-from hone.evaluation.probe_scores import LogitsForward, RenderedItem, render_item, score_items
-from hone.evaluation.probes.item import ProbeItem
-from hone.evaluation.probes.question_files import read_questions
-from hone.evaluation.probes.suite import general_prompts, probe_suite
+from hone.evaluation.probe_scores import LogitsForward
+from hone.evaluation.probes.suite import general_prompts
 from hone.evaluation.retention import Likelihoods, QuestionResult, Retention, judge_questions, judge_retention
 from hone.model.forward import Forward, logits_pass
 from hone.model.generate import SamplingSettings, generate
-from hone.model.load import LoadedModel
 from hone.model.lora import adapter_disabled
 from hone.recipe.base_cache import cached_figures
 from hone.recipe.general import GENERAL_ANSWER_TOKENS, GeneralMaterial, base_key, general_material, on_path
 from hone.recipe.inference import Answerer, training_path
+from hone.recipe.question_sets import QuestionSet, ReadySet
 from hone.types import JsonDict, Keep, TokenSequence
 
-__all__ = ["measure_retention", "question_sets", "render_questions"]
+__all__ = ["measure_retention"]
 
 _MOST_TURNED = 3
 
@@ -68,8 +64,7 @@ def measure_retention(
     answerer: Answerer,
     *,
     keep: Keep,
-    per_skill: int,
-    files: Sequence[str],
+    questions: Sequence[QuestionSet],
     domain_answers: Sequence[str],
     home: Path,
     recorder: Recorder,
@@ -80,23 +75,22 @@ def measure_retention(
     Args:
         answerer: a tuned model.
         keep: how much loss is acceptable.
-        per_skill: questions of each skill of hone's own suite.
-        files: further questions (docs/retention.md).
+        questions: sets of them, hone's own suite first.
         domain_answers: reference answers, by which answers of the domain are known.
         home: hone's home folder.
         recorder: receives progress.
         seed: of the resamples.
 
     Raises:
-        DataError: a file of questions cannot be used.
+        DataError: a task of lm-evaluation-harness asks otherwise each time.
         StorageError: what the base does cannot be kept.
     """
-    sets = question_sets(per_skill, files)
     base, renderer = answerer.base, answerer.renderer_of("base")
     recorder.record(Event("stage", {"name": "retention", "detail": "general questions, prompts and prose"}))
     told = _progress(recorder, "base: general prompts", len(general_prompts()))
     material = general_material(base, renderer, home=home, on_done=told)
     brittleness, turned = _brittleness(answerer, material, domain_answers, recorder)
+    ready = [one.ready_for(base, renderer) for one in questions]
     forward, attention = training_path(base.model, reference=answerer.reference_path)
     shared = _Measurement(answerer, material, forward, logits_pass(forward), home, recorder)
     not_measured: list[JsonDict] = []
@@ -104,10 +98,10 @@ def measure_retention(
         reason = f"{len(domain_answers)} reference answers are too few to know the domain by"
         not_measured.append({"what": "brittleness", "reason": reason})
     with attention:
-        questions = [_questions(shared, name, items, seed, not_measured) for name, items in sets]
+        answered = [_questions(shared, one, seed, not_measured) for one in ready]
         return judge_retention(
             keep,
-            questions=[one for one in questions if one is not None],
+            questions=[one for one in answered if one is not None],
             own_answers=_own_answers(shared),
             general_text=_general_text(shared),
             brittleness=brittleness,
@@ -117,66 +111,20 @@ def measure_retention(
         )
 
 
-def question_sets(per_skill: int, files: Sequence[str]) -> list[tuple[str, Sequence[ProbeItem]]]:
-    """The sets of questions that retention is measured by, each with its name: hone's own suite first.
-
-    Args:
-        per_skill: questions of each skill of the suite.
-        files: further questions (docs/retention.md).
-
-    Raises:
-        DataError: a file of questions cannot be used.
-    """
-    return [("probes", probe_suite(per_skill)), *((Path(path).name, read_questions(path)) for path in files)]
-
-
-def _questions(
-    shared: _Measurement, name: str, items: Sequence[ProbeItem], seed: int, not_measured: list[JsonDict]
-) -> QuestionResult | None:
-    answerer = shared.answerer
-    rendered, refused = render_questions(answerer.base, answerer.renderer_of("base"), items)
-    if refused:
-        reason = f"the template refuses them, or they are longer than the context (the first: {refused[0]})"
-        not_measured.append({"what": f"{len(refused)} of {len(items)} questions of {name}", "reason": reason})
-    if not rendered:
+def _questions(shared: _Measurement, ready: ReadySet, seed: int, not_measured: list[JsonDict]) -> QuestionResult | None:
+    name, count = ready.name, len(ready.questions)
+    if ready.refused:
+        number = len(ready.refused)
+        reason = f"the template refuses them, or they are longer than the context (the first: {ready.refused[0]})"
+        not_measured.append({"what": f"{number} of {count + number} questions of {name}", "reason": reason})
+    if not count:
         return None
-    model, asked = answerer.base.model, [one.item for one in rendered]
-    total = sum(len(one.sequences) for one in rendered)
 
     def right(arm: str) -> list[bool]:
-        done = shared.progress(f"{arm}: {name}", total)
-        return score_items(model, rendered, forward=shared.forward, logits=shared.logits, on_done=done)
+        return ready.right(shared.forward, shared.progress(f"{arm}: {name}", ready.steps))
 
-    base = shared.base_figures("questions", asked, lambda: {"right": right("base")})
-    return judge_questions(name, asked, base["right"], right("tuned"), seed=seed)
-
-
-def render_questions(
-    base: LoadedModel, renderer: Renderer, items: Sequence[ProbeItem]
-) -> tuple[list[RenderedItem], list[str]]:
-    """Questions as tokens of one base.
-
-    Args:
-        base: its tokenizer and its context count.
-        renderer: of the base.
-        items: the questions.
-
-    Returns:
-        Those that can be asked, and for each of the others why not.
-    """
-    rendered, refused = [], []
-    for item in items:
-        try:
-            one = render_item(item, renderer, lambda text: list(base.tokenizer(text)["input_ids"]))
-        except TemplateError as error:
-            refused.append(error.what)
-            continue
-        longest = max(len(sequence.ids) for sequence in one.sequences)
-        if longest > base.context_length:
-            refused.append(f"{longest} tokens, where {base.context_length} can be read")
-        else:
-            rendered.append(one)
-    return rendered, refused
+    base = shared.base_figures("questions", ready.key, lambda: {"right": right("base")})
+    return judge_questions(name, ready.questions, base["right"], right("tuned"), seed=seed, lm_eval=ready.lm_eval)
 
 
 def _own_answers(shared: _Measurement) -> Likelihoods | None:

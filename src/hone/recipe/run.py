@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,8 +27,8 @@ from hone.recipe.contest import open_documents
 from hone.recipe.endings import interrupted, removed_if_refused, resumable
 from hone.recipe.method import choose_method
 from hone.recipe.model_card import write_model_card
+from hone.recipe.question_sets import QuestionSet, question_sets
 from hone.recipe.reporting import write_run_report
-from hone.recipe.retention import question_sets
 from hone.recipe.run_files import describe_documents, held_out_file, say_what_was_used, store_proof
 from hone.recipe.seeds import Repeated, Training, Workplace, require_repeatable
 from hone.recipe.sft import SftResult, train_sft
@@ -45,6 +45,7 @@ __all__ = ["RESULT_SCHEMA", "open_interrupted_run", "run", "train"]
 RESULT_SCHEMA = 1
 _EVALUATION_OPTIONS = (
     "metric", "max_new_tokens", "device", "dtype", "arms", "instruction", "documents", "keep", "probes", "retention",
+    "lm_eval", "lm_eval_limit",
 )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def run(
     require_repeatable(config)
     held_out_data = _held_out_data(config, loaded)
     audit = _audited(config, evaluation_data=config.evaluation_data)
-    training = _training(home, should_stop, parallel)
+    training = _training(home, question_sets(config), should_stop, parallel)
     with _working(config, home, recorder, kind="run", name=name, resume=resume, parallel=parallel) as work:
         _store_audit(work, audit)
         seeds = Repeated(
@@ -142,15 +143,17 @@ def train(
     return result
 
 
-def _training(home: Path, should_stop: Callable[[], bool], parallel: Parallel) -> Training:
+def _training(
+    home: Path, questions: Sequence[QuestionSet], should_stop: Callable[[], bool], parallel: Parallel
+) -> Training:
     """Trains for a run, with one seed."""
 
     def training(config: RunConfig, loaded: LoadedData, held_out_data: LoadedData | None, at: Workplace) -> SftResult:
         return train_sft(
             config, loaded, folder=at.folder, home=home, recorder=at.recorder, held_out_data=held_out_data,
             held_out=config.held_out, keep=config.keep if config.probes else "off", resume_from=at.checkpoint,
-            questions=question_sets(config.probes, config.retention or ()), should_stop=should_stop,
-            documents=lambda: open_documents(config.documents, home=home), parallel=parallel,
+            questions=questions, should_stop=should_stop, parallel=parallel,
+            documents=lambda: open_documents(config.documents, home=home),
         )  # fmt: skip
 
     return training
@@ -302,14 +305,9 @@ def _evaluate_in_fresh_process(config: RunConfig, folder: RunFolder, home: Path)
 
 
 def _register(
-    config: RunConfig,
-    home: Path,
-    name: str,
-    folder: RunFolder,
-    trained: SftResult,
-    evaluation: JsonDict,
+    config: RunConfig, home: Path, name: str, folder: RunFolder, trained: SftResult, evaluation: JsonDict,
     proof: list[Invariant],
-) -> Version:
+) -> Version:  # fmt: skip
     return register_version(
         home,
         name=name,

@@ -19,7 +19,6 @@ from hone.engine.loop import LoopResult, LoopSettings, train
 from hone.engine.parallel import ALONE, Parallel
 from hone.engine.sharding import shard_model
 from hone.engine.step import mean_loss
-from hone.evaluation.probes.item import ProbeItem
 from hone.evaluation.shape import detect_shape
 from hone.evaluation.strength import StrengthChoice
 from hone.files import require_free_space
@@ -47,6 +46,7 @@ from hone.recipe.placement import memory_for_training, place_base, require_same_
 from hone.recipe.planned import plan_run
 from hone.recipe.planner import choose_numbers
 from hone.recipe.proving import check_before, probe_files
+from hone.recipe.question_sets import QuestionSet
 from hone.recipe.rows import PreparedRows, last_user_text
 from hone.recipe.run_files import PROBE_FILE, describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.recipe.starting import begin_adaptation, check_start, like_start, unlimited_renderer
@@ -115,7 +115,7 @@ def train_sft(
     held_out_data: LoadedData | None = None,
     held_out: float | int | None = 0,
     keep: Keep = "off",
-    questions: Sequence[tuple[str, Sequence[ProbeItem]]] = (),
+    questions: Sequence[QuestionSet] = (),
     documents: Callable[[], PassageIndex | None] = lambda: None,
     resume_from: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,

@@ -6,7 +6,7 @@ Measured on the validation rows, never on held-out ones, and judged by the bound
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,6 @@ from hone.engine.parallel import Parallel
 from hone.errors import InterruptedRunError
 from hone.evaluation.divergence import Divergence, answer_divergences
 from hone.evaluation.likelihood import answer_bits
-from hone.evaluation.probe_scores import RenderedItem, score_items
-from hone.evaluation.probes.item import ProbeItem
 from hone.evaluation.probes.suite import general_prompts
 from hone.evaluation.retention import Likelihoods, Retention, judge_questions, judge_retention
 from hone.evaluation.strength import (
@@ -36,7 +34,7 @@ from hone.model.load import LoadedModel
 from hone.planning.choose import TOLERATED_LOSS_RISE
 from hone.recipe.base_cache import cached_figures
 from hone.recipe.general import GeneralMaterial, base_key, general_material, on_path
-from hone.recipe.retention import render_questions
+from hone.recipe.question_sets import QuestionSet, ReadySet
 from hone.types import JsonDict, Keep, TokenSequence
 
 __all__ = ["FULL_STRENGTH", "SweepMaterial", "material_for_sweep", "set_kept_strength"]
@@ -57,7 +55,7 @@ class SweepMaterial:
         answer_bytes: UTF-8 bytes of each answer.
         texts: passages of prose.
         text_bytes: UTF-8 bytes of each passage.
-        questions: sets of general questions by their names; asked where a strength would be chosen.
+        questions: sets of general questions; asked where a strength would be chosen.
         base: the base's key, under which what it answers is kept.
         home: hone's home folder.
     """
@@ -66,7 +64,7 @@ class SweepMaterial:
     answer_bytes: tuple[int, ...]
     texts: tuple[TokenSequence, ...]
     text_bytes: tuple[int, ...]
-    questions: Mapping[str, Sequence[RenderedItem]]
+    questions: Sequence[ReadySet]
     base: tuple[object, ...]
     home: Path
 
@@ -77,7 +75,7 @@ def material_for_sweep(
     base: LoadedModel,
     renderer: Renderer,
     *,
-    questions: Sequence[tuple[str, Sequence[ProbeItem]]],
+    questions: Sequence[QuestionSet],
     home: Path,
     parallel: Parallel,
     sharded: bool,
@@ -90,7 +88,7 @@ def material_for_sweep(
         adaptation: what is to be trained.
         base: its model answers the general prompts, with the adapter off.
         renderer: of training; tokens that training adds are not in the general material.
-        questions: sets of general questions with their names; those that cannot be asked are left out.
+        questions: sets of general questions; those that cannot be asked are left out.
         home: hone's home folder.
         parallel: the processes; the first one's material is everybody's.
         sharded: whether the base is split over them.
@@ -114,10 +112,10 @@ def material_for_sweep(
     material: GeneralMaterial = parallel.from_first(whole)
     if not material.answers or not material.texts:
         return "as trained: the base gives no answer to general prompts"
-    asked = {name: render_questions(base, renderer, items)[0] for name, items in questions}
+    asked = [one.ready_for(base, renderer) for one in questions]
     return SweepMaterial(
         material.answers, material.answer_bytes, material.texts, material.text_bytes,
-        {name: rendered for name, rendered in asked.items() if rendered}, base_key(base, renderer), home,
+        [one for one in asked if one.questions], base_key(base, renderer), home,
     )  # fmt: skip
 
 
@@ -220,23 +218,21 @@ class _Sweep:
         """
         self.asked.add(point.strength)
         asked = []
-        for name, rendered in self.material.questions.items():
-            items = [one.item for one in rendered]
+        for ready in self.material.questions:
 
-            def right(strength: float, name: str = name, rendered: Sequence[RenderedItem] = rendered) -> JsonDict:
+            def right(strength: float, ready: ReadySet = ready) -> JsonDict:
                 self.adaptation.set_strength(strength)
-                total = sum(len(one.sequences) for one in rendered)
-                task = f"strength {strength:g}: {name}" if strength else f"base: {name}"
+                task = f"strength {strength:g}: {ready.name}" if strength else f"base: {ready.name}"
 
                 def told(done: int) -> None:
-                    recorder.record(Event("progress", {"task": task, "done": done, "total": total}))
+                    recorder.record(Event("progress", {"task": task, "done": done, "total": ready.steps}))
 
-                model, logits = self.adaptation.model, logits_pass(self.forward)
-                return {"right": score_items(model, rendered, forward=self.forward, logits=logits, on_done=told)}
+                return {"right": ready.right(self.forward, told)}
 
-            key = on_path("questions", self.material.base, self.forward, items)
+            key = on_path("questions", self.material.base, self.forward, ready.key)
             base = cached_figures(self.material.home, key, partial(right, 0.0))
-            asked.append(judge_questions(name, items, base["right"], right(point.strength)["right"]))
+            found = right(point.strength)["right"]
+            asked.append(judge_questions(ready.name, ready.questions, base["right"], found, lm_eval=ready.lm_eval))
         return with_questions(point, self.keep, asked)
 
     def _validation_loss(self, strength: float) -> float | None:

@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["ProbeItem"]
+__all__ = ["ProbeItem", "Question"]
+
+
+class Question(Protocol):
+    """What figures need to know of a question, wherever it comes from."""
+
+    @property
+    def skill(self) -> str:
+        """What it asks for; counted by itself."""
+
+    @property
+    def chance(self) -> float:
+        """Share of such questions that is right by guessing."""
+
+    @property
+    def question(self) -> str:
+        """What is asked, for a person."""
+
+    @property
+    def right_answer(self) -> str:
+        """The right answer, or one of them, for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +57,16 @@ class ProbeItem:
     def chance(self) -> float:
         """Share of such questions that is right by guessing."""
         return 0.0 if self.right is None else 1.0 / len(self.answers)
+
+    @property
+    def question(self) -> str:
+        """The question; of several beginnings the first."""
+        return self.prompts[0]
+
+    @property
+    def right_answer(self) -> str:
+        """The right choice, or the right beginning, or the first accepted answer."""
+        return self.answers[0] if self.right is None else self.options()[self.right][len(self.prompts) == 1]
 
     def options(self) -> list[tuple[str, str]]:
         """(prompt, answer) of each choice or accepted answer."""
