@@ -26,12 +26,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from hone.config import EvaluateConfig
 from hone.data.loader import load_examples
 from hone.engine.checkpoint import checkpoint_folders
 from hone.engine.events import Tee
 from hone.evaluation.likelihood import answer_bits
 from hone.home import hone_home
 from hone.recipe.inference import Answerer, load_answerer, training_path
+from hone.recipe.question_sets import question_sets
 from hone.recipe.retention import measure_retention
 from hone.recipe.rows import render_rows
 
@@ -117,8 +119,9 @@ def by_pass(folder: Path, aside: Path) -> list[dict[str, Any]]:
 
 def measured(answerer: Answerer, aside: Path) -> dict[str, Any]:
     """What is gained and lost with the adapter as it stands."""
+    questions = question_sets(EvaluateConfig.model_validate({"version": "any"}))
     found = measure_retention(
-        answerer, keep="balanced", per_skill=24, files=(), domain_answers=(), home=hone_home(), recorder=Tee()
+        answerer, keep="balanced", questions=questions, domain_answers=(), home=hone_home(), recorder=Tee()
     ).to_json()
     return {
         "loss": loss(answerer, aside),

@@ -70,7 +70,7 @@ def main() -> None:
     for version in given.versions:
         answerer = load_answerer(version, home=given.home, note=lambda text: None)
         assert answerer.adaptation is not None, f"{version} is no version"
-        questions = question_sets(EvaluateConfig(version=version, probes=given.probes))
+        questions = question_sets(EvaluateConfig.model_validate({"version": version, "probes": given.probes}))
         for strength in map(float, given.strengths.split(",")):
             answerer.adaptation.set_strength(strength)
             references, base, tuned = held_out(answerer)
