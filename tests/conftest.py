@@ -48,7 +48,8 @@ def real_home(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Con
     session, in pytest's cache folder.
     """
     home = tmp_path_factory.mktemp("real-home")
-    kept = pytestconfig.cache.mkdir("hone-models") if pytestconfig.cache else tmp_path_factory.mktemp("models")
+    cache = getattr(pytestconfig, "cache", None)  # not there with -p no:cacheprovider
+    kept = cache.mkdir("hone-models") if cache else tmp_path_factory.mktemp("models")
     (home / "models").symlink_to(kept, target_is_directory=True)
     return home
 

@@ -116,6 +116,19 @@ def test_the_page_nests_and_shows_the_figures(tmp_path: Path) -> None:
         assert shown in page.text, shown
 
 
+def test_the_report_shows_what_answers_owe_to_their_own_questions(tmp_path: Path) -> None:
+    given = result()
+    page = page_of(tmp_path, **given)
+    fit = given["evaluation"]["fit"]
+    for name in ("base", "tuned"):
+        own, others = fit["arms"][name]["own"], fit["arms"][name]["others"]
+        for shown in (f"{own:.1f}", f"{others:.1f}", f"{own - others:+.1f}"):
+            assert shown in page.text, (name, shown)
+    assert f"{fit['against_base']['tuned']['difference']:+.1f}" in page.text
+    assert f"The references themselves are {fit['of_references']:.1f} apart" in page.text
+    assert "own reference" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_text_of_users_and_models_is_escaped(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     tags = {tag for tag, _ in page.tags}
@@ -172,7 +185,7 @@ def test_lists_of_objects_are_read_as_words(tmp_path: Path) -> None:
 def test_charts_can_be_heard(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     charts = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("class") == "chart"]
-    assert len(charts) == 3
+    assert len(charts) == 4
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 
 from hone.evaluation.charts import Interval, curve_chart, interval_chart
+from hone.evaluation.report_fit import fit_context
 from hone.evaluation.report_retention import retention_context
 from hone.evaluation.report_seeds import seeds_context
 from hone.files import write_atomically
@@ -126,6 +127,7 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
             ("Largest losses, or least gains", evaluation["examples"]["worst"]),
         ],
         "arm_titles": ARM_TITLES,
+        "fit": fit_context(evaluation, ARM_TITLES, digits),
         "seeds": seeds_context(evaluation, digits),
         "retention": retention_context(result.get("retention")),
         "answers": _with_changes(result.get("answers") or [], evaluation, metric),
