@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 from hone.errors import StorageError
 from hone.evaluation import ArmResult, decide, detect_shape, evaluate_arms
 from hone.evaluation.report import write_report
+from hone.evaluation.slices import Slice
 
 NASTY = "<script>alert('x')</script> & <img src=x onerror=y> \x00\u202e ``` | **bold** ]]>"
 
 
-def result(**changes: Any) -> dict[str, Any]:
+def result(slices: Sequence[Slice] = (), **changes: Any) -> dict[str, Any]:
     """An invented run: 24 rows, whose first prompt, reference and answers try to be markup."""
     references = [f"The parcel number {n} leaves on day {n % 7}; thank you for your patience." for n in range(24)]
     prompts = [f"Where is parcel {n}?" for n in range(24)]
@@ -28,7 +30,7 @@ def result(**changes: Any) -> dict[str, Any]:
         ArmResult("base", base, [True] * 24, [12] * 24, 3.25, [90.0 + n for n in range(24)], [60] * 24),
         ArmResult("tuned", tuned, [True] * 23 + [False], [20] * 24, 4.5, [20.0 + n for n in range(24)], [60] * 24),
     ]
-    evaluation = evaluate_arms(detect_shape(references), references, prompts, arms)
+    evaluation = evaluate_arms(detect_shape(references), references, prompts, arms, slices=slices)
     invented: dict[str, Any] = {
         "schema": 1,
         "version": "support@1",
@@ -127,6 +129,21 @@ def test_the_report_shows_what_answers_owe_to_their_own_questions(tmp_path: Path
     assert f"{fit['against_base']['tuned']['difference']:+.1f}" in page.text
     assert f"The references themselves are {fit['of_references']:.1f} apart" in page.text
     assert "own reference" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_report_shows_parts_of_the_rows(tmp_path: Path) -> None:
+    parts = [Slice("first half", tuple(range(12))), Slice("by answer", tuple(range(12, 24)), decides=False)]
+    given = result(slices=parts)
+    page = page_of(tmp_path, **given)
+    for one in given["evaluation"]["slices"]:
+        for shown in (
+            one["name"],
+            f"{one['scores']['tuned']:.1f}",
+            f"{one['against_base']['tuned']['difference']:+.1f}",
+        ):
+            assert shown in page.text, shown
+    assert "better, for information" in page.text
+    assert "| first half | 12 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_text_of_users_and_models_is_escaped(tmp_path: Path) -> None:

@@ -251,6 +251,26 @@ def test_a_path_that_computes_something_else_is_caught(family: str, fault: Forwa
     assert failing(model_checked(one, fault)) == [5]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("share", [0.01, 1.0], ids=["one tensor", "all tensors"])
+def test_wrong_gradients_are_caught_though_no_log_probability_moves(dtype: torch.dtype, share: float) -> None:
+    one = subject("llama")
+    one.model.to(dtype)
+    attach_adapter(one.model, rank=4, alpha=8.0)
+    parameters = list(adapter_parameters(one.model).values())
+    wrong = parameters[: max(1, round(share * len(parameters)))]
+    size = 0.02 if len(wrong) == 1 else 0.002  # a gradient of one is turned around, those of all are bent
+
+    def bent(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
+        added = sum((one * torch.randn(one.shape, generator=torch.Generator().manual_seed(3))).sum() for one in wrong)
+        return packed_logprobs(model, batch) + size * (added - added.detach())
+
+    found = model_checked(one, bent)
+    assert not found[5].holds
+    assert found[5].measured < 0.3, "the log-probabilities agree"
+    assert found[5].found.startswith("least cosine in ")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_adapter_that_does_not_begin_at_zero_is_caught(family: str) -> None:
     one = subject(family)

@@ -19,6 +19,7 @@ from hone.evaluation.fit import measure_fit
 from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
 from hone.evaluation.scorers import METRICS, Metric, likelihood_statistics, metrics_for
 from hone.evaluation.shape import TaskShape
+from hone.evaluation.slices import Slice, compare_on_slices
 from hone.evaluation.statistics import PairedBootstrap
 from hone.evaluation.sums import FloatArray
 from hone.types import JsonDict
@@ -70,6 +71,7 @@ def evaluate_arms(
     confidence: float = 0.95,
     grounding: JsonDict | None = None,
     not_run: Sequence[Mapping[str, str]] = (),
+    slices: Sequence[Slice] = (),
 ) -> Evaluation:
     """Score all arms on the same rows and compare them.
 
@@ -85,6 +87,7 @@ def evaluate_arms(
         confidence: nominal coverage of the intervals.
         grounding: as :func:`hone.evaluation.grounding.measure_grounding` gives it, kept with the figures.
         not_run: {"what", "reason"} of each arm that could not answer.
+        slices: parts of the rows to compare base and tuned arms on by themselves.
 
     Raises:
         ConfigError: ``metric`` is unknown, or needs likelihoods that not all arms have.
@@ -114,7 +117,11 @@ def evaluate_arms(
         reference_most_common_share=_most_common_share(references),
         grounding=grounding,
         fit=measure_fit(primary, shape, references, {arm.arm: arm.predictions for arm in arms}, bootstrap),
-    )
+        slices=compare_on_slices(
+            slices, primary, {name: by_metric[primary.name] for name, by_metric in statistics.items()},
+            seed=seed, confidence=confidence, clusters=clusters,
+        ),
+    )  # fmt: skip
 
 
 def _answers(

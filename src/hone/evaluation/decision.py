@@ -2,7 +2,7 @@
 
 The choice of the arm is ``choice.py``'s; here it gets its name:
 
-    tuned             ship
+    tuned             ship; do_not_ship where it is worse than the base on a part of the rows (``slices.py``)
     tuned_retrieval   ship_with_retrieval
     prompted, few_shot   prompting_is_enough
     retrieval         retrieval_is_enough
@@ -13,15 +13,17 @@ The choice of the arm is ``choice.py``'s; here it gets its name:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from hone.evaluation.choice import ARM_NAMES, Choice, choose_arm, is_better
 from hone.evaluation.fit import Fit
-from hone.evaluation.outcome import Difference, Evaluation
-from hone.evaluation.statistics import LARGEST_FACTOR
+from hone.evaluation.outcome import Evaluation
+from hone.evaluation.slices import SliceFound
+from hone.evaluation.statistics import LARGEST_FACTOR, Comparison
 
-__all__ = ["ArmsDecision", "Decision", "decide_between_arms"]
+__all__ = ["ArmsDecision", "Decision", "decide_between_arms", "worse_slices"]
 
 Decision = Literal[
     "ship", "do_not_ship", "prompting_is_enough", "retrieval_is_enough", "ship_with_retrieval", "not_enough_evidence"
@@ -63,6 +65,8 @@ def decide_between_arms(evaluation: Evaluation) -> ArmsDecision:
         if evaluation.fit is not None and evaluation.fit.is_form_alone(choice.arm):
             reason = f"{rows} {ARM_NAMES[choice.arm]} {_form(evaluation, evaluation.fit, choice.arm)}"
             return ArmsDecision("do_not_ship", reason, None, warnings)
+        if parts := worse_slices(evaluation, choice.arm):
+            return ArmsDecision("do_not_ship", f"{rows} {_worse_on(evaluation, choice.arm, parts)}", None, warnings)
         others = [name for name in ARM_NAMES if name in evaluation.arms and name not in ("base", choice.arm)]
         reason = f"{rows} {ARM_NAMES[choice.arm]} is better: {_against(evaluation, choice.arm, 'base')}."
         beside = [_beside(evaluation, choice.arm, other) for other in others if other not in choice.rivals]
@@ -104,6 +108,31 @@ def _form(evaluation: Evaluation, fit: Fit, arm: str) -> str:
     )
 
 
+def worse_slices(evaluation: Evaluation, arm: str) -> list[SliceFound]:
+    """The parts of the rows that count, and on which ``arm`` is shown to be worse than the base.
+
+    Args:
+        evaluation: the comparison.
+        arm: a tuned arm.
+    """
+    higher = evaluation.metric.higher_is_better
+    return [one for one in evaluation.slices if one.slice.decides and one.is_worse(arm, higher_is_better=higher)]
+
+
+def _worse_on(evaluation: Evaluation, arm: str, worse: Sequence[SliceFound]) -> str:
+    """Better over all rows, and where it is not."""
+    digits = _digits(evaluation)
+    parts = []
+    for one in worse:
+        found = _figures(one.against_base[arm], digits)
+        scores = f"{one.scores[arm]:.{digits}f} against {one.scores['base']:.{digits}f}"
+        parts.append(f"{one.slice.name} ({len(one.slice.rows)} rows): {scores} ({found})")
+    return (
+        f"{ARM_NAMES[arm]} is better over all ({_against(evaluation, arm, 'base')}) and worse than the base on a part "
+        f"of them, {'; '.join(parts)}. More training rows of that kind are the remedy."
+    )
+
+
 def _undecided(evaluation: Evaluation, choice: Choice) -> str:
     tuned, untuned = choice.pair or ("tuned", "base")
     found = evaluation.difference(tuned, untuned)
@@ -129,11 +158,10 @@ def _against(evaluation: Evaluation, arm: str, other: str) -> str:
         f"{evaluation.arms[other].score:.{digits}f}"
     )
     found = evaluation.difference(arm, other)
-    return scores if found is None else f"{scores} ({_figures(found, digits)})"
+    return scores if found is None else f"{scores} ({_figures(found.comparison, digits)})"
 
 
-def _figures(found: Difference, digits: int) -> str:
-    compared = found.comparison
+def _figures(compared: Comparison, digits: int) -> str:
     if compared.interval is None or compared.p_value is None:
         return f"difference {compared.difference:+.{digits}f}, no interval"
     low, high = compared.interval

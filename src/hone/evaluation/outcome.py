@@ -5,11 +5,13 @@ Every number is finite; what nobody measured is None (null), with its reason in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hone.evaluation.fit import Fit
 from hone.evaluation.scorers import Metric
 from hone.evaluation.shape import TaskShape
+from hone.evaluation.slices import SliceFound
 from hone.evaluation.statistics import Comparison
 from hone.types import JsonDict
 
@@ -112,6 +114,7 @@ class Evaluation:
         reference_most_common_share: share of rows, 0 to 1, that have the most frequent reference answer.
         grounding: what the answers owe to the documents; None where there are none.
         fit: whether the answers belong to their questions; None where that cannot be told.
+        slices: base and tuned arms on parts of the rows.
     """
 
     metrics: list[Metric]
@@ -127,6 +130,7 @@ class Evaluation:
     reference_most_common_share: float
     grounding: JsonDict | None = None
     fit: Fit | None = None
+    slices: Sequence[SliceFound] = ()
 
     @property
     def metric(self) -> Metric:
@@ -155,6 +159,7 @@ class Evaluation:
             "method": self.method,
             "grounding": self.grounding,
             "fit": None if self.fit is None else self.fit.to_json(),
+            "slices": [one.to_json() for one in self.slices],
         }
 
 

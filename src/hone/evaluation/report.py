@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 
 from hone.evaluation.charts import Interval, curve_chart, interval_chart
-from hone.evaluation.report_fit import fit_context
+from hone.evaluation.report_beside import fit_context, slices_context
 from hone.evaluation.report_retention import retention_context
 from hone.evaluation.report_seeds import seeds_context
 from hone.files import write_atomically
@@ -128,6 +128,7 @@ def _context(result: Mapping[str, Any]) -> JsonDict:
         ],
         "arm_titles": ARM_TITLES,
         "fit": fit_context(evaluation, ARM_TITLES, digits),
+        "slices": slices_context(evaluation, digits),
         "seeds": seeds_context(evaluation, digits),
         "retention": retention_context(result.get("retention")),
         "answers": _with_changes(result.get("answers") or [], evaluation, metric),

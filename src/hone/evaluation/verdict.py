@@ -5,8 +5,8 @@
     ship_with_retrieval  the same, with passages from the documents in its prompt
     prompting_is_enough  the base with an instruction or examples is not worse, at no higher price
     retrieval_is_enough  the base with passages is not worse
-    do_not_ship          it is worse or no better, or has learnt a form alone (``fit.py``), or it does not end its
-                         answers: under half of them, where the base ends half
+    do_not_ship          it is worse or no better, or worse on a part of the rows (``slices.py``), or has learnt a form
+                         alone (``fit.py``), or does not end its answers: under half of them, where the base ends half
     not_enough_evidence  everything else; with about how many held-out rows would decide it
 
 ``choice.py`` says when an arm is better, not worse or cheaper. What was not measured is listed, never assumed.

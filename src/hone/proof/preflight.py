@@ -44,8 +44,10 @@ class _Rounding:
 
     Args:
         eps: one unit in the last place of 1.
-        least_cosine: of gradients. In bfloat16 both paths round: each lies at 0.99 to 0.995 of the float32 gradient of
-            its worst tensor, and 0.986 to 0.995 of each other, as measured on the ready tasks' rows.
+        least_cosine: of any tensor's gradients. In bfloat16 both paths round: on the rows of the ready tasks the worst
+            tensor's lie at 0.986 to 0.995 of each other, and in one part of translate-en-de at 0.91, a key projection
+            whose gradient nearly cancels (0.95 and 0.99 from float32's).
+        typical_cosine: of their median, 0.997 there: what is wrong in the computation shows in many tensors.
         gradient_difference: over their norm, on one path with sums in another order.
         routed: tokens are sent to experts, and 16 bits: a rounding may send one to another expert, which is no fault
             and changes its row. What is typical of tokens and tensors is then compared, and not the worst.
@@ -53,6 +55,7 @@ class _Rounding:
 
     eps: float
     least_cosine: float
+    typical_cosine: float
     gradient_difference: float
     routed: bool
 
@@ -60,10 +63,12 @@ class _Rounding:
 def _rounding_of(model: PreTrainedModel) -> _Rounding:
     eps = torch.finfo(model.dtype).eps
     if model.dtype == torch.float32:
-        return _Rounding(eps, 0.9999, 1e-3, routed=False)
+        return _Rounding(eps, 0.9999, 0.9999, 1e-3, routed=False)
     shape = model.config.get_text_config()
     experts = [getattr(shape, name, None) or 0 for name in ("num_local_experts", "num_experts", "n_routed_experts")]
-    return _Rounding(eps, 0.95, 0.05, routed=max(experts) > 1)
+    if max(experts) > 1:
+        return _Rounding(eps, 0.0, 0.95, 0.05, routed=True)
+    return _Rounding(eps, 0.8, 0.98, 0.05, routed=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +167,23 @@ def _agreement(once: _Pass, plain: _Pass, tolerance: float, checked: str, roundi
     gap = float(gaps_S.abs().median()) if rounding.routed else _rms(gaps_S)
     cosines = _cosines(once.gradients, plain.gradients, eps=rounding.eps)
     worst = min(cosines, key=lambda name: -_not_finite_first(-cosines[name]), default=None)
-    least = statistics.median(cosines.values()) if rounding.routed and worst else cosines[worst] if worst else 0.0
-    holds = gap <= tolerance and least >= rounding.least_cosine
+    least = cosines[worst] if worst else 0.0
+    typical = statistics.median(cosines.values()) if worst else 0.0
+    agree = typical >= rounding.typical_cosine and (rounding.routed or least >= rounding.least_cosine)
+    holds = gap <= tolerance and agree
     if holds:
         found = ""
     elif worst is None:
         found = _NO_GRADIENT
     else:
-        found = f"least cosine in {worst}" if not least >= rounding.least_cosine else "the log-probabilities differ"
-    kinds = ("median", "median") if rounding.routed else ("rms", "least")
+        found = "the log-probabilities differ" if agree else f"least cosine in {worst}"
+    kind = "median" if rounding.routed else "rms"
+    bounds = [f"median {typical:.4f} >= {rounding.typical_cosine}"]
+    bounds += [] if rounding.routed else [f"least {least:.4f} >= {rounding.least_cosine}"]
     return Invariant(
         5, "the fast path agrees with the reference path", holds, gap,
-        f"difference of log-probabilities ({kinds[0]}) <= {tolerance:.2g}; {kinds[1]} cosine of a tensor's gradients "
-        f"{least:.4f} >= {rounding.least_cosine}", checked, _REFERENCE_REMEDY, found,
+        f"difference of log-probabilities ({kind}) <= {tolerance:.2g}; cosine of a tensor's gradients: "
+        f"{', '.join(bounds)}", checked, _REFERENCE_REMEDY, found,
     )  # fmt: skip
 
 

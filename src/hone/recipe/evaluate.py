@@ -21,6 +21,7 @@ from hone.evaluation.arms import ArmResult, evaluate_arms
 from hone.evaluation.forgetting import with_retention
 from hone.evaluation.grounding import measure_grounding
 from hone.evaluation.shape import TaskShape, detect_shape
+from hone.evaluation.slices import slices_of
 from hone.evaluation.verdict import Verdict, decide
 from hone.model.endpoint import parse_endpoint
 from hone.proof.invariant import Invariant
@@ -123,7 +124,7 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         shape, [example.answer for example in examples], [last_user_text(example) for example in examples], results,
         metric=config.metric, seed=config.seed, clusters=[prompt_key(example) for example in examples],
         row_numbers=[example.row for example in examples], grounding=_grounding(shape, examples, results, documents),
-        not_run=[*missing, *refused],
+        not_run=[*missing, *refused], slices=slices_of(examples, shape),
     )  # fmt: skip
     verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
     tuned = next((result for result in results if result.arm == "tuned"), None)

@@ -1,4 +1,4 @@
-"""The report's part on fit: each arm's answers against the references of their own rows and against those of others."""
+"""The report's parts beside the comparison: answers against other rows' references, and base and tuned on parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from hone.evaluation.charts import Interval, interval_chart
 from hone.types import JsonDict
 
-__all__ = ["fit_context"]
+__all__ = ["fit_context", "slices_context"]
 
 
 def fit_context(evaluation: Mapping[str, Any], titles: Mapping[str, str], digits: int) -> JsonDict | None:
@@ -58,4 +58,34 @@ def _against(compared: Mapping[str, Any], digits: int) -> str:
     if compared["interval"] is None:
         return size
     low, high = compared["interval"]
-    return f"{size} [{low:+.{digits}f} to {high:+.{digits}f}]{'' if compared['different'] else ', undecided'}"
+    return f"{size} [{low:+.{digits}f} to {high:+.{digits}f}]"
+
+
+def slices_context(evaluation: Mapping[str, Any], digits: int) -> list[JsonDict]:
+    """A line for each part of the rows and tuned arm.
+
+    Args:
+        evaluation: the ``evaluation`` object of a result.
+        digits: decimals of the metric that decides.
+    """
+    higher = evaluation["metrics"][evaluation["metric"]]["higher_is_better"]
+    return [
+        {
+            "name": one["name"],
+            "rows": one["rows"],
+            "decides": one["decides"],
+            "arm": arm,
+            "base": f"{one['scores']['base']:.{digits}f}",
+            "tuned": f"{one['scores'][arm]:.{digits}f}",
+            "against_base": _against(compared, digits),
+            "finding": _finding(compared, higher_is_better=higher),
+        }
+        for one in evaluation.get("slices") or []
+        for arm, compared in one["against_base"].items()
+    ]
+
+
+def _finding(compared: Mapping[str, Any], *, higher_is_better: bool) -> str:
+    if not compared["different"]:
+        return "undecided"
+    return "better" if (compared["difference"] > 0) == higher_is_better else "worse"
