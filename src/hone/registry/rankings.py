@@ -202,18 +202,26 @@ def list_sessions(home: Path, *, version: str | None = None) -> list[RankingSess
         return [RankingSession(**row._mapping) for row in connection.execute(query)]
 
 
-def items_of(connection: Connection, session_id: str) -> list[RankingItem]:
-    """The prompts of a session with their answers, in the order in which they were stored."""
+def items_of(connection: Connection, session_id: str, *, item_id: str | None = None) -> list[RankingItem]:
+    """The prompts of a session with their answers, in the order in which they were stored.
+
+    Args:
+        connection: the transaction.
+        session_id: of the session.
+        item_id: of the one prompt that is wanted; None for all.
+    """
+    wanted = [ranking_items.c.session_id == session_id]
+    if item_id is not None:
+        wanted.append(ranking_items.c.id == item_id)
     of_item: dict[str, list[RankingCandidate]] = {}
     prompts: dict[str, list[JsonDict]] = {}
-    items = select(ranking_items).where(ranking_items.c.session_id == session_id).order_by(ranking_items.c.sequence)
-    for row in connection.execute(items):
+    for row in connection.execute(select(ranking_items).where(*wanted).order_by(ranking_items.c.sequence)):
         prompts[row.id] = row.prompt
         of_item[row.id] = []
     candidates = (
         select(ranking_candidates)
         .join(ranking_items, ranking_items.c.id == ranking_candidates.c.item_id)
-        .where(ranking_items.c.session_id == session_id)
+        .where(*wanted)
         .order_by(ranking_candidates.c.sequence)
     )
     for row in connection.execute(candidates):

@@ -189,10 +189,10 @@ def cast_vote(
         raise ConfigError(f"{seconds} is no time", where="seconds", remedy="give seconds from 0 up, or none")
     with open_store(home).write() as connection:
         session = session_row(connection, session_id)
-        item = next((one for one in items_of(connection, session_id) if one.id == item_id), None)
-        if item is None:
+        found = items_of(connection, session_id, item_id=item_id)
+        if not found:
             raise ConfigError(f"{session_id} has no prompt {item_id!r}", where="item")
-        shown = [one.id for one in shown_order(session, item, rater)]
+        shown = [one.id for one in shown_order(session, found[0], rater)]
         values = {
             "id": new_id("vote-"),
             "session_id": session_id,
