@@ -136,7 +136,9 @@ def sample_answers(
 def _contender(reference: str, home: Path, note: Note) -> Contender:
     version, folder = find_run(reference, home, note)
     if folder is None:
-        return Contender(base_named(home, reference), reference, "base", None)
+        # a folder is named as a version names it as its base
+        name = str(Path(reference).absolute()) if Path(reference).is_dir() else base_named(home, reference)
+        return Contender(name, reference, "base", None)
     notes = notes_of_run(folder)
     name = version.reference if version else folder.name
     if notes.get("method") == "reward":

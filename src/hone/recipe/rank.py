@@ -174,7 +174,7 @@ def _judged(ranked: Ranked) -> list[RankedPrompt]:
 
 def _spec(config: RankConfig, contenders: Sequence[Contender], prompts: Sequence[Sequence[JsonDict]]) -> JsonDict:
     return {
-        "contenders": [[one.name, one.reference, one.arm] for one in contenders],
+        "contenders": [[one.name, one.arm] for one in contenders],
         "n": config.n,
         "temperatures": list(config.temperatures),
         "max_new_tokens": config.max_new_tokens,

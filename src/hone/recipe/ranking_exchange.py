@@ -23,7 +23,7 @@ from hone.registry.rankings import (
     find_session_of,
     list_sessions,
 )
-from hone.registry.votes import Ranked, cast_vote, ranked_session, shown_order
+from hone.registry.votes import Ranked, cast_vote, check_rater, ranked_session, shown_order
 from hone.types import JsonDict
 
 __all__ = ["ExchangeFormat", "Imported", "export_rankings", "exported_text", "import_rankings"]
@@ -181,19 +181,22 @@ def _add_votes(home: Path, session: RankingSession, tasks: Sequence[CompareTask]
     by_id = {item.id: item for item in ranked.items}
     by_content = {_content(item.prompt, [one.text for one in item.candidates]): item for item in ranked.items}
     standing = {(vote.item_id, vote.rater): vote for vote in ranked.votes}
-    votes = known = differing = 0
+    waiting: list[tuple[str, str, list[int] | None, float | None]] = []
+    known = differing = 0
     for task in tasks:
-        texts = [text for _, text in task.answers]
-        item = by_id.get(task.id) or by_content[_content(task.prompt, texts)]
+        item = by_id.get(task.id) or by_content[_content(task.prompt, [text for _, text in task.answers])]
         for ranking in task.rankings:
-            ranks = _in_shown_order(session, item, task, ranking.rater, ranking.ranks)
-            if (before := standing.get((item.id, ranking.rater))) is not None:
+            rater = check_rater(ranking.rater)
+            ranks = _in_shown_order(session, item, task, rater, ranking.ranks)
+            before = standing.get((item.id, rater))
+            if before is None:
+                waiting.append((item.id, rater, ranks, ranking.seconds))
+            else:
                 known += before.ranks == ranks
                 differing += before.ranks != ranks
-            else:
-                cast_vote(home, session.id, item.id, ranking.rater, ranks, seconds=ranking.seconds)
-                votes += 1
-    return Imported(session, is_new, votes, known, differing)
+    for item_id, rater, ranks, seconds in waiting:
+        cast_vote(home, session.id, item_id, rater, ranks, seconds=seconds)
+    return Imported(session, is_new, len(waiting), known, differing)
 
 
 def _in_shown_order(
@@ -209,7 +212,7 @@ def _in_shown_order(
             "a task has other answers than were exported", where=session.id, details=[one.text[:80] for one in missing]
         )
     places = {rank: place for place, rank in enumerate(sorted(set(ranks)), start=1)}
-    return [places[rank_of[one.text]] for one in shown_order(session, item, rater.strip())]
+    return [places[rank_of[one.text]] for one in shown_order(session, item, rater)]
 
 
 def _content(prompt: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> str:
