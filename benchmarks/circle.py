@@ -9,8 +9,8 @@
    not; of two alike in that, the shorter one.
 4. A reward model: ``hone rankings export`` and ``hone run --method reward``.
 5. Reinforcement: ``hone run --method grpo --reward REWARD`` (``reinforce`` below is the one place that knows it).
-6. The comparison: tuned and start answer held-out prompts, the rule votes blind, and ``hone rank --report`` gives the
-   share that the tuned one wins with its interval; retention is what the run measured.
+6. The comparison: tuned and start answer held-out prompts, the rule votes blind, and the report gives the share that
+   the tuned one wins with its interval; retention is what the run measured.
 
 Every step's result is in the JSON file as soon as it is there, and the same command goes on where it was. ``--until
 reward`` stops before reinforcement.
@@ -122,8 +122,8 @@ def run_steps(given: argparse.Namespace, work: Path, told: dict[str, Any], keep:
 
     def judged() -> dict[str, Any]:
         vote(told["compared"]["session"])
-        report = hone("rank", _name(told["reinforced"]), "--report")
-        return {"report": report, "retention": told["reinforced"].get("retention")}
+        shown = hone("rankings", "show", told["compared"]["session"])
+        return {"report": shown["report"], "retention": told["reinforced"].get("retention")}
 
     steps = {"start": start, "answers": answers, "votes": lambda: vote(told["answers"]["session"]), "reward": reward,
              "reinforced": reinforced, "compared": compared, "judged": judged}  # fmt: skip

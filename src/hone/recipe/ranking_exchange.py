@@ -217,7 +217,7 @@ def _in_shown_order(
 
 def _content(prompt: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> str:
     told: JsonDict = {"prompt": [dict(turn) for turn in prompt], "texts": sorted(text.strip() for text in texts)}
-    return json.dumps(told, sort_keys=True)
+    return json.dumps(told, ensure_ascii=False, sort_keys=True)
 
 
 def _unknown(kind: str, *, imported: bool = False) -> ConfigError:
