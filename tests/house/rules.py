@@ -227,8 +227,8 @@ def _opens_text(node: ast.Call) -> bool:
 
 # Calls that make a value and touch nothing outside; a name that begins with a capital is taken for a class.
 _QUIET_CALLS = {
-    "compile", "date", "datetime", "declare_job_tables", "dict", "field", "float", "frozenset", "fromkeys", "getLogger",
-    "int", "items",
+    "compile", "date", "datetime", "declare_job_tables", "declare_ranking_tables", "dict", "field",
+    "float", "frozenset", "fromkeys", "getLogger", "int", "items",
     "join", "keys", "len", "list", "mapped_column", "max", "min", "namedtuple", "partial", "range", "relationship",
     "replace", "set", "sorted", "split", "splitlines", "str", "strip", "sum", "timedelta", "tuple", "values", "zip",
 }  # fmt: skip

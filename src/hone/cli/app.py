@@ -22,6 +22,8 @@ from hone.cli.models import models
 from hone.cli.output import prepare_streams, show
 from hone.cli.plan import plan
 from hone.cli.proof import proof
+from hone.cli.rank import rank
+from hone.cli.rankings import rankings
 from hone.cli.reward import reward
 from hone.cli.run import run
 from hone.cli.serve import serve
@@ -61,12 +63,14 @@ app.command("chat", epilog="Example: hone chat support --base")(chat)
 app.command("generate", epilog='Example: hone generate support "Where is my order?"')(generate)
 app.command("train", epilog="Example: hone train examples.jsonl --output my-run --epochs 3")(train)
 app.command("evaluate", epilog="Example: hone evaluate support held_out.jsonl")(evaluate)
+app.command("rank", epilog="Example: hone rank support --rater anna    Then: hone rank support --report")(rank)
 app.command("proof", epilog="Example: hone proof support    or: hone proof --data examples.jsonl")(proof)
 models.command("export", epilog="Example: hone models export support@1 --to gguf --out support-gguf")(export_model)
 models.command("push", epilog="Example: hone models push support@1 you/support")(push_model)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 app.add_typer(reward, name="reward")
+app.add_typer(rankings, name="rankings")
 app.command("serve", epilog="Example: hone serve --port 8000")(serve)
 app.command("plan", epilog="Example: hone plan examples.jsonl --target-device h100 --rate 2.5/h")(plan)
 app.command("doctor", epilog="Example: hone doctor")(doctor)

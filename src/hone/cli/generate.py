@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hone.cli.options import ConfigFileOption, JsonOption, options_of
 from hone.cli.output import harmless, print_json, result_stream, say
 from hone.config import GenerateConfig, load_config
 from hone.errors import ConfigError
 from hone.home import hone_home
-from hone.types import ArmName
+from hone.types import ArmName, JsonDict
+
+if TYPE_CHECKING:  # importing the recipe imports torch
+    from hone.recipe.best_of import ScoredAnswer
 
 __all__ = ["generate", "input_lines", "write_pieces"]
 
@@ -21,11 +24,12 @@ __all__ = ["generate", "input_lines", "write_pieces"]
 def generate(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
     """Answer one message.
 
-    Nothing but the answer goes to standard output.
+    Nothing but the answer goes to standard output. With --best-of, several are written and the best one is given.
     """
     if given.get("prompt") == "-":
         given["prompt"] = _read_standard_input()
     config = load_config(GenerateConfig, given, file=config_file)
+    _check_best_of(config)
     from hone.recipe.answer import open_conversation
 
     with result_stream(as_json):
@@ -33,11 +37,22 @@ def generate(*, as_json: JsonOption = False, config_file: ConfigFileOption = Non
     if conversation.system_is_from_training:
         say(f"system message, as in all training rows: {harmless(conversation.system or '')}")
     arm: ArmName = "tuned" if conversation.is_tuned and not config.base else "base"
-    pieces = conversation.ask(config.prompt, arm=arm)
-    if not as_json:
-        write_pieces(pieces)
-    text = "".join(pieces)
-    answer = conversation.last
+    candidates: list[ScoredAnswer] = []
+    if config.best_of > 1:
+        from hone.recipe.best_of import best_answers
+
+        with result_stream(as_json):
+            candidates = best_answers(conversation, config, arm=arm, home=hone_home(), note=say)
+        answer = candidates[0].answer
+        text = answer.text
+        if not as_json:
+            write_pieces([text])
+    else:
+        pieces = conversation.ask(config.prompt, arm=arm)
+        if not as_json:
+            write_pieces(pieces)
+        text = "".join(pieces)
+        answer = conversation.last
     if not answer.stopped:
         say(f"(cut off after {answer.tokens} tokens; --max-new-tokens allows more)")
     if as_json:
@@ -51,8 +66,31 @@ def generate(*, as_json: JsonOption = False, config_file: ConfigFileOption = Non
                 "prompt": config.prompt,
                 "answer": text,
                 **{name: value for name, value in asdict(answer).items() if name != "text"},
+                **({"candidates": [_candidate_json(one) for one in candidates]} if candidates else {}),
             }
         )
+
+
+def _check_best_of(config: GenerateConfig) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        ConfigError: there is nothing to choose by, or nothing to choose from.
+    """
+    if config.best_of > 1 and config.reward is None:
+        raise ConfigError(
+            "nothing says which answer is best", where="--best-of", remedy="name a reward model with --reward"
+        )
+    if config.reward is not None and config.best_of == 1:
+        raise ConfigError("has no effect with one answer", where="--reward", remedy="give --best-of 8, or leave it out")
+    if config.best_of > 1 and config.temperature == 0:
+        raise ConfigError(
+            "all answers would be the same with temperature = 0", where="--best-of", remedy="add --temperature 0.8"
+        )
+
+
+def _candidate_json(one: ScoredAnswer) -> JsonDict:
+    return {"text": one.answer.text, "score": one.score, "stopped": one.answer.stopped, "tokens": one.answer.tokens}
 
 
 def write_pieces(pieces: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from hone.config.load import dump_resolved, load_config
 from hone.config.option_help import option_help
 from hone.config.plan import PlanConfig
 from hone.config.proof import PROOF_OPTIONS, ProofConfig
+from hone.config.rank import RANK_OPTIONS, RankConfig
 from hone.config.reward import REWARD_OPTIONS, RewardConfig
 from hone.config.schema import (
     DEFAULT_MODEL,
@@ -21,6 +22,7 @@ __all__ = [
     "CONTINUE_OPTIONS",
     "DEFAULT_MODEL",
     "PROOF_OPTIONS",
+    "RANK_OPTIONS",
     "REWARD_OPTIONS",
     "ChatConfig",
     "ContinueConfig",
@@ -28,6 +30,7 @@ __all__ = [
     "GenerateConfig",
     "PlanConfig",
     "ProofConfig",
+    "RankConfig",
     "RewardConfig",
     "RunConfig",
     "TrainConfig",

@@ -321,3 +321,7 @@ class GenerateConfig(ChatConfig):
     """Options of ``hone generate``: those of ``hone chat``, and the one message."""
 
     prompt: _Text = Field(description="The user's message; - reads it from standard input.")
+    best_of: _Count = Field(1, description="Write this many answers, and give the one that --reward scores highest.")
+    reward: _Text | None = Field(
+        None, description="With --best-of, what scores answers: a reward model's version, alias or run's folder."
+    )

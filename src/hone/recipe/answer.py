@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hone.config.schema import ChatConfig
 from hone.errors import ConfigError, TemplateError
-from hone.model.generate import SamplingSettings, stream
+from hone.model.generate import SamplingSettings, generate, stream
 from hone.model.lora import adapter_disabled
 from hone.recipe.inference import Answerer, load_answerer
 from hone.types import ArmName, Message
@@ -101,11 +101,7 @@ class Conversation:
         """
         history = self._histories.get(arm, [])
         user = Message("user", _checked(text))
-        opening = [Message("system", _checked(self.system))] if self.system else []
-        try:
-            prompt = self._answerer.prompt([*opening, *history, user], arm=arm)
-        except TemplateError as fault:
-            raise _in_the_askers_words(fault, num_turns=len(opening) + len(history) + 1) from fault
+        prompt = self._prompt([*self._opening(), *history, user], arm)
         settings = self._settings(len(prompt))
         started = time.perf_counter()
         ids: list[int] = []
@@ -119,6 +115,47 @@ class Conversation:
         self._last = Answer(self._answerer.text(ids), stopped, len(prompt), len(ids), round(seconds, 3))
         if self._last.text.strip():  # an empty turn could not be rendered again
             self._histories[arm] = [*history, user, Message("assistant", self._last.text.strip())]
+
+    def draw(self, text: str, count: int, *, arm: ArmName) -> tuple[tuple[Message, ...], list[Answer]]:
+        """Several answers to one message, each with draws of its own; nothing of it is remembered.
+
+        Args:
+            text: the user's message.
+            count: how many.
+            arm: ``tuned`` or ``base``.
+
+        Returns:
+            What was asked, with the system message, and the answers; ``seconds`` are those of all together.
+
+        Raises:
+            ConfigError, TemplateError: as :meth:`ask`.
+        """
+        asked = (*self._opening(), Message("user", _checked(text)))
+        prompt = self._prompt(asked, arm)
+        settings = self._settings(len(prompt))
+        started = time.perf_counter()
+        with self._switched(arm):
+            drawn = generate(
+                self._answerer.base.model,
+                [prompt] * count,
+                stop_ids=self._answerer.renderer_of(arm).stop_ids,
+                settings=settings,
+            )
+        seconds = round(time.perf_counter() - started, 3)
+        texts = [self._answerer.text(one.ids).strip() for one in drawn]
+        return asked, [
+            Answer(text, one.stopped, len(prompt), len(one.ids), seconds)
+            for text, one in zip(texts, drawn, strict=True)
+        ]
+
+    def _opening(self) -> list[Message]:
+        return [Message("system", _checked(self.system))] if self.system else []
+
+    def _prompt(self, messages: Sequence[Message], arm: ArmName) -> tuple[int, ...]:
+        try:
+            return self._answerer.prompt(messages, arm=arm)
+        except TemplateError as fault:
+            raise _in_the_askers_words(fault, num_turns=len(messages)) from fault
 
     def _settings(self, prompt_tokens: int) -> SamplingSettings:
         config = self._config

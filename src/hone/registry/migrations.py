@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from hone.registry.job_tables import m004_jobs
 from hone.registry.lineage_tables import m005_lineage
+from hone.registry.ranking_tables import m006_rankings
 
 __all__ = ["MIGRATIONS", "Migration"]
 
@@ -91,4 +92,11 @@ def m003_aliases(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_runs, m002_versions, m003_aliases, m004_jobs, m005_lineage)
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_runs,
+    m002_versions,
+    m003_aliases,
+    m004_jobs,
+    m005_lineage,
+    m006_rankings,
+)

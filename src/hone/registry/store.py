@@ -37,6 +37,7 @@ from hone.errors import StorageError
 from hone.files import exclusive_lock
 from hone.registry.job_tables import declare_job_tables
 from hone.registry.migrations import MIGRATIONS
+from hone.registry.ranking_tables import declare_ranking_tables
 
 __all__ = [
     "DATABASE_NAME",
@@ -49,6 +50,10 @@ __all__ = [
     "jobs",
     "metadata",
     "open_store",
+    "ranking_candidates",
+    "ranking_items",
+    "ranking_sessions",
+    "ranking_votes",
     "runs",
     "stored_completions",
     "timestamp",
@@ -128,6 +133,7 @@ alias_history = Table(
 
 # the server's tables, which job_tables.py describes
 uploads, jobs, job_events, job_checkpoints, checkpoint_permissions, stored_completions = declare_job_tables(metadata)
+ranking_sessions, ranking_items, ranking_candidates, ranking_votes = declare_ranking_tables(metadata)
 
 
 class Store:

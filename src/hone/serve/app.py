@@ -22,6 +22,7 @@ from hone.serve.metrics import CONTENT_TYPE, Labels, Metrics
 from hone.serve.models import models_router
 from hone.serve.observation import Observed
 from hone.serve.permissions import permissions_router
+from hone.serve.rankings import rankings_router
 from hone.serve.security import Guard
 from hone.serve.settings import ServerSettings
 from hone.serve.stored import stored_router
@@ -65,7 +66,7 @@ def create_app(
         description="The OpenAI API over bases, versions and fine-tuning jobs of one home folder.",
         swagger_ui_oauth2_redirect_url=None, docs_url=None, redoc_url=None,
     )  # fmt: skip
-    routers = (files_router, jobs_router, permissions_router, models_router, stored_router)
+    routers = (files_router, jobs_router, permissions_router, models_router, stored_router, rankings_router)
     for router in (*answering, *(make(settings) for make in routers), graders_router(settings, answer_chat)):
         app.include_router(router)
     app.include_router(_operation(settings, counted, is_ready))

@@ -1,0 +1,137 @@
+"""Compared answers on their way out of hone and back: rows to train on, and what tools for annotation read and write.
+
+CompareTask       a prompt, its answers, and what raters said: what every format here is made from, or read as
+training_rows     hone's own preference rows (``preferences.py``)
+label_studio.py   tasks of Label Studio's Pairwise tag
+argilla.py        records of Argilla's RankingQuestion
+
+Ranks are 1 for the best; equal ones were not told apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hone.data.ledger import RowError
+from hone.data.messages import parse_messages
+from hone.errors import DataError
+from hone.types import JsonDict
+
+__all__ = ["CompareTask", "GivenRanking", "plain_prompt", "prompt_turns", "read_json_tasks", "training_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenRanking:
+    """What one rater said of a task's answers.
+
+    Args:
+        rater: who.
+        ranks: of each answer in the task's order, 1 the best; None where the task was skipped.
+        seconds: it took; None where nobody measured it.
+    """
+
+    rater: str
+    ranks: tuple[int, ...] | None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompareTask:
+    """A prompt with answers to compare.
+
+    Args:
+        id: of the prompt; empty where it came from elsewhere.
+        prompt: turns in OpenAI's form.
+        answers: (id, text); ids are empty where they came from elsewhere.
+        rankings: what raters said.
+    """
+
+    id: str
+    prompt: Sequence[Mapping[str, Any]]
+    answers: tuple[tuple[str, str], ...]
+    rankings: tuple[GivenRanking, ...] = ()
+
+
+def training_rows(tasks: Sequence[CompareTask], *, each_vote: bool = False) -> list[JsonDict]:
+    """Rows that ``hone run`` learns preferences from, all of one format.
+
+    What several raters said of a prompt becomes one row by the mean of their ranks. Empty answers, which nothing can be
+    learnt from, and prompts whose answers all have one rank give no row.
+
+    Args:
+        tasks: compared answers.
+        each_vote: a row for each rater's ranking in place of their mean.
+    """
+    found = []
+    for task in tasks:
+        given = [one.ranks for one in task.rankings if one.ranks is not None]
+        mean = tuple(sum(ranks) / len(given) for ranks in zip(*given, strict=True))
+        for ranks in given if each_vote else [mean] if given else []:
+            kept = [(rank, text) for rank, (_, text) in zip(ranks, task.answers, strict=True) if text.strip()]
+            if len({rank for rank, _ in kept}) > 1:
+                found.append((task, sorted(kept, key=lambda one: one[0])))
+    as_pairs = all(len(kept) == 2 for _, kept in found)
+    rows = []
+    for task, kept in found:
+        answers = [[{"role": "assistant", "content": text}] for _, text in kept]
+        row: JsonDict = {"prompt": [dict(turn) for turn in task.prompt]}
+        if as_pairs:
+            rows.append(row | {"chosen": answers[0], "rejected": answers[1]})
+        else:
+            rows.append(row | {"answers": answers, "ranks": [rank for rank, _ in kept]})
+    return rows
+
+
+def plain_prompt(prompt: Sequence[Mapping[str, Any]]) -> str:
+    """A prompt as one text for people: a single user turn is its own text, others name their speaker."""
+    if len(prompt) == 1 and prompt[0].get("role") == "user":
+        return str(prompt[0].get("content", ""))
+    return "\n\n".join(f"{str(turn.get('role', '')).capitalize()}: {turn.get('content') or ''}" for turn in prompt)
+
+
+def prompt_turns(given: object, where: str) -> list[JsonDict]:
+    """A prompt, text or turns, as turns in OpenAI's form.
+
+    Args:
+        given: from a file or a request.
+        where: its place, for the message.
+
+    Raises:
+        DataError: it is neither, or empty.
+    """
+    if isinstance(given, str) and given.strip():
+        return [{"role": "user", "content": given}]
+    if isinstance(given, list) and given:
+        try:
+            turns = parse_messages(given, "prompt", supervise=False)
+        except RowError as error:
+            raise DataError(error.reason, where=where) from error
+        if turns[-1].role in ("user", "tool"):
+            return [dict(turn) for turn in given]
+        raise DataError("the prompt does not end with a turn of the user", where=where)
+    raise DataError("the prompt is neither text nor a list of turns, or is empty", where=where)
+
+
+def read_json_tasks(path: Path) -> list[JsonDict]:
+    """The objects of a JSON array, or of JSON Lines.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise DataError(f"cannot be read: {said}", where=str(path), remedy="check the name") from error
+    try:
+        whole = text.lstrip().startswith("[")
+        found = json.loads(text) if whole else [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"is not JSON: {error}", where=str(path), remedy="export it again as JSON") from error
+    if not found or not all(isinstance(one, dict) for one in found):
+        raise DataError("holds no JSON objects", where=str(path), remedy="export it again as JSON")
+    return list(found)

@@ -1,0 +1,225 @@
+"""Rankings to files and back: rows to train on, Label Studio's tasks, Argilla's records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hone.data.argilla import from_argilla, to_argilla
+from hone.data.compared import CompareTask, read_json_tasks, training_rows
+from hone.data.label_studio import from_label_studio, to_label_studio
+from hone.errors import ConfigError, DataError
+from hone.files import write_atomically
+from hone.recipe.rank import compare_tasks
+from hone.registry.rankings import (
+    NewAnswer,
+    NewItem,
+    RankingItem,
+    RankingSession,
+    create_session,
+    find_session_of,
+    list_sessions,
+)
+from hone.registry.votes import Ranked, cast_vote, check_rater, ranked_session, shown_order
+from hone.types import JsonDict
+
+__all__ = ["ExchangeFormat", "Imported", "export_rankings", "exported_text", "import_rankings"]
+
+ExchangeFormat = Literal["hone", "label-studio", "argilla"]
+_READERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]], str], list[CompareTask]]] = {
+    "label-studio": from_label_studio,
+    "argilla": from_argilla,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What a file of rankings became.
+
+    Args:
+        session: that the votes are in now.
+        is_new: whether it was made from the file.
+        votes: that were added, skipped prompts too.
+        known: votes that were there already, as they are in the file, and were left.
+        differing: votes of a rater who has another one that stands; they were left out.
+    """
+
+    session: RankingSession
+    is_new: bool
+    votes: int
+    known: int
+    differing: int
+
+
+def exported_text(
+    ranked: Sequence[Ranked], kind: str, *, each_vote: bool = False, with_votes: bool = True
+) -> tuple[str, int]:
+    """The text of a file, and how many rows, tasks or records are in it.
+
+    Args:
+        ranked: sessions.
+        kind: one of :data:`ExchangeFormat`.
+        each_vote: of ``hone``, a row for each rater's ranking in place of the mean of all.
+        with_votes: of the others, whether what raters said goes with the answers.
+
+    Raises:
+        ConfigError: there is no such format.
+        DataError: nothing would be in it, or the format cannot hold it.
+    """
+    tasks = [task for one in ranked for task in compare_tasks(one, with_votes=with_votes or kind == "hone")]
+    if kind == "hone":
+        rows = training_rows(tasks, each_vote=each_vote)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    elif kind in _READERS:
+        rows = to_argilla(tasks) if kind == "argilla" else to_label_studio(tasks)
+        text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+    else:
+        raise _unknown(kind)
+    if not rows:
+        raise DataError(
+            "there is nothing to export: no vote prefers one answer to another",
+            where=", ".join(one.session.id for one in ranked),
+            remedy=f"hone rank {ranked[0].session.version}" if ranked else None,
+        )
+    return text, len(rows)
+
+
+def export_rankings(
+    home: Path,
+    session_ids: Sequence[str],
+    path: Path,
+    *,
+    kind: str,
+    each_vote: bool = False,
+    with_votes: bool = True,
+) -> int:
+    """Write sessions as one file, whole or not at all; gives the number of its rows, tasks or records.
+
+    Args:
+        home: hone's home folder.
+        session_ids: which.
+        path: the file.
+        kind: see :func:`exported_text`.
+        each_vote: likewise.
+        with_votes: likewise.
+
+    Raises:
+        VersionError: there is no such session.
+        ConfigError, DataError: see :func:`exported_text`.
+        StorageError: the file cannot be written.
+    """
+    ranked = [ranked_session(home, one) for one in session_ids]
+    text, count = exported_text(ranked, kind, each_vote=each_vote, with_votes=with_votes)
+    write_atomically(path, text)
+    return count
+
+
+def import_rankings(home: Path, path: Path, *, kind: str, name: str = "imported") -> Imported:
+    """Take in what another tool collected: votes on answers that hone exported go to their session, others make one.
+
+    A vote that stands here already is left as it is. The file is read whole before anything is written.
+
+    Args:
+        home: hone's home folder.
+        path: the file.
+        kind: ``label-studio`` or ``argilla``.
+        name: who wrote the answers, where they came from elsewhere.
+
+    Raises:
+        ConfigError: there is no such format.
+        DataError: the file cannot be read, or holds something else.
+        StorageError: the registry cannot be written.
+    """
+    if kind not in _READERS:
+        raise _unknown(kind, imported=True)
+    tasks = _READERS[kind](read_json_tasks(path), path.name)
+    for task in tasks:
+        if len({text.strip() for _, text in task.answers}) < len(task.answers):
+            raise DataError("a task has the same answer twice", where=str(path), details=[task.answers[0][1][:80]])
+        twice = [one.rater for one in task.rankings]
+        if len(set(twice)) < len(twice):
+            raise DataError("a task was judged twice by one rater", where=str(path), details=sorted(set(twice)))
+    known = _session_for(home, tasks, path)
+    session, is_new = _new_session(home, tasks, name) if known is None else (known, False)
+    return _add_votes(home, session, tasks, is_new=is_new)
+
+
+def _session_for(home: Path, tasks: Sequence[CompareTask], path: Path) -> RankingSession | None:
+    ids = {task.id for task in tasks if task.id}
+    if not ids:
+        return None
+    for session in list_sessions(home):
+        found = ids & {item.id for item in ranked_session(home, session.id).items}
+        if found == ids and len(tasks) == len(ids):
+            return session
+        if found:
+            raise DataError(
+                f"{len(tasks) - len(found)} of its {len(tasks)} tasks are not of {session.id}, as the others are",
+                where=str(path),
+                remedy="import the file as it was exported, one session at a time",
+            )
+    return None
+
+
+def _new_session(home: Path, tasks: Sequence[CompareTask], name: str) -> tuple[RankingSession, bool]:
+    """A session of the tasks, and whether it is new: the same answers are not taken in twice."""
+    items = [
+        NewItem([dict(turn) for turn in task.prompt], [NewAnswer(text, name, {}) for _, text in task.answers])
+        for task in tasks
+    ]
+    content = [_content(task.prompt, [text for _, text in task.answers]) for task in tasks]
+    spec = {"imported": name, "tasks": content}
+    known = find_session_of(home, spec)
+    return known or create_session(home, name, [name], items, spec=spec, seed=0), known is None
+
+
+def _add_votes(home: Path, session: RankingSession, tasks: Sequence[CompareTask], *, is_new: bool) -> Imported:
+    ranked = ranked_session(home, session.id)
+    by_id = {item.id: item for item in ranked.items}
+    by_content = {_content(item.prompt, [one.text for one in item.candidates]): item for item in ranked.items}
+    standing = {(vote.item_id, vote.rater): vote for vote in ranked.votes}
+    waiting: list[tuple[str, str, list[int] | None, float | None]] = []
+    known = differing = 0
+    for task in tasks:
+        item = by_id.get(task.id) or by_content[_content(task.prompt, [text for _, text in task.answers])]
+        for ranking in task.rankings:
+            rater = check_rater(ranking.rater)
+            ranks = _in_shown_order(session, item, task, rater, ranking.ranks)
+            before = standing.get((item.id, rater))
+            if before is None:
+                waiting.append((item.id, rater, ranks, ranking.seconds))
+            else:
+                known += before.ranks == ranks
+                differing += before.ranks != ranks
+    for item_id, rater, ranks, seconds in waiting:
+        cast_vote(home, session.id, item_id, rater, ranks, seconds=seconds)
+    return Imported(session, is_new, len(waiting), known, differing)
+
+
+def _in_shown_order(
+    session: RankingSession, item: RankingItem, task: CompareTask, rater: str, ranks: Sequence[int] | None
+) -> list[int] | None:
+    """Ranks of the task's answers as ranks of the answers in the rater's order, 1 to as many as there are."""
+    if ranks is None:
+        return None
+    rank_of = {text.strip(): rank for (_, text), rank in zip(task.answers, ranks, strict=True)}
+    missing = [one for one in item.candidates if one.text not in rank_of]
+    if missing or len(rank_of) != len(item.candidates):
+        raise DataError(
+            "a task has other answers than were exported", where=session.id, details=[one.text[:80] for one in missing]
+        )
+    places = {rank: place for place, rank in enumerate(sorted(set(ranks)), start=1)}
+    return [places[rank_of[one.text]] for one in shown_order(session, item, rater)]
+
+
+def _content(prompt: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> str:
+    told: JsonDict = {"prompt": [dict(turn) for turn in prompt], "texts": sorted(text.strip() for text in texts)}
+    return json.dumps(told, ensure_ascii=False, sort_keys=True)
+
+
+def _unknown(kind: str, *, imported: bool = False) -> ConfigError:
+    kinds = [one for one in get_args(ExchangeFormat) if not imported or one in _READERS]
+    return ConfigError(f"there is no format {kind!r}", where="--format", remedy=f"give {', '.join(kinds)}")
