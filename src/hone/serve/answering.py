@@ -16,7 +16,7 @@ from hone.model.sampling import SamplingSettings
 from hone.serve.app import Lifespan
 from hone.serve.asked import GenerationRequest, ResolvedModel
 from hone.serve.chat import chat_router
-from hone.serve.grading import AnswerChat
+from hone.evaluation.grading import AnswerChat
 from hone.serve.inference import InferenceService
 from hone.serve.metrics import Labels, Metrics
 from hone.serve.models import resolve_served_model
