@@ -133,13 +133,20 @@ class Preference(Example):
 
 @dataclass(frozen=True, slots=True)
 class Task(Example):
-    """A prompt whose answers are graded; as an example, with its reference answer, which may be empty.
+    """A prompt whose answers are graded; as an example, with its reference answer, or with a stand-in for it.
 
     Args:
         columns: the row as it stood in the file.
+        is_open: whether the row has no answer, so that its last turn is a stand-in.
     """
 
     columns: Mapping[str, Any] = field(default_factory=dict)
+    is_open: bool = False
+
+    @property
+    def answer(self) -> str:
+        """The reference answer; empty where the row has none."""
+        return "" if self.is_open else self.messages[-1].content
 
     @property
     def item(self) -> JsonDict:

@@ -62,7 +62,9 @@ def _answered(trainer: Any, policy: PreTrainedModel) -> dict[str, Any]:
 def _packed(batch: dict[str, Any]) -> PackedBatch:
     rows = []
     for number in range(len(batch["completion_ids"])):
-        sides = [(batch[f"{side}_ids"][number], batch[f"{side}_mask"][number].bool()) for side in ("prompt", "completion")]
+        sides = [
+            (batch[f"{side}_ids"][number], batch[f"{side}_mask"][number].bool()) for side in ("prompt", "completion")
+        ]
         prompt, answer = (ids[mask].tolist() for ids, mask in sides)
         rows.append(TokenSequence((*prompt, *answer), (False,) * len(prompt) + (True,) * len(answer), number))
     return pack(rows)

@@ -120,8 +120,35 @@ class TrainConfig(BaseModel):
     method: MethodName | None = Field(
         None,
         description="How to train: sft (supervised fine-tuning); on preferences dpo, ipo, orpo, simpo, kto (answers "
-        "judged one by one too) or reward (a reward model). Follows from the rows unless given.",
+        "judged one by one too) or reward (a reward model); with --reward grpo, rloo or ppo (reinforcement). Follows "
+        "from the rows unless given.",
     )
+    reward: _Text | None = Field(
+        None,
+        description="grpo, rloo and ppo: what an answer is worth: module:function, file.py:function, a JSON file "
+        "with a grader, or a reward model.",
+    )
+    watch_reward: _Text | None = Field(
+        None, description="A second reward that is measured and never trained on, to see the first one gamed."
+    )
+    group_size: Annotated[int, BeforeValidator(no_truth_value), Field(ge=2, le=256)] | None = Field(
+        None, description="grpo, rloo and ppo: answers to a prompt; 8 unless given."
+    )
+    rollout_tokens: _Count | None = Field(
+        None, description="Longest answer to train on, in tokens; chosen from the reference answers unless given."
+    )
+    policy_epochs: _Count | None = Field(
+        None, description="Optimizer steps over the same answers; 1, of ppo 2, unless given."
+    )
+    kl_weight: _NotNegative | None = Field(
+        None, description="Weight of the divergence from the base; 0.04, of rloo 0.05, of ppo 0.02, unless given."
+    )
+    clip_range: _Positive = Field(0.2, description="How far from 1 the ratio of new to old probability still counts.")
+    loss_normalisation: Literal["grpo", "dr_grpo", "dapo"] | None = Field(
+        None,
+        description="grpo: divide the loss by each answer's tokens (grpo), the longest (dr_grpo) or all tokens (dapo).",
+    )
+    scale_advantages: bool = Field(True, description="grpo: divide advantages by the deviation of their group.")
     beta: _Positive | None = Field(
         None,
         description="On preferences: how strongly the model is held to its base (of orpo, the weight of the odds; of "

@@ -1,7 +1,8 @@
 """Rows whose answers are graded: what is asked, a reference answer where there is one, and the row's own columns.
 
-They come in the formats of supervised rows. A row may lack its answer, or a conversation end with the user's turn; the
-reference is then empty. Graders see the row as it stands, with ``reference_answer`` beside its columns.
+They come in the formats of supervised rows. A row may lack its answer, or a conversation end with the user's turn; a
+stand-in then closes it, which nobody is asked for. Graders see the row as it stands, with ``reference_answer`` beside
+its columns.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from hone.data.detection import COLUMN_FORMATS, CONVERSATION_KEYS, LABEL, FormatMapping, row_format
 from hone.data.formats import example_to_openai
-from hone.types import Example, JsonDict, Message, Task
+from hone.types import Example, JsonDict, Task
 
 __all__ = ["as_task", "task_to_json", "with_answer"]
 
@@ -62,14 +63,16 @@ def as_task(example: Example, value: Mapping[str, Any], *, is_stand_in: bool) ->
     """
     *before, answer = example.messages
     earlier = [replace(message, supervised=False) for message in before]
-    reference = Message("assistant", "", supervised=True) if is_stand_in else answer
-    return Task((*earlier, reference), example.tools, example.row, example.line, example.source, dict(value))
+    return Task(
+        (*earlier, replace(answer, supervised=True)), example.tools, example.row, example.line, example.source,
+        dict(value), is_stand_in,
+    )  # fmt: skip
 
 
 def task_to_json(task: Task) -> JsonDict:
     """A task as a row that reads back as the same one: its columns, and the conversation in OpenAI's form."""
     row = example_to_openai(task)
-    if not task.answer:
+    if task.is_open:
         row = {**row, "messages": row["messages"][:-1]}
     kept = {key: value for key, value in task.columns.items() if key not in CONVERSATION_KEYS.values()}
     return {**kept, **row}

@@ -119,9 +119,7 @@ def check_grader(grader: Mapping[str, Any], *, inside: bool = False) -> None:
     """
     kind = grader.get("type")
     if kind not in _KINDS or (inside and kind == "multi"):
-        raise GraderError(
-            f"Grader type {kind!r} is none of {', '.join(_KINDS)}.", field="type"
-        )
+        raise GraderError(f"Grader type {kind!r} is none of {', '.join(_KINDS)}.", field="type")
     texts = {
         "string_check": ("name", "input", "reference", "operation"),
         "text_similarity": ("name", "input", "reference", "evaluation_metric"),

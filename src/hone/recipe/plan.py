@@ -26,7 +26,7 @@ from hone.planning.machines import THIS_MACHINE, Machine, parse_rate, rates_of, 
 from hone.planning.rates import machine_key
 from hone.planning.shape import ModelShape, shape_of
 from hone.recipe.inference import make_renderer
-from hone.recipe.method import choose_method
+from hone.recipe.method import choose_method, is_policy_method
 from hone.recipe.planned import rates_for
 from hone.recipe.planner import PLANNED_ADAPTATIONS, Planner
 from hone.recipe.probe import probe_speed
@@ -69,6 +69,12 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
             f"{config.adaptation} cannot be planned: what it trains is known once it is put on the base",
             where="--adaptation",
             remedy=f"plan one of {', '.join(PLANNED_ADAPTATIONS)}",
+        )
+    if is_policy_method(config.method):
+        raise ConfigError(
+            f"{config.method} cannot be planned: what it costs is mostly the answers that it writes",
+            where="--method",
+            remedy="time a few steps: hone train DATA --max-steps 3 and the same options",
         )
     process_bytes = resident_memory_bytes()  # before tokenizer and outline come to it, as a run measures it
     notes: list[str] = []

@@ -12,6 +12,7 @@ from hone.config.load import dump_resolved
 from hone.config.schema import TrainConfig
 from hone.data.formats import example_to_openai
 from hone.data.preferences import preference_to_json
+from hone.data.tasks import task_to_json
 from hone.engine.loop import LoopResult
 from hone.files import sha256_file, write_atomically, write_json
 from hone.model.adaptation import Adaptation
@@ -24,7 +25,7 @@ from hone.proof.invariant import Invariant
 from hone.recipe.rows import PreparedRows
 from hone.registry.runs import RunFolder
 from hone.retrieval import list_documents, read_documents
-from hone.types import Example, JsonDict, Preference
+from hone.types import Example, JsonDict, Preference, Task
 
 __all__ = [
     "PROBE_FILE",
@@ -69,6 +70,7 @@ def store_inputs(
             "warmup_share": choices.warmup_share,
             "micro_batch_tokens": choices.micro_batch_tokens,
             "recompute_layers": choices.recompute_layers,
+            "max_steps": choices.max_steps,
             "validation": len(rows.validation),
         }
     )
@@ -84,6 +86,8 @@ def store_inputs(
 
 
 def _row_of(example: Example) -> JsonDict:
+    if isinstance(example, Task):
+        return task_to_json(example)
     return preference_to_json(example) if isinstance(example, Preference) else example_to_openai(example)
 
 

@@ -1,8 +1,8 @@
 """The registry's Recorder: events become lines of the run's files, written one by one.
 
 ``metrics.jsonl`` holds only what depends on data, model and seed, so an interrupted and resumed run writes the bytes
-of one that was never interrupted. Answers that were trained on stand in ``rollouts.jsonl``, in the same way. What the clock decides goes to
-``timings.jsonl``, sentences to ``log.txt``.
+of one that was never interrupted; so does ``rollouts.jsonl``, which holds the answers that were trained on. What the
+clock decides goes to ``timings.jsonl``, sentences to ``log.txt``.
 """
 
 from __future__ import annotations
