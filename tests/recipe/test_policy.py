@@ -183,6 +183,7 @@ def test_a_reward_model_as_the_reward(
         ({"reward": "nowhere:at_all"}, "no module nowhere"),
         ({"reward": "rewards.py:at_all"}, "no function at_all"),
         ({"reward": "gone.json"}, "No such file"),
+        ({"reward": "rewards.py"}, "names no function"),
         ({"reward": "rewards.py:broken"}, "ZeroDivisionError"),
         ({"reward": "rewards.py:nothing"}, "finite number"),
         ({"reward": "rewards.py:words"}, "finite number"),

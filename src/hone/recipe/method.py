@@ -11,6 +11,7 @@ from torch import nn
 from hone.config.schema import TrainConfig
 from hone.data.loader import LoadedData, load_examples
 from hone.engine.around import NOTHING_AROUND, AroundSteps
+from hone.engine.checkpoint import Progress
 from hone.engine.events import Event, Recorder
 from hone.engine.loop import Collate, micro_batches
 from hone.engine.step import Objective
@@ -64,6 +65,17 @@ class Method:
     facts: JsonDict = field(default_factory=dict)
     around: AroundSteps = NOTHING_AROUND
     parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
+
+    def least_gradient_norm(self, progress: Progress) -> float | None:
+        """The gradient norm that must not be 0: the smallest; where steps write their own answers, the largest.
+
+        A step whose answers are all worth the same has no gradient, and nothing is wrong with it.
+
+        Args:
+            progress: of the training.
+        """
+        plain = self.around is NOTHING_AROUND
+        return progress.smallest_gradient_norm if plain else progress.largest_gradient_norm
 
     def steps_between_checkpoints(self, batch_size: int) -> int:
         """A pass over the rows; where steps write their own answers, which takes long, a few at the most.

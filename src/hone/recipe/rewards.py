@@ -94,6 +94,8 @@ def open_reward(text: str, *, home: Path, option: str = "--reward", note: Note =
         ConfigError: there is no such function, file or grader.
         GraderError: the grader could not run.
     """
+    if text.endswith(".py"):
+        raise ConfigError(f"{text} names no function", where=option, remedy=f"write {option} {text}:FUNCTION")
     if text.endswith(".json") or Path(text).is_file():
         return _GraderReward(_read_grader(Path(text), option), home, option, note)
     found = _FUNCTION.fullmatch(text)

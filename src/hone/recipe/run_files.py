@@ -95,12 +95,16 @@ def _with_absolute_paths(config: _Config) -> _Config:
     """So that the run can be resumed or repeated from any working folder; a hub id stays what it is."""
     named = {
         name: getattr(config, name, None)
-        for name in ("data", "model", "evaluation_data", "replay_data", "documents", "output")
+        for name in ("data", "model", "evaluation_data", "replay_data", "documents", "output", "reward", "watch_reward")
     }
     paths = {
         name: Path(value).absolute() for name, value in named.items() if value is not None and Path(value).exists()
     }
     kept = {name: path if isinstance(named[name], Path) else str(path) for name, path in paths.items()}
+    for name in ("reward", "watch_reward"):
+        place, mark, function = (getattr(config, name) or "").rpartition(":")
+        if place.endswith(".py"):
+            kept[name] = f"{Path(place).absolute()}{mark}{function}"
     return config.model_copy(update=kept)
 
 

@@ -308,7 +308,7 @@ def _save(job: _Job, method: Method, result: LoopResult, strength: StrengthChoic
     base, progress = job.base, result.progress
     moved = check_training(
         job.adaptation.parts(),
-        smallest_gradient_norm=progress.smallest_gradient_norm,
+        smallest_gradient_norm=method.least_gradient_norm(progress),
         largest_gradient_norm=progress.largest_gradient_norm,
     )
     train_rows = job.rows.train
