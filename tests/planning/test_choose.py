@@ -21,8 +21,8 @@ from hone.planning.choose import (
     choose_held_out_rows,
     choose_training,
     choose_validation_rows,
-    require_adapter_memory,
 )
+from hone.planning.memory import require_adapter_memory
 
 GIB = 2**30
 OPTIONS = {

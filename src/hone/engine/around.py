@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-__all__ = ["NOTHING_AROUND", "AroundSteps"]
+__all__ = ["AroundSteps", "NothingAround"]
 
 
 class AroundSteps(Protocol):
@@ -31,8 +31,8 @@ class AroundSteps(Protocol):
         """
 
 
-class _Nothing:
-    """Rows are trained on as they are."""
+class NothingAround:
+    """For methods that train on their rows as they are."""
 
     steps_each = 1
 
@@ -43,7 +43,3 @@ class _Nothing:
     def after(self, step: int) -> Mapping[str, float]:
         """No figures."""
         return {}
-
-
-NOTHING_AROUND: AroundSteps = _Nothing()
-"""For methods that train on their rows as they are."""

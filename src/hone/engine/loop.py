@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch, pack, plan_micro_batches, plan_steps
-from hone.engine.around import NOTHING_AROUND, AroundSteps
+from hone.engine.around import AroundSteps, NothingAround
 from hone.engine.checkpoint import Checkpoint, Progress, save_checkpoint
 from hone.engine.events import Event, Recorder
 from hone.engine.optimizer import load_optimizer_state, make_optimizer, optimizer_state
@@ -129,7 +129,7 @@ def train(
     refresh: Callable[[], None] = lambda: None,
     parallel: Parallel = ALONE,
     collate: Collate = micro_batches,
-    around: AroundSteps = NOTHING_AROUND,
+    around: AroundSteps | None = None,
 ) -> LoopResult:
     """Train ``parameters`` of ``model`` on ``sequences``.
 
@@ -149,7 +149,7 @@ def train(
         refresh: called after each change of the parameters, for what the model derives from them.
         parallel: the processes of the run.
         collate: packs the rows of one step into micro-batches; called before each step.
-        around: makes of the rows what is packed, and gives figures of a step.
+        around: makes of the rows what is packed, and gives figures of a step; None packs them as they are.
 
     Returns:
         The result; ``parameters`` hold the best weights.
@@ -163,6 +163,7 @@ def train(
     state = _LoopState(parameters, settings, recorder, checkpoints, rate_factors, parallel)
     state.restore(resume_from)
     refresh()
+    around = around or NothingAround()
     each = around.steps_each
     total = settings.total_steps(len(sequences), steps_each=each)
     rows: Sequence[Any] = ()

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hone.config.schema import EvaluateConfig
-from hone.data.loader import load_examples
 from hone.data.split import prompt_key
 from hone.engine.events import Event, Recorder
 from hone.errors import ConfigError, TemplateError
@@ -26,7 +25,7 @@ from hone.recipe.arm_answers import ArmAnswers, endpoint_result
 from hone.recipe.contest import Contender, open_documents, possible_arms, prepare, retrieved, unanswerable
 from hone.recipe.held_out import EvaluationResult, answer_limit, held_out_rows, judged_with_retention, task_shape
 from hone.recipe.inference import Answerer, load_answerer
-from hone.recipe.judged import evaluate_preferences, evaluate_rewards
+from hone.recipe.judged import evaluate_judged, load_judged
 from hone.recipe.question_sets import question_sets
 from hone.recipe.reproving import measure_merged, measure_reloaded
 from hone.recipe.rows import last_user_text
@@ -71,14 +70,9 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     arms, missing = possible_arms(
         _wanted(config, answerer), answerer, rows=rows, instruction=config.instruction, documents=documents
     )
-    graded = "reward" in answerer.notes and config.metric in (None, "reward")
-    loaded = load_examples(
-        _rows_of(config, answerer), mapping=config.mapping, limit=config.limit, preferences=not graded, tasks=graded
-    )
-    if loaded.are_preferences:
-        return evaluate_preferences(config, answerer, loaded, questions, home, recorder)
-    if graded:
-        return evaluate_rewards(config, answerer, loaded, questions, home, recorder)
+    loaded = load_judged(config, answerer, _rows_of(config, answerer))
+    if judged := evaluate_judged(config, answerer, loaded, questions, home, recorder):
+        return judged
     examples, data = held_out_rows(loaded, answerer)
     limit = config.max_new_tokens or answer_limit(answerer)
     shape = task_shape(answerer, examples)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hone.config.schema import EvaluateConfig
-from hone.data.loader import LoadedData
+from hone.data.loader import LoadedData, load_examples
 from hone.engine.events import Event, Recorder
 from hone.errors import ConfigError
 from hone.evaluation.verdict import decide
@@ -21,26 +21,58 @@ from hone.recipe.reproving import measure_merged, measure_reloaded
 from hone.recipe.reward_evaluation import compare_on_rewards
 from hone.types import ArmName, Example, Message
 
-__all__ = ["evaluate_preferences", "evaluate_rewards"]
+__all__ = ["evaluate_judged", "load_judged"]
 
 
-def evaluate_preferences(
-    config: EvaluateConfig, answerer: Answerer, loaded: LoadedData, questions: Sequence[QuestionSet], home: Path,
-    recorder: Recorder,
-) -> EvaluationResult:  # fmt: skip
-    """Base and tuned judge held-out pairs; what is left of the base is measured as for other versions.
+def load_judged(config: EvaluateConfig, answerer: Answerer, source: str) -> LoadedData:
+    """Read held-out rows as the version takes them: as tasks where a reward grades the answers.
 
     Args:
         config: the options.
         answerer: the version.
-        loaded: preferences.
+        source: of the rows.
+
+    Raises:
+        HoneError: as :func:`hone.data.loader.load_examples`.
+    """
+    graded = _is_graded(config, answerer)
+    return load_examples(source, mapping=config.mapping, limit=config.limit, preferences=not graded, tasks=graded)
+
+
+def _is_graded(config: EvaluateConfig, answerer: Answerer) -> bool:
+    return "reward" in answerer.notes and config.metric in (None, "reward")
+
+
+def evaluate_judged(
+    config: EvaluateConfig, answerer: Answerer, loaded: LoadedData, questions: Sequence[QuestionSet], home: Path,
+    recorder: Recorder,
+) -> EvaluationResult | None:  # fmt: skip
+    """The evaluation by preferences or by a reward; None where answers are held against right ones.
+
+    Args:
+        config: the options.
+        answerer: the version.
+        loaded: as :func:`load_judged` gave them.
         questions: sets of general questions.
         home: hone's home folder.
         recorder: receives events.
 
     Raises:
-        ConfigError: an arm cannot judge.
+        ConfigError: an arm cannot take part, or the reward cannot be used.
+        DataError: no row can be used.
     """
+    if loaded.are_preferences:
+        return _on_preferences(config, answerer, loaded, questions, home, recorder)
+    if _is_graded(config, answerer):
+        return _on_rewards(config, answerer, loaded, questions, home, recorder)
+    return None
+
+
+def _on_preferences(
+    config: EvaluateConfig, answerer: Answerer, loaded: LoadedData, questions: Sequence[QuestionSet], home: Path,
+    recorder: Recorder,
+) -> EvaluationResult:  # fmt: skip
+    """Base and tuned judge held-out pairs; what is left of the base is measured as for other versions."""
 
     def progress(task: str, done: int, total: int) -> None:
         recorder.record(Event("progress", {"task": task, "done": done, "total": total}))
@@ -65,24 +97,11 @@ def evaluate_preferences(
     return EvaluationResult(figures, evaluation.answers, verdict, proof, settings, data, retention)
 
 
-def evaluate_rewards(
+def _on_rewards(
     config: EvaluateConfig, answerer: Answerer, loaded: LoadedData, questions: Sequence[QuestionSet], home: Path,
     recorder: Recorder,
 ) -> EvaluationResult:  # fmt: skip
-    """Base and tuned answer held-out rows, and the reward that was trained on grades them.
-
-    Args:
-        config: the options.
-        answerer: the version.
-        loaded: tasks.
-        questions: sets of general questions.
-        home: hone's home folder.
-        recorder: receives events.
-
-    Raises:
-        ConfigError: an arm cannot take part, or the reward cannot be used.
-        DataError: no row can be used.
-    """
+    """Base and tuned answer held-out rows, and the reward that was trained on grades them."""
 
     def progress(arm: str, task: str, done: int) -> None:
         recorder.record(Event("progress", {"task": f"{arm}: {task}", "done": done, "total": len(examples)}))

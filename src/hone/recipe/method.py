@@ -10,7 +10,7 @@ from torch import nn
 
 from hone.config.schema import TrainConfig
 from hone.data.loader import LoadedData, load_examples
-from hone.engine.around import NOTHING_AROUND, AroundSteps
+from hone.engine.around import AroundSteps
 from hone.engine.checkpoint import Progress
 from hone.engine.events import Event, Recorder
 from hone.engine.loop import Collate, micro_batches
@@ -51,7 +51,7 @@ class Method:
         tolerated_loss_rise: see :class:`hone.engine.loop.LoopSettings`.
         proof: invariants that are the method's own, measured before the first step.
         facts: how it is set, for the result and for whoever loads the version.
-        around: what it does around the steps.
+        around: what it does around the steps; None where rows are trained on as they are.
         parameters: tensors of its own that are trained beside the adapter, and are no part of a version.
     """
 
@@ -63,7 +63,7 @@ class Method:
     tolerated_loss_rise: float = 0.0
     proof: tuple[Invariant, ...] = ()
     facts: JsonDict = field(default_factory=dict)
-    around: AroundSteps = NOTHING_AROUND
+    around: AroundSteps | None = None
     parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
     def least_gradient_norm(self, progress: Progress) -> float | None:
@@ -74,8 +74,7 @@ class Method:
         Args:
             progress: of the training.
         """
-        plain = self.around is NOTHING_AROUND
-        return progress.smallest_gradient_norm if plain else progress.largest_gradient_norm
+        return progress.smallest_gradient_norm if self.around is None else progress.largest_gradient_norm
 
     def steps_between_checkpoints(self, batch_size: int) -> int:
         """A pass over the rows; where steps write their own answers, which takes long, a few at the most.
@@ -83,9 +82,8 @@ class Method:
         Args:
             batch_size: rows of a step.
         """
-        each = self.around.steps_each
-        of_pass = -(-len(self.train) // batch_size) * each
-        return of_pass if self.around is NOTHING_AROUND else min(of_pass, _ROLLOUTS_BETWEEN * each)
+        of_pass = -(-len(self.train) // batch_size)
+        return of_pass if self.around is None else min(of_pass, _ROLLOUTS_BETWEEN) * self.around.steps_each
 
 
 def supervised_method(rows: PreparedRows, forward: Forward, *, replay: Sequence[TokenSequence] = ()) -> Method:

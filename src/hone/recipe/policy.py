@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,10 +46,10 @@ from hone.planning.choose import Choice
 from hone.planning.rollouts import POLICY_EPOCHS, choose_rollout_tokens
 from hone.proof.invariant import Invariant
 from hone.recipe.method import Method, is_policy_method, say_choice
-from hone.recipe.rewards import open_reward
+from hone.recipe.rewards import Reward, open_reward
 from hone.recipe.rollouts import Actor, AskedPrompt, Rollouts
 from hone.recipe.rows import PreparedRows
-from hone.types import Example, MethodName, Task, TokenSequence
+from hone.types import Example, JsonDict, MethodName, Task, TokenSequence
 
 __all__ = ["PolicyOptions", "policy_method", "resolve_policy_options", "sequences_to_compute"]
 
@@ -171,7 +172,9 @@ def policy_method(
 
     assert config.reward is not None, "checked with the options"
     reward = open_reward(config.reward, home=home, note=note)
-    watch = config.watch_reward and open_reward(config.watch_reward, home=home, option="--watch-reward", note=note)
+    watch = None
+    if config.watch_reward:
+        watch = open_reward(config.watch_reward, home=home, option="--watch-reward", note=note)
     options = resolve_policy_options(config, method, rows.answered(rows.train))
     _say_choices(options, config, rows, recorder)
     prompts = _prompts(rows, rows.train, limit=base.context_length - options.rollout_tokens)
@@ -183,20 +186,19 @@ def policy_method(
     head = make_value_head(base.model) if method == "ppo" else None
     passes = forward if head is None else values_pass(forward, head)
     rollouts = Rollouts(
-        actor, reward, watch or None, options.group_size, options.policy_epochs, config.seed,
+        actor, reward, watch, options.group_size, options.policy_epochs, config.seed,
         lambda groups: _finished(groups, options, actor, passes), recorder,
     )  # fmt: skip
-
-    def collate(groups: Sequence[RolloutGroup], *, max_tokens: int) -> list[RolloutBatch]:
-        return pack_rollouts(groups, max_tokens=max_tokens, by_token=options.by_token)
-
-    facts = {"policy": asdict(options), "reward": reward.describe()}
-    if watch:
-        facts["watch_reward"] = watch.describe()
+    collate = partial(pack_rollouts, by_token=options.by_token)
+    facts = {"policy": asdict(options), "reward": reward.describe(), **_described(watch)}
     return Method(
         prompts, [], collate, passes, _objective(options, rollouts), proof=(_begins_at_base(actor, prompts, config),),
         facts=facts, around=rollouts, parameters=_named(head),
     )  # fmt: skip
+
+
+def _described(watch: Reward | None) -> JsonDict:
+    return {} if watch is None else {"watch_reward": watch.describe()}
 
 
 def _say_choices(options: PolicyOptions, config: TrainConfig, rows: PreparedRows, recorder: Recorder) -> None:
@@ -265,7 +267,7 @@ def _with_token_advantages(groups: Sequence[RolloutGroup], options: PolicyOption
     advantages_S, returns_S = gae(rewards_S, values_S, owners_S)
     counts = torch.bincount(owners_S, minlength=len(batch.places_B)).tolist()
     parts = [
-        {place: tuple(part.tolist()) for place, part in zip(batch.places_B, whole.split(counts), strict=True)}
+        {place: tuple(part.tolist()) for place, part in zip(batch.places_B, torch.split(whole, counts), strict=True)}
         for whole in (whitened(advantages_S), returns_S)
     ]
     return [

@@ -192,7 +192,7 @@ class _GraderReward:
         return {"kind": "grader", "grader": self.grader}
 
     def check(self, items: Sequence[JsonDict]) -> None:
-        wanted = set(_ITEM_PLACE.findall(json.dumps(self.grader)))
+        wanted = set(_ITEM_PLACE.findall(json.dumps(self.grader, ensure_ascii=False)))
         missing = sorted(wanted - {key for item in items for key in item})
         if missing:
             columns = sorted({key for item in items for key in item})

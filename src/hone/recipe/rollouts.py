@@ -108,7 +108,7 @@ class Actor:
             values_RS = forward(self.base.model, batch)
             values_RS = values_RS.unsqueeze(0) if values_RS.dim() == 1 else values_RS
             counts = torch.bincount(torch.tensor(batch.owners_S), minlength=len(batch.leaves)).tolist()
-            for place, part_RS in zip(batch.places_B, values_RS.float().cpu().split(counts, dim=1), strict=True):
+            for place, part_RS in zip(batch.places_B, torch.split(values_RS.float().cpu(), counts, dim=1), strict=True):
                 answers[place] = [tuple(row) for row in part_RS.tolist()]
         rows = range(len(next(iter(answers.values()))))
         return [[tuple(answers[place][row] for place in one.places) for row in rows] for one in groups]
