@@ -3,9 +3,10 @@
     python benchmarks/reinforcement.py --json FOLDER/reinforcement.json --tasks arithmetic snips --methods grpo rloo ppo
     python benchmarks/reinforcement.py --json FOLDER/reinforcement.json --page docs/preferences.md
 
-Nothing is set but the reward and the number of rollouts (``--steps`` times 8 prompts times 8 answers); PPO takes two
-optimizer steps over the same answers. Each result is kept in the JSON file as soon as it is there, and the same command
-goes on where it was. The rewards are the functions of this file, as ``--reward FILE:FUNCTION`` takes them.
+Nothing is set but the rewards and the number of rollouts (``--steps`` times 8 prompts times 8 answers; 40 and 12 steps
+unless given); PPO takes two optimizer steps over the same answers. Other options go to ``hone run``. Each result is
+kept in the JSON file as soon as it is there, and the same command goes on where it was. The rewards are the functions
+of this file, as ``--reward FILE:FUNCTION`` takes them.
 """
 
 from __future__ import annotations
@@ -79,15 +80,15 @@ def _fields(value: dict[str, Any]) -> Counter[tuple[str, str]]:
 
 
 def _arithmetic_rows(folder: Path) -> tuple[Path, list[str]]:
-    """Sums and differences of two numbers, one answer each, asked with an instruction."""
+    """Sums and differences of some numbers, one answer each, asked with an instruction."""
     lines = (SHARED / "data" / "simple_arithmetic" / "simple_arithmetic_nospaces.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in lines.splitlines()]
-    kept = [row for row in rows if re.fullmatch(r"\d+[-+]\d+=", row["context"])][:_ARITHMETIC_ROWS]
+    kept = [row for row in rows if re.fullmatch(r"[\d+-]+=", row["context"])][:_ARITHMETIC_ROWS]
     system = "Give the number that completes the equation, and nothing else."
     path = folder / "arithmetic.jsonl"
     asked = [{"system": system, "prompt": row["context"], "completion": row["continuation"]} for row in kept]
     path.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
-    return path, ["--held-out", str(min(_HELD_OUT_ARITHMETIC, len(kept) // 3))]
+    return path, ["--held-out", str(_HELD_OUT_ARITHMETIC)]
 
 
 def _snips_rows(folder: Path) -> tuple[Path, list[str]]:
@@ -95,18 +96,22 @@ def _snips_rows(folder: Path) -> tuple[Path, list[str]]:
     return task / "train.jsonl", ["--eval", str(task / "eval.jsonl")]
 
 
-TASKS = {"arithmetic": (_arithmetic_rows, "arithmetic", "exact"), "snips": (_snips_rows, "snips", "same_json")}
+# Rows, reward, watched reward, and steps of 64 rollouts that end within half an hour on one thread.
+TASKS = {
+    "arithmetic": (_arithmetic_rows, "arithmetic", "exact", 40),
+    "snips": (_snips_rows, "snips", "same_json", 12),
+}
 
 
-def measure(task: str, method: str, *, steps: int, home: Path, further: list[str]) -> dict[str, Any]:
+def measure(task: str, method: str, *, steps: int | None, home: Path, further: list[str]) -> dict[str, Any]:
     """One ``hone run``; the figures of its result, its curve and some answers."""
-    rows, reward, watch = TASKS[task]
+    rows, reward, watch, usual_steps = TASKS[task]
     with tempfile.TemporaryDirectory() as folder:
         data, options = rows(Path(folder))
         run = home / "runs" / f"benchmark-{task}-{method}-{os.getpid()}"
         command = [sys.executable, "-m", "hone", "run", str(data), "--method", method, "--json", "--output", str(run)]
         command += ["--reward", f"{__file__}:{reward}", "--watch-reward", f"{__file__}:{watch}", *options]
-        command += ["--max-steps", str(steps * EPOCHS.get(method, 1)), "--name", f"{task}-{method}"]
+        command += ["--max-steps", str((steps or usual_steps) * EPOCHS.get(method, 1)), "--name", f"{task}-{method}"]
         source = str(Path(__file__).resolve().parents[1] / "src")
         environment = {**os.environ, "HONE_HOME": str(home), "PYTHONPATH": source}
         began = time.perf_counter()
@@ -186,7 +191,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="file of the results")
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=[], help="which tasks")
     parser.add_argument("--methods", nargs="*", default=["grpo", "rloo", "ppo"], help="which methods")
-    parser.add_argument("--steps", type=int, default=40, help="steps of 8 prompts with 8 answers each")
+    parser.add_argument("--steps", type=int, help="steps of 8 prompts with 8 answers each; by task unless given")
     parser.add_argument("--home", type=Path, help="hone's home folder; a temporary one unless given")
     parser.add_argument("--page", type=Path, help="page whose tables are written anew")
     options, further = parser.parse_known_args()
