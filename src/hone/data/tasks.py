@@ -18,7 +18,7 @@ from hone.types import Example, JsonDict, Task
 __all__ = ["as_task", "task_to_json", "with_answer"]
 
 # What stands for an answer that a row lacks, until the row has been read; any text that is not empty would do.
-_STAND_IN = "-"
+_STAND_IN = "This row has no answer of its own."
 _TURNS: Mapping[str, tuple[str, str, str]] = {
     "messages": ("role", "content", "assistant"),
     "conversations": ("from", "value", "gpt"),
