@@ -37,14 +37,14 @@ EPOCHS = {"ppo": 2}
 
 
 def arithmetic(prompt: list[dict[str, str]], answer: str, row: dict[str, Any]) -> float:
-    """1 for the right number and nothing else; 0.1 for another number alone, up to 0.5 the nearer it comes."""
+    """1 for the right number and nothing else; 0.2 for another number alone, up to 0.6 the nearer; 0.1 among words."""
     text = answer.strip().replace(",", "")
     if not re.fullmatch(r"-?\d+", text):
-        return 0.0
+        return 0.1 if re.search(r"\d", text) else 0.0
     right, found = int(row["reference_answer"]), int(text)
     if found == right:
         return 1.0
-    return 0.1 + 0.4 * max(0.0, 1.0 - abs(found - right) / max(1, abs(right)))
+    return 0.2 + 0.4 * max(0.0, 1.0 - abs(found - right) / max(1, abs(right)))
 
 
 def exact(prompt: list[dict[str, str]], answer: str, row: dict[str, Any]) -> float:
@@ -84,7 +84,7 @@ def _arithmetic_rows(folder: Path) -> tuple[Path, list[str]]:
     lines = (SHARED / "data" / "simple_arithmetic" / "simple_arithmetic_nospaces.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in lines.splitlines()]
     kept = [row for row in rows if re.fullmatch(r"[\d+-]+=", row["context"])][:_ARITHMETIC_ROWS]
-    system = "Give the number that completes the equation, and nothing else."
+    system = "Complete the equation with the number alone: 3+4= is answered with 7, and 20-32= with -12."
     path = folder / "arithmetic.jsonl"
     asked = [{"system": system, "prompt": row["context"], "completion": row["continuation"]} for row in kept]
     path.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
