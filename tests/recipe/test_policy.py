@@ -213,3 +213,21 @@ def test_rows_and_options_that_do_not_go_with_it(options: Callable[..., TrainCon
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=named):
             TrainConfig.model_validate({"data": "rows.jsonl", **given})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "grpo", "recompute_layers": 2},
+        {"method": "ppo", "reference_path": True},
+        {"method": "rloo", "adaptation": "full", "rank": None, "learning_rate": 1e-3},
+        {"method": "grpo", "loss_normalisation": "dapo", "scale_advantages": False, "kl_weight": 0.0},
+        {"method": "grpo", "loss_normalisation": "dr_grpo", "micro_batch_tokens": 64},
+    ],
+)
+def test_other_ways_of_training(given: JsonDict, options: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    result = train(options(**given, max_steps=3), home=tmp_path / "home", recorder=Listener())
+    assert all(invariant["holds"] for invariant in result["proof"]), result["proof"]
+    steps = _steps(result["run_dir"])
+    assert len(steps) == 3
+    assert steps[0]["kl"] == pytest.approx(0.0, abs=1e-5)
