@@ -10,7 +10,7 @@ Shape legend (repeated atop each file that uses it):
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "MethodName",
     "Preference",
     "Role",
+    "Task",
     "TokenSequence",
     "ToolCall",
 ]
@@ -36,7 +37,7 @@ AdaptationName = Literal[
 ]  # fmt: skip
 Keep = Literal["strict", "balanced", "off"]
 """How much of the base's general ability may be lost; ``off`` does not judge it."""
-MethodName = Literal["sft", "dpo", "ipo", "kto", "orpo", "simpo", "reward"]
+MethodName = Literal["sft", "dpo", "ipo", "kto", "orpo", "simpo", "reward", "grpo", "rloo", "ppo"]
 ArmName = Literal["base", "prompted", "few_shot", "retrieval", "tuned", "tuned_retrieval"]
 
 
@@ -128,6 +129,29 @@ class Preference(Example):
         """Indices of (better, worse) for each two answers that were told apart."""
         ranks = list(enumerate(self.ranks))
         return tuple((one, other) for one, best in ranks for other, worst in ranks if best < worst)
+
+
+@dataclass(frozen=True, slots=True)
+class Task(Example):
+    """A prompt whose answers are graded; as an example, with its reference answer, or with a stand-in for it.
+
+    Args:
+        columns: the row as it stood in the file.
+        is_open: whether the row has no answer, so that its last turn is a stand-in.
+    """
+
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    is_open: bool = False
+
+    @property
+    def answer(self) -> str:
+        """The reference answer; empty where the row has none."""
+        return "" if self.is_open else self.messages[-1].content
+
+    @property
+    def item(self) -> JsonDict:
+        """What a grader sees of the row: its columns, and ``reference_answer`` where it has one."""
+        return {**({"reference_answer": self.answer} if self.answer else {}), **self.columns}
 
 
 @dataclass(frozen=True, slots=True)

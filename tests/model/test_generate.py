@@ -246,3 +246,29 @@ def test_a_shared_opening_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_every_prompt_keeps_a_token_of_its_own(prompts: list[tuple[int, ...]], length: int) -> None:
     assert shared_opening(prompts) == length
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_samples_of_a_prompt_share_its_reading(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(family)
+    settings = SamplingSettings(max_new_tokens=6, temperature=1.0)
+    prompts = [prompt for prompt in PROMPTS[:3] for _ in range(4)]
+    seeds = [1000 + number for number in range(len(prompts))]
+    alone = [
+        generate(model, [prompt], stop_ids=[7], settings=settings, seeds=[seed])[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    read: list[int] = []
+    forward = model.forward
+
+    def counted(*args: object, **named: object) -> object:
+        read.append(named["input_ids"].shape[0])  # type: ignore[attr-defined]
+        return forward(*args, **named)
+
+    monkeypatch.setattr(model, "forward", counted)
+    together = generate(model, prompts, stop_ids=[7], settings=settings, seeds=seeds)
+    assert together == alone
+    assert read[0] == 3, "each prompt is read once"
+    assert read[1] == 12
+    assert len(set(together[:4])) > 1, "each sample has draws of its own"
+    assert all(answer.stop_id == (7 if answer.stopped else None) for answer in together)

@@ -5,6 +5,7 @@ The defaults themselves may be tuned; what is held here is how they behave, and 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -21,8 +22,9 @@ from hone.planning.choose import (
     choose_held_out_rows,
     choose_training,
     choose_validation_rows,
-    require_adapter_memory,
 )
+from hone.planning.memory import require_adapter_memory
+from hone.planning.rollouts import choose_rollout_tokens
 
 GIB = 2**30
 OPTIONS = {
@@ -75,8 +77,9 @@ def test_one_given_number_leaves_the_others_to_be_chosen(name: str) -> None:
 
 def test_every_number_is_told_with_its_reason() -> None:
     chosen = _choose()
-    numbers = {name: value for name, value in asdict(chosen).items() if name != "choices"}
+    numbers = {name: value for name, value in asdict(chosen).items() if name not in ("choices", "max_steps")}
     assert {choice.name: choice.value for choice in chosen.choices} == numbers
+    assert chosen.max_steps is None, "of reinforcement alone"
     assert all(choice.reason.strip() for choice in chosen.choices)
 
 
@@ -195,3 +198,19 @@ def test_validation_rows_by_hand(rows: int, expected: int) -> None:
     choice = choose_validation_rows(rows)
     assert choice.value == expected
     assert str(rows) in choice.reason
+
+
+def test_reinforcement_has_steps_of_its_own() -> None:
+    chosen = _choose(steps_each=2)
+    assert (chosen.batch_size, chosen.max_steps) == (8, 128)
+    assert chosen.epochs == math.ceil(64 * 8 / 120)
+    assert _choose(steps_each=1, row_lengths=[100] * 5).batch_size == 5
+    given = _choose(steps_each=1, max_steps=3, batch_size=2)
+    assert (given.batch_size, given.max_steps) == (2, 3)
+
+
+def test_the_longest_answer_follows_from_the_references() -> None:
+    assert choose_rollout_tokens([])[0] == 128
+    assert choose_rollout_tokens([3, 5])[0] == 16
+    assert choose_rollout_tokens([40, 20])[0] == 60
+    assert choose_rollout_tokens([1000])[0] == 512

@@ -99,3 +99,17 @@ def test_a_disk_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> Non
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(StorageError, match=r"metrics\.jsonl"):
         RunRecorder(tmp_path).record(Event("step", {"step": 1}))
+
+
+def test_rollouts_behind_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
+    with RunRecorder(tmp_path) as recorder:
+        for step in (1, 2, 3):
+            recorder.record(Event("rollout", {"step": step, "row": 4, "answer": f"of step {step}", "reward": 0.5}))
+            if step == 2:
+                recorder.record(Event("checkpoint", {"step": 2, "path": "checkpoints/step-000002"}))
+    path = tmp_path / "rollouts.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"step": 3, "row"')  # torn by a crash
+    with RunRecorder.resume(tmp_path, 2) as recorder:
+        recorder.record(Event("rollout", {"step": 3, "row": 4, "answer": "of step 3", "reward": 0.5}))
+    assert path.read_bytes() == whole

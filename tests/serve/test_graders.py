@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from hone.serve.grading import Grading, check_grader, grade
-from hone.serve.wire import ApiError
+from hone.evaluation.grading import GraderError, Grading, check_grader, grade
 from hone.types import JsonDict
 from tests.serve.conftest import Make
 
@@ -123,7 +122,7 @@ def test_a_formula_over_graders(client: TestClient) -> None:
     ],
 )
 def test_what_could_not_run_is_refused(client: TestClient, grader: JsonDict) -> None:
-    with pytest.raises(ApiError):
+    with pytest.raises(GraderError):
         check_grader(grader)
     answered = client.post("/v1/fine_tuning/alpha/graders/validate", json={"grader": grader})
     assert (answered.status_code, answered.json()["error"]["code"]) == (400, "invalid_grader")

@@ -21,6 +21,8 @@ __all__ = ["ProgressRecorder", "reported"]
 
 _LINES_A_TRAINING = 10
 _ROOMY_COLUMNS = 100
+# Of reinforcement learning: figures of a step that are shown beside its loss, and how.
+_FIGURES = {"reward": ".3f", "watch_reward": ".3f", "kl": ".4f", "length": ".0f"}
 
 
 class _Meter(Protocol):
@@ -53,6 +55,8 @@ class ProgressRecorder:
         if event.kind == "note" and "choice" in data:
             self._choices.append(data)
             return
+        if event.kind == "rollout":
+            return
         self._print_choices()
         if event.kind == "stage":
             self.close()
@@ -79,6 +83,7 @@ class ProgressRecorder:
 
     def _step_detail(self, event: Event) -> str:
         parts = [f"loss {event.data['loss']:.3f}"]
+        parts += [f"{name} {event.data[name]:{form}}" for name, form in _FIGURES.items() if name in event.data]
         if self._validation is not None:
             parts.append(f"val {self._validation:.3f}")
         self._tokens += event.data.get("tokens", 0)

@@ -59,4 +59,4 @@ def byte_size(count: int | None) -> str:
 
 
 def _decimals(metric: str) -> int:
-    return 3 if metric == "bits_per_byte" else 1
+    return 3 if metric in ("bits_per_byte", "reward", "watch_reward") else 1

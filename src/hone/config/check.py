@@ -24,12 +24,20 @@ WITHOUT_RANK: frozenset[AdaptationName] = frozenset(
     {"full", "partial", "c3a", "fourierft", "ia3", "ln_tuning", "oft", "road", "waveft"}
 )
 WITH_HALVES: frozenset[AdaptationName] = frozenset({"lora", "rslora", "dora", "pissa"})
+_POLICY: tuple[MethodName, ...] = ("grpo", "rloo", "ppo")
 # Options that some methods alone have.
 _OF_METHODS: Mapping[str, tuple[MethodName, ...]] = {
     "beta": ("dpo", "ipo", "kto", "orpo", "simpo"),
     "label_smoothing": ("dpo", "simpo"),
     "length_normalised": ("dpo", "ipo"),
     "target_margin": ("simpo",),
+    "reward": _POLICY,
+    "watch_reward": _POLICY,
+    "group_size": _POLICY,
+    "rollout_tokens": _POLICY,
+    "policy_epochs": _POLICY,
+    "kl_weight": _POLICY,
+    "loss_normalisation": ("grpo",),
 }
 
 # pydantic's wordings, and ours
@@ -81,6 +89,12 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str]) -> l
         for name, methods in _OF_METHODS.items()
         if values.get(name) and values.get("method") and values["method"] not in methods
     ]
+    if values.get("method") in _POLICY and values.get("validation"):
+        problems.append(
+            _place(places, "validation")
+            + f"validation = {values['validation']} has no effect with method = {values['method']}, which keeps its "
+            "last weights; leave it out"
+        )
     return problems
 
 

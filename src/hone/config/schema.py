@@ -93,15 +93,13 @@ _INSTRUCTION_HELP = "What the prompted arm tells the base; made from the trainin
 _ARMS_HELP = (
     "Who answers: base, prompted, few_shot, retrieval, tuned, tuned_retrieval; all that are possible unless given."
 )
+_MAX_NEW_TOKENS_HELP = "Longest answer in tokens; chosen from the reference answers unless given."
 _DTYPE_HELP = "Type of the base's weights; bfloat16 where the device is fast with it unless given."
 _KEEP_HELP = "General ability that tuning may cost: little (strict), some (balanced) or any (off)."
 _PROBES_HELP = "General questions of each of 18 skills, up to 30, to measure retention by; 0 measures none."
 _RETENTION_HELP = "Files of further questions to measure retention by, with commas between."
 SEEDS_HELP = "Trainings in all, each with the next seed on the same split; the first one's adapter is registered."
-_LM_EVAL_HELP = (
-    "Tasks of lm-evaluation-harness to measure retention by, with commas between: names, or paths of YAML files or "
-    "folders; needs the package lm-eval."
-)
+_LM_EVAL_HELP = "Tasks of lm-evaluation-harness to measure retention by, with commas between: names, or YAML files."
 _LM_EVAL_LIMIT_HELP = "Ask the first questions of each of these tasks only, this many of them."
 _MAPPING_HELP = "Columns of the data, as prompt=COLUMN,completion=COLUMN; found by themselves unless given."
 
@@ -120,8 +118,35 @@ class TrainConfig(BaseModel):
     method: MethodName | None = Field(
         None,
         description="How to train: sft (supervised fine-tuning); on preferences dpo, ipo, orpo, simpo, kto (answers "
-        "judged one by one too) or reward (a reward model). Follows from the rows unless given.",
+        "judged one by one too) or reward (a reward model); with --reward grpo, rloo or ppo (reinforcement). Follows "
+        "from the rows unless given.",
     )
+    reward: _Text | None = Field(
+        None,
+        description="grpo, rloo and ppo: what an answer is worth: module:function, file.py:function, a JSON file "
+        "with a grader, or a reward model.",
+    )
+    watch_reward: _Text | None = Field(
+        None, description="A second reward that is measured and never trained on, to see the first one gamed."
+    )
+    group_size: Annotated[int, BeforeValidator(no_truth_value), Field(ge=2, le=256)] | None = Field(
+        None, description="grpo, rloo and ppo: answers to a prompt; 8 unless given."
+    )
+    rollout_tokens: _Count | None = Field(
+        None, description="Longest answer to train on, in tokens; chosen from the reference answers unless given."
+    )
+    policy_epochs: _Count | None = Field(
+        None, description="Optimizer steps over the same answers; 1, of ppo 2, unless given."
+    )
+    kl_weight: _NotNegative | None = Field(
+        None, description="Weight of the divergence from the base; 0.04, of rloo 0.05, of ppo 0.02, unless given."
+    )
+    clip_range: _Positive = Field(0.2, description="How far from 1 the ratio of new to old probability still counts.")
+    loss_normalisation: Literal["grpo", "dr_grpo", "dapo"] | None = Field(
+        None,
+        description="grpo: divide the loss by each answer's tokens (grpo), the longest (dr_grpo) or all tokens (dapo).",
+    )
+    scale_advantages: bool = Field(True, description="grpo: divide advantages by the deviation of their group.")
     beta: _Positive | None = Field(
         None,
         description="On preferences: how strongly the model is held to its base (of orpo, the weight of the odds; of "
@@ -252,9 +277,7 @@ class RunConfig(TrainConfig):
         "rows unless given.",
     )
     metric: _Text | None = Field(None, description="Metric of the comparison; follows from the answers unless given.")
-    max_new_tokens: _Count | None = Field(
-        None, description="Longest answer in tokens; chosen from the reference answers unless given."
-    )
+    max_new_tokens: _Count | None = Field(None, description=_MAX_NEW_TOKENS_HELP)
     keep: Annotated[Keep, BeforeValidator(on_or_off)] = Field("balanced", description=_KEEP_HELP)
     probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
     retention: _Names | None = Field(None, description=_RETENTION_HELP)
@@ -282,9 +305,7 @@ class EvaluateConfig(BaseModel):
     cache: bool = Field(True, description="Keep answers, and take kept ones where nothing has changed.")
     metric: _Text | None = Field(None, description="Metric of the comparison; follows from the answers unless given.")
     seed: _Seed = Field(0, description="Seed of the bootstrap and of anything sampled.")
-    max_new_tokens: _Count | None = Field(
-        None, description="Longest answer in tokens; chosen from the reference answers unless given."
-    )
+    max_new_tokens: _Count | None = Field(None, description=_MAX_NEW_TOKENS_HELP)
     keep: Annotated[Keep, BeforeValidator(on_or_off)] = Field("balanced", description=_KEEP_HELP)
     probes: _Probes = Field(DEFAULT_PROBES, description=_PROBES_HELP)
     retention: _Names | None = Field(None, description=_RETENTION_HELP)

@@ -16,6 +16,7 @@ from hone.data.messages import nearest, quoted
 from hone.data.preferences import parse_preference, preference_keys
 from hone.data.rows import RawRow
 from hone.data.source import is_hub_id, read_rows, source_hash
+from hone.data.tasks import as_task, with_answer
 from hone.errors import DataError
 from hone.types import Example
 
@@ -50,7 +51,12 @@ class LoadedData:
 
 
 def load_examples(
-    source: str, *, mapping: Mapping[str, str] | None = None, limit: int | None = None, preferences: bool = False
+    source: str,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    preferences: bool = False,
+    tasks: bool = False,
 ) -> LoadedData:
     """Read a source whole; a row that cannot be used is dropped with its reason, and never stops the others.
 
@@ -60,6 +66,7 @@ def load_examples(
             ``prompt``, ``completion`` and ``system``; where left out, the format is found by the rows' keys.
         limit: read only the first rows, this many; None for all.
         preferences: whether rows may compare or judge answers.
+        tasks: whether answers will be graded: rows may then lack one, and each example is a :class:`hone.types.Task`.
 
     Returns:
         The examples and their ledger; ``ledger.rows`` is the number of rows read.
@@ -74,13 +81,30 @@ def load_examples(
     rows = [replace(row, raw=None) for row in islice(read_rows(source), limit)]
     if not rows:
         raise RefusedSource("empty_file", "has no rows", where=source, remedy="give a file with at least one example")
+    own = {row.row: row.value or {} for row in rows} if tasks else {}
+    lacking: set[int] = set()
+    if tasks:
+        rows, lacking = _with_answers(rows, columns)
     format_name = _format_of(rows, columns, source, preferences=preferences)
     ledger = Ledger(source)
     examples = [example for row in rows if (example := _account(row, format_name, columns, ledger)) is not None]
     if not examples:
         raise _no_usable_row(ledger)
-    unused = {key for row in rows for key in row.value or ()} - _keys_of(format_name, columns)
+    if tasks:
+        examples = [as_task(one, own[one.row], is_stand_in=one.row in lacking) for one in examples]
+    unused = set() if tasks else {key for row in rows for key in row.value or ()} - _keys_of(format_name, columns)
     return LoadedData(examples, ledger, format_name, source, _hash_of(source, rows), tuple(sorted(unused)))
+
+
+def _with_answers(rows: list[RawRow], columns: FormatMapping | None) -> tuple[list[RawRow], set[int]]:
+    """The rows with stand-ins for answers that they lack, and which rows those are."""
+    found, lacking = [], set()
+    for row in rows:
+        value, is_stand_in = (None, False) if row.value is None else with_answer(row.value, columns)
+        found.append(replace(row, value=value))
+        if is_stand_in:
+            lacking.add(row.row)
+    return found, lacking
 
 
 def _keys_of(format_name: str, columns: FormatMapping | None) -> frozenset[str]:

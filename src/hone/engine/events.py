@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 __all__ = ["Event", "EventKind", "Recorder", "Tee"]
 
-EventKind = Literal["stage", "note", "progress", "step", "validation", "checkpoint"]
+EventKind = Literal["stage", "note", "progress", "step", "rollout", "validation", "checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,9 @@ class Event:
         kind: ``stage`` {name, detail}: a new part of the job begins;
             ``note`` {text}: a sentence for the user; of a number that was chosen also {choice, value, reason};
             ``progress`` {task, done, total}: work that is no training step;
-            ``step`` {step, total_steps, epoch, loss, learning_rate, gradient_norm, tokens, supervised_tokens};
+            ``step`` {step, total_steps, epoch, loss, learning_rate, gradient_norm, tokens, supervised_tokens}, and of
+            reinforcement learning {reward, kl, length, ...};
+            ``rollout`` {step, row, sample, answer, reward, ...}: an answer that was trained on;
             ``validation`` {step, loss, best};
             ``checkpoint`` {step, path}.
         data: figures that depend on data, model and seed alone.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch, pack, plan_micro_batches, plan_steps
+from hone.engine.around import AroundSteps, NothingAround
 from hone.engine.checkpoint import Checkpoint, Progress, save_checkpoint
 from hone.engine.events import Event, Recorder
 from hone.engine.optimizer import load_optimizer_state, make_optimizer, optimizer_state
@@ -72,9 +73,14 @@ class LoopSettings:
     keep_checkpoints: int
     tolerated_loss_rise: float = 0.0
 
-    def total_steps(self, num_sequences: int) -> int:
-        """Optimizer steps of the whole run."""
-        steps = -(-num_sequences // self.batch_size) * self.epochs
+    def total_steps(self, num_sequences: int, *, steps_each: int = 1) -> int:
+        """Optimizer steps of the whole run.
+
+        Args:
+            num_sequences: trained on.
+            steps_each: optimizer steps over the same ``batch_size`` of them.
+        """
+        steps = -(-num_sequences // self.batch_size) * self.epochs * steps_each
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def learning_rate_at(self, step: int, total_steps: int) -> float:
@@ -123,6 +129,7 @@ def train(
     refresh: Callable[[], None] = lambda: None,
     parallel: Parallel = ALONE,
     collate: Collate = micro_batches,
+    around: AroundSteps | None = None,
 ) -> LoopResult:
     """Train ``parameters`` of ``model`` on ``sequences``.
 
@@ -142,6 +149,7 @@ def train(
         refresh: called after each change of the parameters, for what the model derives from them.
         parallel: the processes of the run.
         collate: packs the rows of one step into micro-batches; called before each step.
+        around: makes of the rows what is packed, and gives figures of a step; None packs them as they are.
 
     Returns:
         The result; ``parameters`` hold the best weights.
@@ -155,17 +163,17 @@ def train(
     state = _LoopState(parameters, settings, recorder, checkpoints, rate_factors, parallel)
     state.restore(resume_from)
     refresh()
-    total = settings.total_steps(len(sequences))
-    order = plan_steps(
-        len(sequences), batch_size=settings.batch_size, epochs=settings.epochs, seed=settings.seed,
-        start_step=state.progress.step,
-    )  # fmt: skip
-    for step, epoch, indices in order:
+    around = around or NothingAround()
+    each = around.steps_each
+    total = settings.total_steps(len(sequences), steps_each=each)
+    rows: Sequence[Any] = ()
+    for step, epoch, indices in _planned(settings, len(sequences), each, after=state.progress.step):
         if step > total or state.out_of_patience:
             break
         started = time.perf_counter()
         rate = settings.learning_rate_at(step, total)
-        rows = parallel.share([sequences[index] for index in indices])
+        if (step - 1) % each == 0:
+            rows = around.before(step, parallel.share([sequences[index] for index in indices]))
         result = train_step(
             model, collate(rows, max_tokens=settings.micro_batch_tokens), forward=forward, objective=objective,
             parameters=list(parameters.values()), optimizer=state.optimizer, learning_rate=rate,
@@ -174,12 +182,13 @@ def train(
         refresh()
         seconds = time.perf_counter() - started
         state.count(step, result, seconds)
-        recorder.record(_step_event(state.progress, total, epoch, rate, result, seconds))
+        recorder.record(_step_event(state.progress, total, epoch, rate, result, seconds, around.after(step)))
         if evaluate is not None and (step % settings.evaluate_every_steps == 0 or step == total):
             state.validate(parallel.from_first(evaluate()))
-        if step % (settings.save_every_steps or settings.evaluate_every_steps) == 0 or step == total:
+        is_whole = step % each == 0  # what a step in between trains on could not be made again from its weights
+        if _is_due(step, settings.save_every_steps or settings.evaluate_every_steps, each) or step == total:
             state.save()
-        if step < total and any(parallel.everyones(should_stop())):
+        if is_whole and step < total and any(parallel.everyones(should_stop())):
             state.save_unscheduled()
             raise InterruptedRunError(f"stopped after step {step} of {total}; the state is saved")
     finished = state.finish(total)
@@ -187,7 +196,26 @@ def train(
     return finished
 
 
-def _step_event(progress: Progress, total: int, epoch: int, rate: float, result: StepResult, seconds: float) -> Event:
+def _planned(settings: LoopSettings, count: int, each: int, *, after: int) -> Iterator[tuple[int, int, list[int]]]:
+    """(step, epoch, indices) of every step behind ``after``, with ``each`` steps over the same rows."""
+    order = plan_steps(
+        count, batch_size=settings.batch_size, epochs=settings.epochs, seed=settings.seed, start_step=after // each
+    )
+    for number, epoch, indices in order:
+        for step in range((number - 1) * each + 1, number * each + 1):
+            if step > after:
+                yield step, epoch, indices
+
+
+def _is_due(step: int, every: int, each: int) -> bool:
+    """Whether a checkpoint is due: at every so many steps, or at the end of the rollouts in which that fell."""
+    return step % each == 0 and step // every > (step - each) // every
+
+
+def _step_event(
+    progress: Progress, total: int, epoch: int, rate: float, result: StepResult, seconds: float,
+    figures: Mapping[str, float],
+) -> Event:  # fmt: skip
     left = (total - progress.step) * progress.seconds / progress.step
     return Event(
         "step",
@@ -200,6 +228,7 @@ def _step_event(progress: Progress, total: int, epoch: int, rate: float, result:
             "gradient_norm": result.gradient_norm,
             "tokens": result.tokens,
             "supervised_tokens": result.supervised_tokens,
+            **figures,
         },
         {"seconds": seconds, "tokens_per_second": result.tokens / seconds, "seconds_left": left},
     )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hone.evaluation.choice import ARM_NAMES, Choice, choose_arm, is_better
+from hone.evaluation.digits import digits_of
 from hone.evaluation.fit import Fit
 from hone.evaluation.outcome import Evaluation
 from hone.evaluation.slices import SliceFound
@@ -203,7 +204,7 @@ def _scores_best(evaluation: Evaluation, arm: str, other: str) -> bool:
 
 
 def _digits(evaluation: Evaluation) -> int:
-    return 3 if evaluation.metric.name == "bits_per_byte" else 1
+    return digits_of(evaluation.metric.name)
 
 
 def _p(p_value: float) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 
 from hone.evaluation.charts import Interval, curve_chart, interval_chart
+from hone.evaluation.digits import digits_of
 from hone.evaluation.report_beside import fit_context, slices_context
 from hone.evaluation.report_retention import retention_context
 from hone.evaluation.report_seeds import seeds_context
@@ -101,7 +102,7 @@ def _environment() -> jinja2.Environment:
 def _context(result: Mapping[str, Any]) -> JsonDict:
     evaluation: Mapping[str, Any] = result["evaluation"]
     metric = evaluation["metrics"][evaluation["metric"]]
-    digits = 3 if metric["name"] == "bits_per_byte" else 1
+    digits = digits_of(metric["name"])
     arms = [_arm_row(name, arm, digits) for name, arm in evaluation["arms"].items()]
     differences = [_difference_row(one, evaluation) for one in evaluation["differences"]]
     curves = result.get("curves") or {}
@@ -190,7 +191,7 @@ def _arm_row(name: str, arm: Mapping[str, Any], digits: int) -> JsonDict:
 
 def _difference_row(one: Mapping[str, Any], evaluation: Mapping[str, Any]) -> JsonDict:
     metric = evaluation["metrics"][one["metric"]]
-    digits = 3 if one["metric"] == "bits_per_byte" else 1
+    digits = digits_of(one["metric"])
     low, high = one["interval"] or (None, None)
     better = (one["difference"] > 0) == metric["higher_is_better"]
     finding = ("better" if better else "worse") if one["different"] else "undecided"
@@ -237,7 +238,7 @@ def _difference_chart(differences: Sequence[Mapping[str, Any]], title: str) -> s
 def _metric_rows(evaluation: Mapping[str, Any]) -> list[JsonDict]:
     rows = []
     for name, metric in evaluation["metrics"].items():
-        digits = 3 if name == "bits_per_byte" else 1
+        digits = digits_of(name)
         values = [arm["metrics"][name] for arm in evaluation["arms"].values()]
         rows.append({**metric, "values": [None if value is None else f"{value:.{digits}f}" for value in values]})
     return rows

@@ -80,7 +80,7 @@ class Metric:
             "title": self.title,
             "description": self.description,
             "higher_is_better": self.higher_is_better,
-            "range": [low, high if np.isfinite(high) else None],
+            "range": [low if np.isfinite(low) else None, high if np.isfinite(high) else None],
         }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hone.evaluation.digits import digits_of
 from hone.evaluation.scorers import Metric
 from hone.types import JsonDict
 
@@ -59,7 +60,7 @@ def _finding(different: bool, gain: float) -> str:
 
 
 def _sentence(seeds: Mapping[str, Any], metric: Metric) -> str:
-    digits = 3 if metric.name == "bits_per_byte" else 1
+    digits = digits_of(metric.name)
     said = (
         f"over {len(seeds['trainings'])} seeds of training {metric.title} is {seeds['mean']:.{digits}f} on average "
         f"(standard deviation {seeds['standard_deviation']:.{digits}f}), {seeds['difference']:+.{digits}f} beside the "

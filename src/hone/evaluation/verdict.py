@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from hone.evaluation.arms import LIKELIHOOD
 from hone.evaluation.choice import ARM_NAMES, is_better
 from hone.evaluation.decision import ArmsDecision, Decision, decide_between_arms
+from hone.evaluation.digits import digits_of
 from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
 from hone.types import ArmName, JsonDict
 
@@ -104,7 +105,7 @@ def _verdict(
 
 
 def _decision(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary, difference: Difference) -> ArmsDecision:
-    digits = 3 if evaluation.metric.name == "bits_per_byte" else 1
+    digits = digits_of(evaluation.metric.name)
     scores = f"{evaluation.metric.title} {tuned.score:.{digits}f} against the base's {base.score:.{digits}f}"
     rows = f"On {evaluation.rows} held-out row{'' if evaluation.rows == 1 else 's'}"
     if tuned.stop_share < LEAST_STOP_SHARE <= base.stop_share:
@@ -137,7 +138,7 @@ def _warnings(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary) -> li
             continue
         metric = next(metric for metric in evaluation.metrics if metric.name == one.metric)
         if (one.comparison.difference > 0) != metric.higher_is_better:
-            digits = 3 if metric.name == "bits_per_byte" else 1
+            digits = digits_of(metric.name)
             warnings.append(f"{metric.title} is worse than the base's ({one.comparison.difference:+.{digits}f}).")
     if evaluation.rows < FEW_ROWS:
         warnings.append(f"{evaluation.rows} held-out rows are few; the interval says how much they leave open.")

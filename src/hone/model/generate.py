@@ -5,15 +5,16 @@ draws from a generator of its own. (Sums in bfloat16 may still differ in the las
 
 What all prompts of a batch begin with alike, a system message or an instruction, is computed once and its keys and
 values are copied to the rows, where every layer's cache keeps all positions (not with sliding windows: padding then
-stands between the opening and the rest, and a window counts positions of the cache).
+stands between the opening and the rest, and a window counts positions of the cache). A prompt that stands in a batch
+several times, to be answered by several samples, is read once, and its keys and values are copied to each.
 
-Shape legend: B rows of a batch, L length of the longest prompt, V vocabulary.
+Shape legend: B rows of a batch, P distinct prompts among them, L length of the longest prompt, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -38,10 +39,12 @@ class Generation:
     Args:
         ids: the tokens, without the stop token.
         stopped: whether the model ended the answer by itself.
+        stop_id: the stop token that ended it; None where none did, or nobody noted it.
     """
 
     ids: tuple[int, ...]
     stopped: bool
+    stop_id: int | None = field(default=None, compare=False)
 
 
 def generate(
@@ -50,6 +53,7 @@ def generate(
     *,
     stop_ids: Sequence[int],
     settings: SamplingSettings,
+    seeds: Sequence[int] | None = None,
     batch_size: int | None = None,
     has_ended: Callable[[Sequence[int]], bool] = lambda written: False,
     on_done: Callable[[int], None] = lambda count: None,
@@ -58,9 +62,10 @@ def generate(
 
     Args:
         model: in evaluation mode.
-        prompts: token ids, none empty.
+        prompts: token ids, none empty; one that stands there several times is answered as often.
         stop_ids: tokens that end an answer.
         settings: how tokens are chosen.
+        seeds: of each prompt's draws, in place of (the settings' seed, its index).
         batch_size: rows decoded together; by default 32, and 64 while they are short.
         has_ended: asked after each token with what a row has written so far; True ends the answer, as a stop token
             does, and the last token stays.
@@ -75,7 +80,11 @@ def generate(
         while order:
             size = batch_size or _rows_together(len(prompts[order[0]]) + settings.max_new_tokens)
             batch, order = order[:size], order[size:]
-            for index, answer in _decode_batch(model, prompts, batch, stop_ids, settings, has_ended):
+            drawn = [
+                row_generator(settings.seed, index) if seeds is None else row_generator(seeds[index], 0)
+                for index in batch
+            ]
+            for index, answer in _decode_batch(model, prompts, batch, stop_ids, settings, drawn, has_ended):
                 answers[index] = answer
                 on_done(len(answers))
     return [answers[index] for index in range(len(prompts))]
@@ -90,7 +99,7 @@ def stream(
     model: PreTrainedModel, prompt: Sequence[int], *, stop_ids: Sequence[int], settings: SamplingSettings
 ) -> Iterator[int]:
     """Token ids of one answer as they are chosen, without the stop token; the same as :func:`generate` gives."""
-    decoder = _Decoder(model, [prompt], [0], settings)
+    decoder = _Decoder(model, [prompt], [0], settings, [row_generator(settings.seed, 0)])
     for _ in range(settings.max_new_tokens):
         token = decoder.next_tokens()[0]
         if token in stop_ids:
@@ -112,9 +121,10 @@ def _decode_batch(
     indices: Sequence[int],
     stop_ids: Sequence[int],
     settings: SamplingSettings,
+    generators: list[torch.Generator],
     has_ended: Callable[[Sequence[int]], bool],
 ) -> Iterator[tuple[int, Generation]]:
-    decoder = _Decoder(model, [prompts[index] for index in indices], list(indices), settings)
+    decoder = _Decoder(model, [prompts[index] for index in indices], list(indices), settings, generators)
     written: dict[int, list[int]] = {index: [] for index in indices}
     stops = frozenset(stop_ids)
     for _ in range(settings.max_new_tokens):
@@ -126,7 +136,7 @@ def _decode_batch(
                 if not has_ended(written[index]):
                     living.append(place)
                     continue
-            yield index, Generation(tuple(written[index]), True)
+            yield index, Generation(tuple(written[index]), True, token if token in stops else None)
         if not living:
             return
         decoder.keep(living)
@@ -142,14 +152,24 @@ class _Decoder:
     """
 
     def __init__(
-        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], indices: list[int], settings: SamplingSettings
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        indices: list[int],
+        settings: SamplingSettings,
+        generators: list[torch.Generator],
     ) -> None:
         self.model = model
         self.indices = indices
         self.settings = settings
-        self.generators = [row_generator(settings.seed, index) for index in indices]
+        self.generators = generators
         device = model.device
         self.cache = DynamicCache(config=model.config)
+        # prompts that stand there several times are read once: the row of each prompt among the distinct ones
+        places = {tuple(prompt): place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        alike = len(places) < len(prompts)
+        self.copies_B = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device) if alike else None
+        prompts = list(places) if alike else prompts
         opening = self._compute_opening(prompts)
         longest = max(len(prompt) for prompt in prompts) - opening
         padding = [longest + opening - len(prompt) for prompt in prompts]
@@ -184,8 +204,13 @@ class _Decoder:
             use_cache=True,
             logits_to_keep=1,
         )
+        logits_BV = output.logits[:, -1].float()
+        if self.copies_B is not None:
+            logits_BV, self.mask_BL = logits_BV[self.copies_B], self.mask_BL[self.copies_B]
+            self.cache.batch_select_indices(self.copies_B)
+            self.copies_B = None
         chosen = choose_tokens(
-            output.logits[:, -1].float(),
+            logits_BV,
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
             generators=self.generators,

@@ -91,6 +91,10 @@ def choose_tokens(
     if temperature == 0:
         return logits_BV.argmax(dim=-1)
     probabilities = torch.softmax(logits_BV / temperature, dim=-1).cpu()
+    if top_p >= 1:
+        return torch.stack(
+            [torch.multinomial(row, 1, generator=one) for row, one in zip(probabilities, generators, strict=True)]
+        ).squeeze(1).to(logits_BV.device)  # fmt: skip
     ordered, tokens = probabilities.sort(dim=-1, descending=True)
     # a token stays while the probability of those before it is under top_p; the first always stays
     ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)

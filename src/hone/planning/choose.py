@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hone.errors import ConfigError
 from hone.planning.memory import activation_bytes, layers_to_recompute
+from hone.planning.rollouts import PROMPTS_A_STEP, ROLLOUT_STEPS
 
 __all__ = [
     "AS_BEGUN",
@@ -28,7 +28,6 @@ __all__ = [
     "choose_training",
     "choose_validation_rows",
     "default_learning_rate",
-    "require_adapter_memory",
 ]
 
 # Measured on SmolLM2-135M; larger models take smaller steps, about with the fourth root of their size
@@ -39,7 +38,6 @@ _LOWEST_LEARNING_RATE = 1e-4
 _MEMORY_SHARE_FOR_ACTIVATIONS = 0.4
 # Layers are recomputed where one row, which cannot be divided, would take more than this.
 _LARGEST_SHARE_FOR_ACTIVATIONS = 0.8
-_BYTES_PER_TRAINED_VALUE = 16  # float32: the value, its gradient and AdamW's two moments
 _MICRO_BATCH_TOKENS = 2048
 _ASSUMED_BYTES = 4 * 2**30
 # Optimizer steps under which a small data set is passed over more often, and the passes beyond which it is memorised.
@@ -136,6 +134,7 @@ class Given:
         warmup_share: see there.
         micro_batch_tokens: see there.
         recompute_layers: see there.
+        max_steps: see there.
         reason: what is said of them.
     """
 
@@ -148,6 +147,7 @@ class Given:
     warmup_share: float | None = None
     micro_batch_tokens: int | None = None
     recompute_layers: int | None = None
+    max_steps: int | None = None
     reason: str = "as given"
 
 
@@ -160,12 +160,14 @@ class MethodRules:
         alpha_of_rank: its rule for alpha; twice the rank where None.
         alpha_reason: that rule in words.
         rate_factor: its learning rate over LoRA's.
+        steps_each: of reinforcement learning, optimizer steps over the answers of one step; None for other methods.
     """
 
     has_rank: bool = True
     alpha_of_rank: Callable[[int], float] | None = None
     alpha_reason: str = "twice the rank"
     rate_factor: float = 1.0
+    steps_each: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ class TrainingChoices:
         warmup_share: share of the steps in which the learning rate rises.
         micro_batch_tokens: real tokens of one forward and backward pass.
         recompute_layers: decoder layers whose activations are computed again in the backward pass.
+        max_steps: upper bound on optimizer steps; None for none.
         choices: every number with its reason, in the order to print.
     """
 
@@ -195,6 +198,7 @@ class TrainingChoices:
     micro_batch_tokens: int
     recompute_layers: int
     choices: tuple[Choice, ...]
+    max_steps: int | None = None
 
 
 def choose_held_out_rows(num_rows: int) -> Choice:
@@ -245,8 +249,18 @@ def choose_training(facts: Facts, given: Given, method: MethodRules) -> Training
         settle("alpha", method.alpha_of_rank(rank) if method.alpha_of_rank else 2 * rank, method.alpha_reason)
     rate = float(f"{default_learning_rate(facts.num_parameters) * method.rate_factor:.1e}")
     settle("learning_rate", rate, f"for {facts.num_parameters / 1e6:.0f}M parameters")
-    batch_size = int(settle("batch_size", _batch_size(rows), f"for {_counted(rows)}"))
-    settle("epochs", *_epochs(rows, batch_size, facts.has_validation))
+    if method.steps_each is None:
+        batch_size = int(settle("batch_size", _batch_size(rows), f"for {_counted(rows)}"))
+        settle("epochs", *_epochs(rows, batch_size, facts.has_validation))
+    else:
+        batch_size = int(settle("batch_size", min(rows, PROMPTS_A_STEP), "prompts of a step, each answered often"))
+        epochs = max(1, math.ceil(ROLLOUT_STEPS * batch_size / rows))
+        settle("epochs", epochs, f"{ROLLOUT_STEPS} steps of {batch_size} prompts, for {_counted(rows)}")
+        settle(
+            "max_steps",
+            ROLLOUT_STEPS * method.steps_each,
+            "steps of rollouts take long; give more where the reward still rises",
+        )
     longest = max(facts.row_lengths)
     reason = f"the model's context; the longest row has {longest}"
     longest = min(longest, int(settle("max_length", facts.context_length, reason)))
@@ -265,31 +279,7 @@ def choose_training(facts: Facts, given: Given, method: MethodRules) -> Training
         micro_batch_tokens=tokens,
         recompute_layers=int(value["recompute_layers"] or 0),
         choices=tuple(made.values()),
-    )
-
-
-def require_adapter_memory(num_values: int, *, rank: int, available_bytes: int | None, device: str) -> None:
-    """Refuse a rank whose adapter cannot be trained in the memory that is free.
-
-    Args:
-        num_values: trainable numbers of the adapter.
-        rank: R that gives so many.
-        available_bytes: memory free on the device, with the base loaded; None where the system does not tell.
-        device: for the message.
-
-    Raises:
-        ConfigError: weights, gradients and AdamW's two moments, in float32, take more than is free.
-    """
-    needed = num_values * _BYTES_PER_TRAINED_VALUE
-    if available_bytes is None or needed <= available_bytes:
-        return
-    largest = rank * available_bytes // needed
-    raise ConfigError(
-        f"a rank of {rank} needs {needed / 1e9:.1f} GB for {num_values} trained values, their gradients and AdamW's "
-        f"moments, and {device} has {available_bytes / 1e9:.1f} GB free",
-        where="--rank",
-        details=[f"needed: {needed} bytes, free: {available_bytes} bytes"],
-        remedy=f"use a rank well under {largest}; 16 is enough for one task" if largest > 1 else "use a smaller model",
+        max_steps=_whole(value.get("max_steps", given.max_steps)),
     )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["activation_bytes", "layers_to_recompute"]
+from hone.errors import ConfigError
+
+__all__ = ["activation_bytes", "layers_to_recompute", "require_adapter_memory"]
+
+_BYTES_PER_TRAINED_VALUE = 16  # float32: the value, its gradient and AdamW's two moments
 
 # Memory of a token in training without recomputation, in bytes per layer and unit of width: 0.66 MB a token for
 # 30 layers of width 576 in bfloat16, where 0.6 to 0.7 were measured; float32 takes twice that.
@@ -43,3 +47,28 @@ def layers_to_recompute(tokens: int, *, num_layers: int, width: int, bytes_per_v
         if needed <= free_bytes:
             return count
     return num_layers
+
+
+def require_adapter_memory(num_values: int, *, rank: int, available_bytes: int | None, device: str) -> None:
+    """Refuse a rank whose adapter cannot be trained in the memory that is free.
+
+    Args:
+        num_values: trainable numbers of the adapter.
+        rank: R that gives so many.
+        available_bytes: memory free on the device, with the base loaded; None where the system does not tell.
+        device: for the message.
+
+    Raises:
+        ConfigError: weights, gradients and AdamW's two moments, in float32, take more than is free.
+    """
+    needed = num_values * _BYTES_PER_TRAINED_VALUE
+    if available_bytes is None or needed <= available_bytes:
+        return
+    largest = rank * available_bytes // needed
+    raise ConfigError(
+        f"a rank of {rank} needs {needed / 1e9:.1f} GB for {num_values} trained values, their gradients and AdamW's "
+        f"moments, and {device} has {available_bytes / 1e9:.1f} GB free",
+        where="--rank",
+        details=[f"needed: {needed} bytes, free: {available_bytes} bytes"],
+        remedy=f"use a rank well under {largest}; 16 is enough for one task" if largest > 1 else "use a smaller model",
+    )

@@ -20,7 +20,8 @@ from hone.model.lora import LinearLayer, find_linear_layers, layer_widths
 from hone.model.quantize import QuantizedType, count_parameters, quantize_linear_layers
 from hone.model.score_head import attach_score_head
 from hone.model.select import select_names
-from hone.planning.choose import TrainingChoices, require_adapter_memory
+from hone.planning.choose import TrainingChoices
+from hone.planning.memory import require_adapter_memory
 
 __all__ = ["NewTokens", "attach_method", "free_bytes", "load_base_as", "read_new_tokens", "require_memory"]
 

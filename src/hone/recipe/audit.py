@@ -28,6 +28,7 @@ def audit_file(
     benchmarks: Sequence[str] = (),
     allow_few_rows: bool = False,
     presidio: bool = False,
+    tasks: bool = False,
 ) -> AuditReport:
     """Check a file without a model.
 
@@ -38,15 +39,18 @@ def audit_file(
         benchmarks: further files whose prompts no row should repeat; rows that do are warned of.
         allow_few_rows: whether fewer than 10 usable rows are accepted.
         presidio: whether Presidio looks for personal data as well.
+        tasks: whether answers will be graded, so that rows may lack one.
 
     Raises:
         DataError: a file is missing or cannot be read, or no row of ``evaluation_data`` can be used.
         MissingDependencyError: Presidio is asked for, and not installed.
     """
     search = PresidioSearch() if presidio else None
-    held_out = [held_out_prompts(evaluation_data, mapping=mapping)] if evaluation_data else []
+    held_out = [held_out_prompts(evaluation_data, mapping=mapping, tasks=tasks)] if evaluation_data else []
     held_out += [held_out_prompts(name, code="probe_copy") for name in benchmarks]
-    report = audit_source(source, mapping=mapping, held_out=held_out, allow_few_rows=allow_few_rows, search=search)
+    report = audit_source(
+        source, mapping=mapping, held_out=held_out, allow_few_rows=allow_few_rows, search=search, tasks=tasks
+    )
     return replace(report, notes=(*report.notes, search.describe())) if search else report
 
 

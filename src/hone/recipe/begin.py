@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from hone.config.schema import TrainConfig
+from hone.data.render import Renderer
 from hone.engine.events import Event, Recorder
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
 from hone.proof.invariant import require_all
 from hone.recipe.general_rows import held_to_base
-from hone.recipe.method import Method, supervised_method
+from hone.recipe.method import Method, is_policy_method, supervised_method
+from hone.recipe.policy import policy_method
 from hone.recipe.preference import preference_method
 from hone.recipe.replay import Replay
 from hone.recipe.reward import reward_method
@@ -28,6 +30,7 @@ def begin_method(
     max_tokens: int,
     home: Path,
     recorder: Recorder,
+    renderer: Renderer,
     replay: Replay | None = None,
 ) -> Method:
     """The method that ``config`` names, its own invariants checked.
@@ -40,11 +43,13 @@ def begin_method(
         max_tokens: tokens computed at once.
         home: hone's home folder.
         recorder: receives events.
+        renderer: of the rows.
         replay: general rows, for supervised fine-tuning.
 
     Raises:
         DataError: no answers are left to learn from.
         ProofError: the first loss is not what the base alone gives.
+        ConfigError: a reward cannot be used.
     """
     name = config.method
     if name is None or name == "sft":
@@ -53,6 +58,11 @@ def begin_method(
         return held_to_base(supervised_method(rows, forward), replay.sequences, max_tokens=max_tokens)
     if name == "reward":
         method = reward_method(base, rows, forward=forward, max_tokens=max_tokens)
+    elif is_policy_method(name):
+        method = policy_method(
+            config, name, base, rows, renderer=renderer, forward=forward, max_tokens=max_tokens, home=home,
+            recorder=recorder,
+        )  # fmt: skip
     else:
 
         def progress(done: int, total: int) -> None:

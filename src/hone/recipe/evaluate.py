@@ -6,73 +6,40 @@ What each arm is asked is ``contest.py``'s, who answers ``arm_answers.py``'s, an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hone.config.schema import EvaluateConfig
-from hone.data.ledger import Ledger
-from hone.data.loader import LoadedData, load_examples
 from hone.data.split import prompt_key
 from hone.engine.events import Event, Recorder
-from hone.errors import ConfigError, DataError, TemplateError
+from hone.errors import ConfigError, TemplateError
 from hone.evaluation.arms import ArmResult, evaluate_arms
-from hone.evaluation.forgetting import with_retention
 from hone.evaluation.grounding import measure_grounding
-from hone.evaluation.shape import TaskShape, detect_shape
+from hone.evaluation.shape import TaskShape
 from hone.evaluation.slices import slices_of
-from hone.evaluation.verdict import Verdict, decide
+from hone.evaluation.verdict import decide
 from hone.model.endpoint import parse_endpoint
-from hone.proof.invariant import Invariant
 from hone.proof.postflight import check_stops
 from hone.recipe.answer_cache import cache_folder
 from hone.recipe.arm_answers import ArmAnswers, endpoint_result
 from hone.recipe.contest import Contender, open_documents, possible_arms, prepare, retrieved, unanswerable
+from hone.recipe.held_out import EvaluationResult, answer_limit, held_out_rows, judged_with_retention, task_shape
 from hone.recipe.inference import Answerer, load_answerer
-from hone.recipe.preference_evaluation import compare_on_preferences
-from hone.recipe.question_sets import QuestionSet, question_sets
+from hone.recipe.judged import evaluate_judged, load_judged
+from hone.recipe.question_sets import question_sets
 from hone.recipe.reproving import measure_merged, measure_reloaded
-from hone.recipe.retention import measure_retention
-from hone.recipe.rows import last_user_text, render_rows
+from hone.recipe.rows import last_user_text
 from hone.recipe.shots import TrainingRows, read_training_rows
 from hone.retrieval import PassageIndex
 from hone.types import ArmName, Example, JsonDict
 
-__all__ = ["EvaluationResult", "evaluate"]
+__all__ = ["evaluate"]
 
 Note = Callable[[str], None]
 
-# Answers may run half as long again as the longest one trained on, so that a model that rambles is seen to.
-_ANSWER_ROOM = 1.5
-_SHORTEST_LIMIT_TOKENS = 32
-_LIMIT_TOKENS = 512
-_BASE_LIMIT_TOKENS = 256
 # Bits per byte compares models that read the same prompt; of the other arms it is measured where it decides.
 _ARMS_WITH_BITS = frozenset({"base", "tuned"})
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationResult:
-    """What an evaluation gives.
-
-    Args:
-        evaluation: the ``evaluation`` object of the result.
-        answers: every held-out row with each arm's answer and score.
-        verdict: what it allows to say; None for a base alone, where there is nothing to decide.
-        proof: invariants 10, 11 and 12, where a tuned model answered.
-        settings: how answers were made, to repeat them.
-        data: row counts of the held-out rows.
-        retention: what is left of the base's general ability; None where it was not measured.
-    """
-
-    evaluation: JsonDict
-    answers: list[JsonDict]
-    verdict: Verdict | None
-    proof: list[Invariant]
-    settings: JsonDict
-    data: JsonDict
-    retention: JsonDict | None = None
 
 
 def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> EvaluationResult:
@@ -104,12 +71,12 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     arms, missing = possible_arms(
         _wanted(config, answerer), answerer, rows=rows, instruction=config.instruction, documents=documents
     )
-    loaded = load_examples(_rows_of(config, answerer), mapping=config.mapping, limit=config.limit, preferences=True)
-    if loaded.are_preferences:
-        return _on_preferences(config, answerer, loaded, questions, home, recorder)
-    examples, data = _held_out(loaded, answerer)
-    limit = config.max_new_tokens or _limit(answerer)
-    shape = _shape(answerer, examples)
+    loaded = load_judged(config, answerer, _rows_of(config, answerer))
+    if judged := evaluate_judged(config, answerer, loaded, questions, home, recorder):
+        return judged
+    examples, data = held_out_rows(loaded, answerer)
+    limit = config.max_new_tokens or answer_limit(answerer)
+    shape = task_shape(answerer, examples)
     proof = measure_reloaded(answerer)
     answers = ArmAnswers(answerer, limit, cache_folder(home) if config.cache else None, progress)
     contest = _Contest(answers, examples, shape, rows, config.instruction, documents)
@@ -130,77 +97,11 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     tuned = next((result for result in results if result.arm == "tuned"), None)
     if tuned is not None:
         if verdict is not None and config.probes:
-            verdict, retention = _with_retention(verdict, config, answerer, examples, questions, home, recorder)
+            verdict, retention = judged_with_retention(verdict, config, answerer, examples, questions, home, recorder)
         # last, because merging makes the model a plain one
         proof += [*measure_merged(answerer), check_stops(tuned.stopped)]
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
     return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data, retention)
-
-
-def _held_out(loaded: LoadedData, answerer: Answerer) -> tuple[list[Example], JsonDict]:
-    """The rows that every arm answers, and how many there were."""
-    examples, _ = render_rows([_last_turn_alone(e) for e in loaded.examples], answerer.renderer, loaded.ledger)
-    _require_rows(examples, loaded.ledger, loaded.source)
-    return examples, {"source": loaded.source, **loaded.ledger.summary()}
-
-
-def _with_retention(
-    verdict: Verdict,
-    config: EvaluateConfig,
-    answerer: Answerer,
-    examples: Sequence[Example],
-    questions: Sequence[QuestionSet],
-    home: Path,
-    recorder: Recorder,
-) -> tuple[Verdict, JsonDict]:
-    """What is left of the base's general ability, and the verdict that knows it."""
-    started = time.perf_counter()
-    measured = measure_retention(
-        answerer, keep=config.keep, questions=questions,
-        domain_answers=[example.answer for example in examples], home=home, recorder=recorder, seed=config.seed,
-    )  # fmt: skip
-    took = {"seconds": round(time.perf_counter() - started, 3), "strength": answerer.notes.get("strength")}
-    return with_retention(verdict, measured), measured.to_json() | took
-
-
-def _on_preferences(
-    config: EvaluateConfig, answerer: Answerer, loaded: LoadedData, questions: Sequence[QuestionSet], home: Path,
-    recorder: Recorder,
-) -> EvaluationResult:  # fmt: skip
-    """Base and tuned judge held-out pairs; what is left of the base is measured as for other versions."""
-
-    def progress(task: str, done: int, total: int) -> None:
-        recorder.record(Event("progress", {"task": task, "done": done, "total": total}))
-
-    arms = _judging_arms(config, answerer)
-    proof = measure_reloaded(answerer)
-    limit = config.max_new_tokens or _limit(answerer)
-    found = compare_on_preferences(answerer, loaded, arms, limit_tokens=limit, seed=config.seed, progress=progress)
-    evaluation = found.evaluation
-    verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
-    if "tuned" in arms and verdict is not None and config.probes and answerer.notes.get("method") != "reward":
-        verdict, retention = _with_retention(verdict, config, answerer, loaded.examples, questions, home, recorder)
-    if "tuned" in arms:
-        proof += measure_merged(answerer)  # last, because merging makes the model a plain one
-    if found.stopped is not None:
-        proof.append(check_stops(found.stopped))
-    settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
-    data = {"source": loaded.source, **loaded.ledger.summary()}
-    figures = evaluation.to_json() | found.further
-    return EvaluationResult(figures, evaluation.answers, verdict, proof, settings, data, retention)
-
-
-def _judging_arms(config: EvaluateConfig, answerer: Answerer) -> list[ArmName]:
-    possible: list[ArmName] = ["base", "tuned"] if answerer.is_tuned else ["base"]
-    refused = [arm for arm in config.arms or () if arm not in possible]
-    if refused or config.against:
-        raise ConfigError(
-            f"{', '.join([*refused, *(config.against or ())])} cannot judge preferences",
-            where="--arms" if refused else "--against",
-            why="pairs of answers are judged by likelihood or score, of the version and its base",
-            remedy=f"use --arms {','.join(possible)}",
-        )
-    return list(config.arms) if config.arms else possible
 
 
 def _is_run_folder(reference: str) -> bool:
@@ -268,7 +169,7 @@ def _other_version(
     other = load_answerer(name, home=home, device=config.device, dtype=config.dtype, note=note)
     answers = replace(own, answerer=other)
     nothing = TrainingRows((), ())
-    contest = _Contest(answers, examples, _shape(other, examples), nothing, None, None)
+    contest = _Contest(answers, examples, task_shape(other, examples), nothing, None, None)
     contender = contest._prepared("tuned" if other.is_tuned else "base")
     contender = replace(contender, how={"model": other.name, "base": other.base.name})
     return answers.result(contender, name=other.name, with_bits=True)
@@ -309,35 +210,3 @@ def _rows_of(config: EvaluateConfig, answerer: Answerer) -> str:
             remedy=f"name a file: hone evaluate {config.version} held_out.jsonl",
         )
     return str(stored)
-
-
-def _require_rows(examples: Sequence[Example], ledger: Ledger, source: str) -> None:
-    if not examples:
-        raise DataError(
-            f"none of the {ledger.rows} held-out rows can be used",
-            where=source,
-            details=[f"{source}:{entry.line}: {entry.reason}" for entry in ledger.dropped_entries()],
-            remedy="mend the rows; `hone data show` shows how each is read",
-        )
-
-
-def _last_turn_alone(example: Example) -> Example:
-    """The last supervised answer is what the arms are asked for; earlier answers are part of the question."""
-    last = max(index for index, message in enumerate(example.messages) if message.supervised)
-    earlier = (replace(message, supervised=False) for message in example.messages[:last])
-    return replace(example, messages=(*earlier, example.messages[last]))
-
-
-def _shape(answerer: Answerer, examples: Sequence[Example]) -> TaskShape:
-    """As the training answers showed it: a few held-out rows may look like another kind of task."""
-    stored = answerer.notes.get("shape")
-    if stored is None:
-        return detect_shape([example.answer for example in examples], [last_user_text(e) for e in examples])
-    return TaskShape(stored["kind"], tuple(stored["labels"]), stored["reason"])
-
-
-def _limit(answerer: Answerer) -> int:
-    longest: int | None = answerer.notes.get("longest_answer_tokens")
-    if longest is None:
-        return _BASE_LIMIT_TOKENS
-    return min(_LIMIT_TOKENS, max(_SHORTEST_LIMIT_TOKENS, round(_ANSWER_ROOM * longest)))

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import nn
+
 from hone.config.schema import TrainConfig
-from hone.data.loader import LoadedData
+from hone.data.loader import LoadedData, load_examples
+from hone.engine.around import AroundSteps
+from hone.engine.checkpoint import Progress
+from hone.engine.events import Event, Recorder
 from hone.engine.loop import Collate, micro_batches
 from hone.engine.step import Objective
 from hone.errors import ConfigError
 from hone.model.forward import Forward
 from hone.objective.supervised import supervised_loss
-from hone.planning.choose import TOLERATED_LOSS_RISE
+from hone.planning.choose import TOLERATED_LOSS_RISE, Choice
 from hone.proof.invariant import Invariant
 from hone.recipe.rows import PreparedRows
 from hone.types import JsonDict, MethodName, TokenSequence
 
-__all__ = ["Method", "choose_method", "joined_proof", "supervised_method"]
+__all__ = [
+    "Method",
+    "choose_method",
+    "is_policy_method",
+    "joined_proof",
+    "load_rows",
+    "say_choice",
+    "supervised_method",
+]
 
+_ROLLOUTS_BETWEEN = 8
+_POLICY = ("grpo", "rloo", "ppo")
 _OF_PAIRS = ("dpo", "ipo", "orpo", "simpo", "reward")
 
 
@@ -36,6 +51,8 @@ class Method:
         tolerated_loss_rise: see :class:`hone.engine.loop.LoopSettings`.
         proof: invariants that are the method's own, measured before the first step.
         facts: how it is set, for the result and for whoever loads the version.
+        around: what it does around the steps; None where rows are trained on as they are.
+        parameters: tensors of its own that are trained beside the adapter, and are no part of a version.
     """
 
     train: Sequence[Any]
@@ -46,6 +63,27 @@ class Method:
     tolerated_loss_rise: float = 0.0
     proof: tuple[Invariant, ...] = ()
     facts: JsonDict = field(default_factory=dict)
+    around: AroundSteps | None = None
+    parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
+
+    def least_gradient_norm(self, progress: Progress) -> float | None:
+        """The gradient norm that must not be 0: the smallest; where steps write their own answers, the largest.
+
+        A step whose answers are all worth the same has no gradient, and nothing is wrong with it.
+
+        Args:
+            progress: of the training.
+        """
+        return progress.smallest_gradient_norm if self.around is None else progress.largest_gradient_norm
+
+    def steps_between_checkpoints(self, batch_size: int) -> int:
+        """A pass over the rows; where steps write their own answers, which takes long, a few at the most.
+
+        Args:
+            batch_size: rows of a step.
+        """
+        of_pass = -(-len(self.train) // batch_size)
+        return of_pass if self.around is None else min(of_pass, _ROLLOUTS_BETWEEN) * self.around.steps_each
 
 
 def supervised_method(rows: PreparedRows, forward: Forward, *, replay: Sequence[TokenSequence] = ()) -> Method:
@@ -90,6 +128,38 @@ def _both(one: Invariant, other: Invariant) -> Invariant:
     )
 
 
+def say_choice(recorder: Recorder, choice: Choice) -> None:
+    """Tell a number that was chosen, with its reason.
+
+    Args:
+        recorder: receives the event.
+        choice: the number.
+    """
+    text = f"{choice.name} = {choice.value:g} ({choice.reason})"
+    told = {"text": text, "choice": choice.name, "value": f"{choice.value:g}", "reason": choice.reason}
+    recorder.record(Event("note", told))
+
+
+def is_policy_method(method: str | None) -> bool:
+    """Whether a method learns from graded answers of its own."""
+    return method in _POLICY
+
+
+def load_rows(config: TrainConfig, source: str, *, preferences: bool = True) -> LoadedData:
+    """Read rows as the method asked for takes them.
+
+    Args:
+        config: names method and columns.
+        source: a file or a hub data set.
+        preferences: whether rows may compare or judge answers, where the method does not say.
+
+    Raises:
+        HoneError: as :func:`hone.data.loader.load_examples`.
+    """
+    tasks = is_policy_method(config.method)
+    return load_examples(source, mapping=config.mapping, preferences=preferences and not tasks, tasks=tasks)
+
+
 def choose_method(config: TrainConfig, loaded: LoadedData) -> MethodName:
     """The method that is asked for, or that goes with the rows: sft, dpo for compared answers, kto for judged ones.
 
@@ -103,7 +173,7 @@ def choose_method(config: TrainConfig, loaded: LoadedData) -> MethodName:
     reason = None
     if wanted == "sft" and loaded.are_preferences:
         reason = "sft needs one right answer a row, and these rows compare or judge answers"
-    elif wanted != "sft" and not loaded.are_preferences:
+    elif wanted != "sft" and not is_policy_method(wanted) and not loaded.are_preferences:
         reason = f"{wanted} needs rows that compare or judge answers, and these have one answer each"
     elif wanted in _OF_PAIRS and fitting == "kto":
         reason = f"{wanted} needs two answers to a prompt, and these rows judge one each"
@@ -112,6 +182,12 @@ def choose_method(config: TrainConfig, loaded: LoadedData) -> MethodName:
             f"{wanted} trains on one device in this version of hone, not on {config.devices}",
             where="--devices",
             remedy="leave --devices out",
+        )
+    if is_policy_method(wanted) and not config.reward:
+        raise ConfigError(
+            f"{wanted} learns from what answers are worth, and nothing says that",
+            where="--reward",
+            remedy="give module:function, a JSON file with a grader, or a reward model; docs/preferences.md shows each",
         )
     if reason:
         raise ConfigError(

@@ -26,7 +26,7 @@ from hone.planning.machines import THIS_MACHINE, Machine, parse_rate, rates_of, 
 from hone.planning.rates import machine_key
 from hone.planning.shape import ModelShape, shape_of
 from hone.recipe.inference import make_renderer
-from hone.recipe.method import choose_method
+from hone.recipe.method import choose_method, is_policy_method
 from hone.recipe.planned import rates_for
 from hone.recipe.planner import PLANNED_ADAPTATIONS, Planner
 from hone.recipe.probe import probe_speed
@@ -64,12 +64,7 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
         HoneError: the rows or the model cannot be read, or an option is wrong.
     """
     config = like_start(config, home=home)
-    if config.adaptation not in PLANNED_ADAPTATIONS:
-        raise ConfigError(
-            f"{config.adaptation} cannot be planned: what it trains is known once it is put on the base",
-            where="--adaptation",
-            remedy=f"plan one of {', '.join(PLANNED_ADAPTATIONS)}",
-        )
+    _require_plannable(config)
     process_bytes = resident_memory_bytes()  # before tokenizer and outline come to it, as a run measures it
     notes: list[str] = []
 
@@ -108,6 +103,21 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
         "error": {"margin_of_memory": planner.place.margin, **error_summary(planner.history)},
         "notes": notes,
     }  # fmt: skip
+
+
+def _require_plannable(config: PlanConfig) -> None:
+    if config.adaptation not in PLANNED_ADAPTATIONS:
+        raise ConfigError(
+            f"{config.adaptation} cannot be planned: what it trains is known once it is put on the base",
+            where="--adaptation",
+            remedy=f"plan one of {', '.join(PLANNED_ADAPTATIONS)}",
+        )
+    if is_policy_method(config.method):
+        raise ConfigError(
+            f"{config.method} cannot be planned: what it costs is mostly the answers that it writes",
+            where="--method",
+            remedy="time a few steps: hone train DATA --max-steps 3 and the same options",
+        )
 
 
 def plan_history(home: Path) -> JsonDict:

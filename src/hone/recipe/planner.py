@@ -19,6 +19,7 @@ from hone.planning.choose import (
 from hone.planning.cost import Training
 from hone.planning.estimate import Estimate, Place, cheapest_that_fit, estimate
 from hone.planning.history import correction_of
+from hone.planning.rollouts import POLICY_EPOCHS, POLICY_RATE_FACTOR
 from hone.planning.shape import ModelShape
 from hone.planning.workload import plan_workload
 from hone.proof.sample import sample_sequences
@@ -73,11 +74,15 @@ def choose_numbers(
         warmup_share=config.warmup_share,
         micro_batch_tokens=config.micro_batch_tokens,
         recompute_layers=config.recompute_layers,
+        max_steps=config.max_steps,
         reason=AS_BEGUN if resumed else "as given",
     )
     # what people prefer is learned from small differences, and a model that moves far forgets how to speak
-    factor = method.rate_factor * (1.0 if config.method in (None, "sft") else PREFERENCE_RATE_FACTOR)
-    rules = MethodRules(method.has_rank, method.alpha_of_rank, method.alpha_reason, factor)
+    usual_epochs = POLICY_EPOCHS.get(config.method or "")
+    factor = PREFERENCE_RATE_FACTOR if usual_epochs is None else POLICY_RATE_FACTOR
+    factor = method.rate_factor * (1.0 if config.method in (None, "sft") else factor)
+    each = None if usual_epochs is None else config.policy_epochs or usual_epochs
+    rules = MethodRules(method.has_rank, method.alpha_of_rank, method.alpha_reason, factor, each)
     return choose_training(facts, given, rules)
 
 

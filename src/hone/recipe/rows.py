@@ -63,6 +63,10 @@ class PreparedRows:
         """The sequences of ``examples``, in their order."""
         return [sequence for example in examples for sequence in self.sequences[example.row]]
 
+    def answered(self, examples: Sequence[Example]) -> list[TokenSequence]:
+        """The sequences of those ``examples`` that have an answer of their own."""
+        return self.rendered([example for example in examples if example.answer])
+
     def computed(self, examples: Sequence[Example]) -> list[TokenSequence]:
         """The tokens that a step computes for ``examples``: answers to one prompt as one sequence, the prompt once."""
         found: list[TokenSequence] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from hone.config.load import load_config
 from hone.config.schema import RunConfig, TrainConfig
 from hone.data.audit.report import AuditReport
-from hone.data.loader import LoadedData, load_examples
+from hone.data.loader import LoadedData
 from hone.engine.checkpoint import load_newest_checkpoint
 from hone.engine.events import Event, Recorder, Tee
 from hone.engine.parallel import ALONE, Parallel
@@ -25,7 +25,7 @@ from hone.proof.invariant import Invariant
 from hone.recipe.audit import audit_file, describe_warnings, require_usable
 from hone.recipe.contest import open_documents
 from hone.recipe.endings import interrupted, removed_if_refused, resumable
-from hone.recipe.method import choose_method
+from hone.recipe.method import choose_method, is_policy_method, load_rows
 from hone.recipe.model_card import write_model_card
 from hone.recipe.question_sets import QuestionSet, question_sets
 from hone.recipe.reporting import write_run_report
@@ -76,7 +76,7 @@ def run(
         metric_named(config.metric)  # a misspelt one is to be found now, not after the training
     source = resolve_model(config.model, home=home)
     documents = describe_documents(config.documents)
-    loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
+    loaded = load_rows(config, config.data)
     config = config.model_copy(update={"method": choose_method(config, loaded)})
     require_repeatable(config)
     held_out_data = _held_out_data(config, loaded)
@@ -125,7 +125,7 @@ def train(
     Args and errors as for :func:`run`.
     """
     source = resolve_model(config.model, home=home)
-    loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
+    loaded = load_rows(config, config.data)
     config = config.model_copy(update={"method": choose_method(config, loaded)})
     audit = _audited(config)
     name = version_name_for(config.data)
@@ -161,7 +161,7 @@ def _training(
 
 def _rows_of(config: RunConfig) -> tuple[LoadedData, LoadedData | None]:
     """The rows as they were read first: a ledger counts what becomes of them in one training."""
-    loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
+    loaded = load_rows(config, config.data)
     return loaded, _held_out_data(config, loaded)
 
 
@@ -169,7 +169,7 @@ def _held_out_data(config: RunConfig, loaded: LoadedData) -> LoadedData | None:
     if config.evaluation_data is None:
         return None
     preferences = loaded.are_preferences
-    held_out = load_examples(config.evaluation_data, mapping=config.mapping, preferences=preferences)
+    held_out = load_rows(config, config.evaluation_data, preferences=preferences)
     if held_out.are_preferences != preferences:
         raise ConfigError(
             f"{held_out.source} has one answer a row ({held_out.format}), and {loaded.source} compares answers",
@@ -191,6 +191,7 @@ def _audited(config: TrainConfig, *, evaluation_data: str | None = None) -> Audi
         mapping=config.mapping,
         evaluation_data=evaluation_data,
         allow_few_rows=config.allow_few_rows,
+        tasks=is_policy_method(config.method),
     )
     require_usable(report)
     return report

@@ -12,6 +12,7 @@ from hone.config.load import dump_resolved
 from hone.config.schema import TrainConfig
 from hone.data.formats import example_to_openai
 from hone.data.preferences import preference_to_json
+from hone.data.tasks import task_to_json
 from hone.engine.loop import LoopResult
 from hone.files import sha256_file, write_atomically, write_json
 from hone.model.adaptation import Adaptation
@@ -24,7 +25,7 @@ from hone.proof.invariant import Invariant
 from hone.recipe.rows import PreparedRows
 from hone.registry.runs import RunFolder
 from hone.retrieval import list_documents, read_documents
-from hone.types import Example, JsonDict, Preference
+from hone.types import Example, JsonDict, Preference, Task
 
 __all__ = [
     "PROBE_FILE",
@@ -69,6 +70,7 @@ def store_inputs(
             "warmup_share": choices.warmup_share,
             "micro_batch_tokens": choices.micro_batch_tokens,
             "recompute_layers": choices.recompute_layers,
+            "max_steps": choices.max_steps,
             "validation": len(rows.validation),
         }
     )
@@ -84,6 +86,8 @@ def store_inputs(
 
 
 def _row_of(example: Example) -> JsonDict:
+    if isinstance(example, Task):
+        return task_to_json(example)
     return preference_to_json(example) if isinstance(example, Preference) else example_to_openai(example)
 
 
@@ -91,12 +95,16 @@ def _with_absolute_paths(config: _Config) -> _Config:
     """So that the run can be resumed or repeated from any working folder; a hub id stays what it is."""
     named = {
         name: getattr(config, name, None)
-        for name in ("data", "model", "evaluation_data", "replay_data", "documents", "output")
+        for name in ("data", "model", "evaluation_data", "replay_data", "documents", "output", "reward", "watch_reward")
     }
     paths = {
         name: Path(value).absolute() for name, value in named.items() if value is not None and Path(value).exists()
     }
     kept = {name: path if isinstance(named[name], Path) else str(path) for name, path in paths.items()}
+    for name in ("reward", "watch_reward"):
+        place, mark, function = (getattr(config, name) or "").rpartition(":")
+        if place.endswith(".py"):
+            kept[name] = f"{Path(place).absolute()}{mark}{function}"
     return config.model_copy(update=kept)
 
 

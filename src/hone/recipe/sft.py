@@ -41,10 +41,11 @@ from hone.recipe.adapting import (
 )
 from hone.recipe.begin import begin_method
 from hone.recipe.inference import make_renderer, training_path
-from hone.recipe.method import Method, joined_proof
+from hone.recipe.method import Method, is_policy_method, joined_proof, say_choice
 from hone.recipe.placement import memory_for_training, place_base, require_same_work
 from hone.recipe.planned import plan_run
 from hone.recipe.planner import choose_numbers
+from hone.recipe.policy import sequences_to_compute
 from hone.recipe.proving import check_before, probe_files
 from hone.recipe.question_sets import QuestionSet
 from hone.recipe.rows import PreparedRows, last_user_text
@@ -162,7 +163,7 @@ def train_sft(
     )  # fmt: skip
     rows, replay = chosen.rows, chosen.replay
     available_bytes = memory_for_training(parallel, parallel.device or base.device)
-    sequences, validating = rows.computed(rows.train), rows.computed(rows.validation)
+    sequences, validating = sequences_to_compute(config, rows)
     choices = choose_numbers(
         config, shape_of(base.model, context_length=base.context_length), [*sequences, *validating],
         free_bytes=free_bytes(config, base, available_bytes), bytes_per_value=base.model.dtype.itemsize,
@@ -171,11 +172,9 @@ def train_sft(
     require_same_work(parallel, base, renderer, [*sequences, *validating])
     require_memory(config, base, choices, available_bytes)
     for choice in choices.choices:
-        text = f"{choice.name} = {choice.value:g} ({choice.reason})"
-        told = {"text": text, "choice": choice.name, "value": f"{choice.value:g}", "reason": choice.reason}
-        recorder.record(Event("note", told))
+        say_choice(recorder, choice)
     planned = None
-    if parallel.world_size == 1 and resume_from is None:
+    if parallel.world_size == 1 and resume_from is None and not is_policy_method(config.method):
         planned = plan_run(
             config, base, choices, train=sequences, validation=validating, process_bytes=process_bytes,
             free_bytes=free_before, home=home, folder=folder, note=note, replay=replay.sequences,
@@ -205,7 +204,7 @@ def train_sft(
             base = job.base
         method = begin_method(
             config, base, rows, forward=job.forward, max_tokens=choices.micro_batch_tokens, home=home,
-            recorder=recorder, replay=replay,
+            recorder=recorder, renderer=renderer, replay=replay,
         )  # fmt: skip
         plain = "as the base is split" if place.sharded else "on the reference path"
         job.say("layers", fast_layers.describe() if fast_layers else f"the model's own, {plain}")
@@ -270,7 +269,7 @@ def _train(job: _Job, method: Method, *, resume_from: Checkpoint | None, should_
         max_gradient_norm=config.max_gradient_norm,
         micro_batch_tokens=choices.micro_batch_tokens,
         seed=config.seed,
-        evaluate_every_steps=-(-len(method.train) // choices.batch_size),
+        evaluate_every_steps=method.steps_between_checkpoints(choices.batch_size),
         patience=_PATIENCE_EPOCHS if config.early_stop else None,
         save_every_steps=config.save_every_steps,
         keep_checkpoints=0 if config.save_every_steps else 2,
@@ -282,7 +281,7 @@ def _train(job: _Job, method: Method, *, resume_from: Checkpoint | None, should_
         return mean_loss(model, held, forward=method.forward, objective=method.objective, parallel=job.parallel)
 
     model.eval()  # no dropout: a row's loss depends on the row alone
-    parameters = job.adaptation.parameters()  # by their names outside of the block
+    parameters = {**job.adaptation.parameters(), **method.parameters}  # by their names outside of the block
     with recompute_enabled(model, choices.recompute_layers):
         return train(
             model,
@@ -300,6 +299,7 @@ def _train(job: _Job, method: Method, *, resume_from: Checkpoint | None, should_
             rate_factors=job.adaptation.rate_factors(config.learning_rate_ratio),
             refresh=job.adaptation.refresh,
             parallel=job.parallel,
+            around=method.around,
         )
 
 
@@ -308,7 +308,7 @@ def _save(job: _Job, method: Method, result: LoopResult, strength: StrengthChoic
     base, progress = job.base, result.progress
     moved = check_training(
         job.adaptation.parts(),
-        smallest_gradient_norm=progress.smallest_gradient_norm,
+        smallest_gradient_norm=method.least_gradient_norm(progress),
         largest_gradient_norm=progress.largest_gradient_norm,
     )
     train_rows = job.rows.train

@@ -13,6 +13,7 @@ from hone.data.render import Renderer
 from hone.engine.events import Event, Recorder
 from hone.engine.parallel import Parallel
 from hone.model.load import LoadedModel
+from hone.recipe.method import is_policy_method
 from hone.recipe.replay import Replay, begin_replay, choose_replay, store_replay
 from hone.recipe.rows import PreparedRows, prepare_rows
 from hone.recipe.training_passages import TrainingPassages, rows_with_passages, store_passages
@@ -100,7 +101,7 @@ def rows_to_train_on(
     recorder.record(Event("stage", {"name": "data", "detail": f"rendering {len(loaded.examples)} rows"}))
     rows = prepare_rows(
         loaded, AnswerRenderer(renderer), held_out_data=held_out_data, held_out=held_out,
-        validation=config.validation, seed=config.rows_seed, note=note,
+        validation=0 if is_policy_method(config.method) else config.validation, seed=config.rows_seed, note=note,
     )  # fmt: skip
     if config.method not in (None, "sft"):
         choose_replay(config, len(rows.train))  # refuses what nothing would read

@@ -1,7 +1,8 @@
 """The registry's Recorder: events become lines of the run's files, written one by one.
 
 ``metrics.jsonl`` holds only what depends on data, model and seed, so an interrupted and resumed run writes the bytes
-of one that was never interrupted. What the clock decides goes to ``timings.jsonl``, sentences to ``log.txt``.
+of one that was never interrupted; so does ``rollouts.jsonl``, which holds the answers that were trained on. What the
+clock decides goes to ``timings.jsonl``, sentences to ``log.txt``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = ["RunRecorder"]
 
 _METRICS = "metrics.jsonl"
 _TIMINGS = "timings.jsonl"
+_ROLLOUTS = "rollouts.jsonl"
 _LOG = "log.txt"
 _MEASURED = ("step", "validation", "checkpoint")
 
@@ -60,7 +62,7 @@ class RunRecorder:
             StorageError: a file cannot be read or written.
         """
         recorder = cls(folder)
-        for name in (_METRICS, _TIMINGS):
+        for name in (_METRICS, _TIMINGS, _ROLLOUTS):
             path = recorder._folder / name
             if path.exists():
                 kept = _lines_through(path, step)
@@ -75,8 +77,12 @@ class RunRecorder:
         Raises:
             StorageError: the disk is full, or the folder cannot be written.
         """
-        if event.kind in _MEASURED:
+        if event.kind == "rollout":
+            self._append(_ROLLOUTS, _json_line(event.data))
+        elif event.kind in _MEASURED:
             line = _json_line({"event": event.kind, **self._portable(event.data)})
+            if event.kind == "checkpoint" and _ROLLOUTS in self._streams:
+                self._synced(_ROLLOUTS)
             if line not in self._already_written:
                 # on the disk before the checkpoint is: a run that goes on from it writes no earlier line again
                 self._append(_METRICS, line, durable=event.kind == "checkpoint")
@@ -114,14 +120,23 @@ class RunRecorder:
             rest = f"{line}\n".encode()
             while rest:
                 rest = rest[self._streams[name].write(rest) :]
-            if name == _METRICS and durable:
-                os.fsync(self._streams[name].fileno())
         except OSError as error:
-            raise StorageError(
-                f"cannot be written: {error.strerror or error}",
-                where=str(self._folder / name),
-                remedy="check that the disk has space and that the folder may be written to",
-            ) from error
+            raise self._unwritable(name, error) from error
+        if name == _METRICS and durable:
+            self._synced(name)
+
+    def _synced(self, name: str) -> None:
+        try:
+            os.fsync(self._streams[name].fileno())
+        except OSError as error:
+            raise self._unwritable(name, error) from error
+
+    def _unwritable(self, name: str, error: OSError) -> StorageError:
+        return StorageError(
+            f"cannot be written: {error.strerror or error}",
+            where=str(self._folder / name),
+            remedy="check that the disk has space and that the folder may be written to",
+        )
 
     def _portable(self, data: Mapping[str, Any]) -> dict[str, Any]:
         path = data.get("path")

@@ -12,11 +12,11 @@ from fastapi import APIRouter, FastAPI
 
 from hone.data.ledger import RowError
 from hone.data.messages import parse_messages
+from hone.evaluation.grading import AnswerChat
 from hone.model.sampling import SamplingSettings
 from hone.serve.app import Lifespan
 from hone.serve.asked import GenerationRequest, ResolvedModel
 from hone.serve.chat import chat_router
-from hone.serve.grading import AnswerChat
 from hone.serve.inference import InferenceService
 from hone.serve.metrics import Labels, Metrics
 from hone.serve.models import resolve_served_model

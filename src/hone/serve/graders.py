@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from hone.serve.grading import AnswerChat, Grading, check_grader, grade
+from hone.evaluation.grading import AnswerChat, Grading, check_grader, grade
 from hone.serve.settings import ServerSettings
 from hone.serve.wire import ERROR_RESPONSES
 from hone.types import JsonDict

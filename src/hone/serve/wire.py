@@ -15,6 +15,7 @@ from fastapi import Query, Request
 from fastapi.responses import JSONResponse
 
 from hone.errors import BadInputError, HoneError, StorageError, VersionError
+from hone.evaluation.grading import GraderError
 from hone.types import JsonDict
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _BAD_REQUEST = 400
+_FORBIDDEN = 403
 _NOT_FOUND = 404
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
@@ -135,11 +137,20 @@ def as_api_error(error: HoneError) -> ApiError:
     message = "; ".join(part.rstrip(".;") for part in parts) + (f". {error.remedy}" if error.remedy else "")
     if isinstance(error, VersionError):
         return ApiError(message, status=_NOT_FOUND, param="model", code="model_not_found")
+    if isinstance(error, GraderError):
+        return _refused_grader(error)
     if isinstance(error, BadInputError):
         return ApiError(message)
     if isinstance(error, StorageError):
         return ApiError(message, status=_UNAVAILABLE, kind="server_error", code="storage_error")
     return ApiError(message, status=_SERVER_ERROR, kind="server_error")
+
+
+def _refused_grader(error: GraderError) -> ApiError:
+    if error.code == "python_graders_disabled":
+        text = "This server runs no programs that a request holds; start it with --allow-python-graders."
+        return ApiError(text, status=_FORBIDDEN, param="grader.type", code=error.code)
+    return ApiError(error.what, param=f"grader.{error.field}", code=error.code)
 
 
 def list_page(data: Sequence[JsonDict], *, has_more: bool) -> JsonDict:

@@ -36,6 +36,7 @@ def audit_source(
     compare: bool = True,
     allow_few_rows: bool = False,
     search: TextSearch | None = None,
+    tasks: bool = False,
 ) -> AuditReport:
     """Check a source for every fault of the catalogue that needs no model.
 
@@ -47,6 +48,7 @@ def audit_source(
         compare: whether rows are compared with one another, and what they cover is counted.
         allow_few_rows: whether fewer than 10 usable rows are accepted.
         search: looks through each text besides.
+        tasks: whether answers will be graded, so that rows may lack one.
 
     Raises:
         DataError: the source is missing, a folder, or cannot be read. What is wrong inside it stands in the report.
@@ -54,7 +56,7 @@ def audit_source(
         MissingDependencyError: an optional package is needed for this kind of source.
     """
     columns = FormatMapping.from_pairs(mapping) if mapping is not None else None
-    tally = _Tally(Judge(columns, content=content, search=search), compare=compare)
+    tally = _Tally(Judge(columns, content=content, search=search, tasks=tasks), compare=compare)
     try:
         try:
             for row in judged_rows(source, tally.judge, tally.log.add):
@@ -68,18 +70,21 @@ def audit_source(
         tally.copies.close()
 
 
-def held_out_prompts(source: str, *, code: str = "held_out_copy", mapping: Mapping[str, str] | None = None) -> HeldOut:
+def held_out_prompts(
+    source: str, *, code: str = "held_out_copy", mapping: Mapping[str, str] | None = None, tasks: bool = False
+) -> HeldOut:
     """The prompts of a file that training rows must not repeat.
 
     Args:
         source: a file of any format that is read for training.
         code: the fault of a row that repeats one.
         mapping: columns that the user named.
+        tasks: whether answers will be graded.
 
     Raises:
         DataError: no row of it can be used.
     """
-    judge = Judge(FormatMapping.from_pairs(mapping) if mapping is not None else None, content=False)
+    judge = Judge(FormatMapping.from_pairs(mapping) if mapping is not None else None, content=False, tasks=tasks)
     rows = [row for row in judged_rows(source, judge, lambda fault: None) if row.judged.status != "dropped"]
     if not rows:
         raise DataError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hone.data.audit.preferences import read_preference
@@ -29,6 +29,7 @@ from hone.data.json_rows import describe_value
 from hone.data.ledger import RowError, RowStatus
 from hone.data.preferences import preference_keys
 from hone.data.rows import decoded
+from hone.data.tasks import with_answer
 from hone.types import Example, JsonDict, Role
 
 __all__ = ["Judge", "Judged", "TextSearch"]
@@ -86,11 +87,18 @@ class Judge:
         mapping: the columns that the user named, or None.
         content: whether texts are looked through for debris, secrets and the like; without, only the form is checked.
         search: looks through each text besides, and gives (code, message) of what it finds.
+        tasks: whether answers will be graded: rows may lack one, and no column is unread.
     """
 
     def __init__(
-        self, mapping: FormatMapping | None = None, *, content: bool = True, search: TextSearch | None = None
+        self,
+        mapping: FormatMapping | None = None,
+        *,
+        content: bool = True,
+        search: TextSearch | None = None,
+        tasks: bool = False,
     ) -> None:
+        self._tasks = tasks
         self._search = search
         self._mapping = mapping
         self._content = content
@@ -116,6 +124,12 @@ class Judge:
 
     def value(self, value: JsonDict) -> Judged:
         """Judge one row that is an object."""
+        if self._tasks:
+            judged = self._value(with_answer(value, self._mapping)[0])
+            return replace(judged, unread=())
+        return self._value(value)
+
+    def _value(self, value: JsonDict) -> Judged:
         keys = tuple(value)
         if "prompt" in value and not _BY_THEIR_VALUES.isdisjoint(value):
             keys = (*keys, row_format(value) or "")

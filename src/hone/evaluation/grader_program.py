@@ -1,6 +1,6 @@
 """A grader that is a Python program, in a process of its own with little of everything.
 
-This limits mistakes, not malice: the program runs as the user who started the server, and could read what he can. So a
+This limits mistakes, not malice: the program runs as the user who started hone, and could read what he can. So a
 server runs such graders only where its owner has said so.
 """
 

@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hone.serve.grader_program import GraderProgramError, run_grader_program
-from hone.serve.wire import ApiError
+from hone.errors import BadInputError, MissingDependencyError
+from hone.evaluation.grader_program import GraderProgramError, run_grader_program
 from hone.types import JsonDict
 
-__all__ = ["AnswerChat", "Grading", "check_grader", "grade"]
+__all__ = ["AnswerChat", "GraderError", "Grading", "check_grader", "grade"]
 
 AnswerChat = Callable[[str, list[JsonDict], JsonDict], str]
-"""Asks a served model: (model, messages, sampling parameters) -> its answer."""
+"""Asks a model: (model, messages, sampling parameters) -> its answer."""
 
 _PLACE = re.compile(r"\{\{\s*([\w.\[\]-]+)\s*\}\}")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -44,6 +44,21 @@ _CHECKS: Mapping[str, Callable[[str, str], bool]] = {
 }
 
 
+class GraderError(BadInputError):
+    """A grader that could not run.
+
+    Args:
+        message: what is wrong with it.
+        field: which of its fields, as ``source``.
+        code: a word for programs: ``invalid_grader``, ``no_model`` or ``python_graders_disabled``.
+    """
+
+    def __init__(self, message: str, *, field: str = "type", code: str = "invalid_grader") -> None:
+        super().__init__(message, where=f"grader.{field}")
+        self.field = field
+        self.code = code
+
+
 @dataclass(slots=True)
 class Grading:
     """What graders may use, and what went wrong in them.
@@ -51,9 +66,9 @@ class Grading:
     Args:
         sample: {output_text, output_json, ...} of the answer.
         item: the row.
-        answer_chat: asks a served model; None where none is.
-        run_programs: whether the server may run programs that a request holds.
-        errors: names of the API's error flags that were raised.
+        answer_chat: asks a model; None where none can be asked.
+        run_programs: whether programs that a grader holds may be run.
+        errors: names of the error flags of OpenAI's API that were raised.
         details: a sentence for some of them.
     """
 
@@ -96,17 +111,15 @@ def check_grader(grader: Mapping[str, Any], *, inside: bool = False) -> None:
     """Refuse a grader that could not run.
 
     Args:
-        grader: as in the request.
+        grader: in OpenAI's form.
         inside: whether it stands in a ``multi`` grader.
 
     Raises:
-        ApiError: a field is missing or wrong; it is named.
+        GraderError: a field is missing or wrong; it is named.
     """
     kind = grader.get("type")
     if kind not in _KINDS or (inside and kind == "multi"):
-        raise ApiError(
-            f"Grader type {kind!r} is none of {', '.join(_KINDS)}.", param="grader.type", code="invalid_grader"
-        )
+        raise GraderError(f"Grader type {kind!r} is none of {', '.join(_KINDS)}.", field="type")
     texts = {
         "string_check": ("name", "input", "reference", "operation"),
         "text_similarity": ("name", "input", "reference", "evaluation_metric"),
@@ -116,7 +129,7 @@ def check_grader(grader: Mapping[str, Any], *, inside: bool = False) -> None:
     }[kind]
     for name in texts:
         if not isinstance(grader.get(name), str):
-            raise ApiError(f"A {kind} grader needs the text {name!r}.", param=f"grader.{name}", code="invalid_grader")
+            raise GraderError(f"A {kind} grader needs the text {name!r}.", field=name)
     _CHECK_OF[kind](grader)
 
 
@@ -128,7 +141,8 @@ def grade(grader: Mapping[str, Any], grading: Grading) -> tuple[float, dict[str,
         grading: the answer and its row; receives the error flags.
 
     Raises:
-        ApiError: it needs something that this server has not.
+        GraderError: it needs a model or a program, and may not have it here.
+        MissingDependencyError: its metric is another package's, which is not installed.
     """
     if grader["type"] != "multi":
         return _SCORES[grader["type"]](grader, grading), {}
@@ -162,8 +176,10 @@ def _text_similarity(grader: Mapping[str, Any], grading: Grading) -> float:
 
         return float(sentence_bleu(text, [reference]).score) / 100
     if metric == "gleu":
-        from nltk.translate.gleu_score import sentence_gleu
-
+        try:
+            from nltk.translate.gleu_score import sentence_gleu
+        except ImportError as error:
+            raise MissingDependencyError("the metric gleu needs nltk", remedy="pip install nltk") from error
         return float(sentence_gleu([reference.split()], text.split())) if text.split() and reference.split() else 0.0
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -190,7 +206,7 @@ def _indel_similarity(one: str, other: str) -> float:
 
 def _score_model(grader: Mapping[str, Any], grading: Grading) -> float:
     if grading.answer_chat is None:
-        raise ApiError("This server answers no model, so score_model cannot run.", param="grader.type")
+        raise GraderError("No model is answered here, so score_model cannot run.", code="no_model")
     messages = [{"role": one["role"], "content": grading.fill(_text_of(one["content"]))} for one in grader["input"]]
     answer = grading.answer_chat(grader["model"], messages, dict(grader.get("sampling_params") or {}))
     found = _NUMBER.findall(answer)
@@ -204,10 +220,8 @@ def _score_model(grader: Mapping[str, Any], grading: Grading) -> float:
 
 def _python(grader: Mapping[str, Any], grading: Grading) -> float:
     if not grading.run_programs:
-        raise ApiError(
-            "This server runs no programs that a request holds; start it with --allow-python-graders.",
-            status=403,
-            param="grader.type",
+        raise GraderError(
+            "Programs that a grader holds are not run here.",
             code="python_graders_disabled",
         )
     try:
@@ -226,20 +240,20 @@ def _text_of(content: Any) -> str:
         return "".join(_text_of(part) for part in content)
     if isinstance(content, dict) and isinstance(content.get("text"), str):
         return str(content["text"])
-    raise ApiError("A score_model grader reads text alone.", param="grader.input", code="invalid_grader")
+    raise GraderError("A score_model grader reads text alone.", field="input")
 
 
 def _check_string(grader: Mapping[str, Any]) -> None:
     if grader["operation"] not in _CHECKS:
-        raise ApiError(f"operation is one of {', '.join(_CHECKS)}.", param="grader.operation", code="invalid_grader")
+        raise GraderError(f"operation is one of {', '.join(_CHECKS)}.", field="operation")
 
 
 def _check_similarity(grader: Mapping[str, Any]) -> None:
     known = ["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
     if grader["evaluation_metric"] not in known:
-        raise ApiError(
-            f"evaluation_metric is one of {', '.join(known)}; cosine and meteor need models that this server has not.",
-            param="grader.evaluation_metric",
+        raise GraderError(
+            f"evaluation_metric is one of {', '.join(known)}; cosine and meteor need models that are not here.",
+            field="evaluation_metric",
             code="invalid_grader",
         )
 
@@ -248,15 +262,15 @@ def _check_program(grader: Mapping[str, Any]) -> None:
     try:
         tree = ast.parse(grader["source"])
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ApiError(f"source is no Python: {error}", param="grader.source", code="invalid_grader") from error
+        raise GraderError(f"source is no Python: {error}", field="source") from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == "grade" for node in tree.body):
-        raise ApiError("source defines no function grade(sample, item).", param="grader.source", code="invalid_grader")
+        raise GraderError("source defines no function grade(sample, item).", field="source")
 
 
 def _check_formula(grader: Mapping[str, Any]) -> None:
     parts = grader.get("graders")
     if not isinstance(parts, dict) or not parts or not all(isinstance(part, dict) for part in _parts(grader).values()):
-        raise ApiError("A multi grader needs graders by name.", param="grader.graders", code="invalid_grader")
+        raise GraderError("A multi grader needs graders by name.", field="graders")
     for part in _parts(grader).values():
         check_grader(part, inside=True)
     try:
@@ -264,7 +278,7 @@ def _check_formula(grader: Mapping[str, Any]) -> None:
     except ArithmeticError:
         return  # it divides by what need not be so in a real grading
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise ApiError(f"calculate_output: {error}", param="grader.calculate_output", code="invalid_grader") from error
+        raise GraderError(f"calculate_output: {error}", field="calculate_output") from error
 
 
 def _check_model(grader: Mapping[str, Any]) -> None:
@@ -274,13 +288,13 @@ def _check_model(grader: Mapping[str, Any]) -> None:
         or not messages
         or not all(isinstance(one, dict) and isinstance(one.get("role"), str) and "content" in one for one in messages)
     ):
-        raise ApiError("A score_model grader needs messages as input.", param="grader.input", code="invalid_grader")
+        raise GraderError("A score_model grader needs messages as input.", field="input")
     for one in messages:
         _text_of(one["content"])
     bounds = grader.get("range")
     numbers = isinstance(bounds, list) and len(bounds) == 2 and all(isinstance(one, int | float) for one in bounds)
     if bounds is not None and not (numbers and bounds[0] < bounds[1]):
-        raise ApiError("range is two numbers, the lower one first.", param="grader.range", code="invalid_grader")
+        raise GraderError("range is two numbers, the lower one first.", field="range")
 
 
 def _evaluate(node: ast.AST, names: Mapping[str, float]) -> float:
