@@ -127,6 +127,34 @@ def test_a_job_becomes_a_model_that_answers(workshop: Workshop) -> None:
     assert answered["model"] == model
 
 
+def test_a_dpo_job_prefers_what_was_preferred(workshop: Workshop) -> None:
+    lines = [
+        {
+            "input": {"messages": [{"role": "user", "content": one["prompt"]}]},
+            "preferred_output": [{"role": "assistant", "content": one["completion"]}],
+            "non_preferred_output": [{"role": "assistant", "content": "nobody can tell you"}],
+        }
+        for one in map(row, range(40))
+    ]
+    content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
+    numbers = {"n_epochs": 12, "learning_rate_multiplier": 50, "beta": "auto"}
+    job_id = workshop.submit(
+        training_file=upload(workshop.client, content), hyperparameters=None,
+        method={"type": "dpo", "dpo": {"hyperparameters": numbers}},
+    )  # fmt: skip
+    assert workshop.work() == 1
+    job = workshop.job(job_id)
+    assert job["error"] is None
+    assert job["status"] == "succeeded"
+    assert job["method"]["dpo"]["hyperparameters"] == job["hyperparameters"]
+    assert {**numbers, "beta": 0.1}.items() <= job["hyperparameters"].items()
+    steps = [message for message in workshop.messages(job_id) if "training loss" in message]
+    assert steps[0].endswith("=0.69"), "ln 2: the reference is the base"
+    assert float(steps[-1].rpartition("=")[2]) < 0.3
+    version = resolve_version(workshop.home, job["fine_tuned_model"] and "train")
+    assert version.evaluation is not None
+
+
 def _check_results(workshop: Workshop, job: JsonDict) -> None:
     (file_id,) = job["result_files"]
     content = workshop.client.get(f"/v1/files/{file_id}/content").text
