@@ -63,7 +63,7 @@ def question() -> str:
 
 @pytest.fixture(autouse=True)
 def _takes_longer_than_others(real_home: Path, pytestconfig: pytest.Config) -> None:
-    """A job trains and asks 1,600 questions: six minutes of a core. What the base answered is kept for the next time."""
+    """A job trains and asks 1,600 questions: six minutes of a core. What the base answered is kept for next time."""
     faulthandler.cancel_dump_traceback_later()
     if pytestconfig.cache and not (real_home / "cache").exists():
         kept = pytestconfig.cache.mkdir("hone-base-answers")

@@ -58,8 +58,10 @@ def test_a_job_as_the_client_sees_it(client: TestClient) -> None:
         ({"suffix": "x" * 65}, "suffix"),
         ({"metadata": {str(place): "" for place in range(17)}}, "metadata"),
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}}, "method.dpo.hyperparameters.beta"),
-        ({"method": {"type": "supervised", "supervised": {"hyperparameters": {"beta": 1}}}},
-         "method.supervised.hyperparameters.beta"),
+        (
+            {"method": {"type": "supervised", "supervised": {"hyperparameters": {"beta": 1}}}},
+            "method.supervised.hyperparameters.beta",
+        ),
         ({"method": {"type": "reinforcement", "reinforcement": {"grader": {}}}}, "method.type"),
         ({"n_epochs": 3}, "n_epochs"),
         ({"seed": -1}, "seed"),

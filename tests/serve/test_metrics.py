@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from hone.serve.metrics import CONTENT_TYPE, Metrics
 from tests.serve.conftest import rows, upload
 
-_LINE = re.compile(r'(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>[-+.e\d]+)')
+_LINE = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>[-+.e\d]+)")
 
 
 def parsed(text: str) -> dict[tuple[str, str], float]:

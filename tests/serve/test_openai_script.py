@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ SCRIPT = REPOSITORY / "examples" / "openai_client.py"
 
 
 def pretrained_tiny(folder: Path) -> Path:
-    """A tiny base that ends its answers, as a pre-trained one does: "auto" makes three passes, which teach no such thing."""
+    """A tiny base that ends its answers, as a pre-trained one does: the three passes of "auto" teach no such thing."""
     base = save_tiny(folder, max_position_embeddings=512)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     turns = [
@@ -63,15 +62,15 @@ def test_a_script_for_hosted_fine_tuning_runs_unchanged_but_for_the_address(hone
             for one in map(row, range(40))
         ],
     )  # fmt: skip
+    question = row(3)["prompt"]
     with serving(hone_home, f"--base=gpt-4o-mini-2024-07-18={base}") as address:
         done = subprocess.run(
-            [sys.executable, str(SCRIPT), str(data), json.loads(data.read_text().splitlines()[0])["messages"][0]["content"]],
+            [sys.executable, str(SCRIPT), str(data), question],
             env={**os.environ, "OPENAI_BASE_URL": address, "OPENAI_API_KEY": "none"},
             capture_output=True, text=True, encoding="utf-8", check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     *events, answer = done.stdout.strip().splitlines()
-    assert events[0].endswith(tuple("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
     assert any(line.startswith("info  Step 3/") for line in events)
     assert events[-1] == "info  The job has successfully completed"
     name, _, text = answer.partition(": ")

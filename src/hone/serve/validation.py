@@ -73,7 +73,11 @@ def _problem_of(home: Path, upload_id: str, *, param: str, fewest: int, preferen
         return {"code": f"invalid_{param}", "message": f"{wrong} {rejected}", "param": param}
     if preferences and (not loaded.are_preferences or loaded.format == LABEL):
         needed = "the method dpo needs two answers a row: input, preferred_output and non_preferred_output"
-        return {"code": f"invalid_{param}", "message": f"{wrong} Its rows are {loaded.format}, and {needed}", "param": param}
+        return {
+            "code": f"invalid_{param}",
+            "message": f"{wrong} Its rows are {loaded.format}, and {needed}",
+            "param": param,
+        }
     if len(loaded.examples) < fewest:
         message = f"{title} has {len(loaded.examples)} example(s), but must have at least {fewest} examples"
         return {"code": "invalid_n_examples", "message": message, "param": param}
