@@ -50,8 +50,10 @@ class JsonAnswer:
         self._take(written)
         if token in self._stop_ids:
             return self._grammar.is_complete(self._states) and self._text == self._decode(self._written)
-        if self._token_texts and not self._may_begin(self._token_texts[token][:1]):
-            return False
+        if self._token_texts:
+            # a model's head may have more rows than its tokenizer has tokens
+            if token >= len(self._token_texts) or not self._may_begin(self._token_texts[token][:1]):
+                return False
         whole = self._decode([*self._written, token])
         if not whole.startswith(self._text) or len(whole) == len(self._text):
             return False  # it changes what stands there, or adds nothing
