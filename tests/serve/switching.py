@@ -28,7 +28,7 @@ import httpx
 from hone.config import TrainConfig
 from hone.recipe.reverting import revert
 from hone.recipe.run import train
-from hone.registry.aliases import move_alias
+from hone.registry.aliases import move_alias, revert_places
 from hone.registry.runs import RunFolder
 from hone.registry.versions import register_version
 from hone.serve.answering import answering
@@ -148,9 +148,10 @@ def _move(home: Path, places: _Places, place: str) -> None:
 
 def _switch(home: Path, places: _Places, *, by_revert: bool) -> None:
     other = {"support@1": "support@2", "support@2": "support@1"}[places.begun[-1]]
-    if by_revert and other in places.begun:
+    number = other.partition("@")[2]
+    if by_revert and int(number) in revert_places(home, "support", "production"):  # a revert goes back, never forth
         places.begun.append(other)
-        found = revert(NAME, home=home, to=other.partition("@")[2])
+        found = revert(NAME, home=home, to=number)
         assert found["now"] == other, found
         places.done += 1
     else:

@@ -13,7 +13,7 @@ import pytest
 from tests.serve.running import running
 from tests.tiny import save_tiny
 
-TOKENS = 450
+TOKENS = 150
 # Token 2 ends an answer of the tiny base; without it an answer has all of its tokens.
 BODY = {
     "model": "small", "messages": [{"role": "user", "content": "who?"}], "temperature": 0, "max_tokens": TOKENS,
@@ -28,9 +28,10 @@ def test_answers_that_have_begun_are_finished(hone_home: Path, tmp_path: Path, s
     whole: list[httpx.Response] = []
     with running(hone_home, f"--base=small={base}", "--jobs=0") as server:
         chat = f"{server.address}/chat/completions"
-        alone = httpx.post(chat, json=BODY, timeout=60).raise_for_status().json()["choices"][0]["message"]["content"]
+        httpx.post(chat, json={**BODY, "max_tokens": 1}, timeout=60).raise_for_status()  # the model is in memory
         asked = threading.Thread(target=lambda: whole.append(httpx.post(chat, json=BODY, timeout=60)))
-        with httpx.stream("POST", chat, json={**BODY, "stream": True}, timeout=60) as stream:
+        streamed = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
+        with httpx.stream("POST", chat, json=streamed, timeout=60) as stream:
             lines = stream.iter_lines()
             told = [next(lines) for _ in range(6)]
             asked.start()
@@ -44,11 +45,10 @@ def test_answers_that_have_begun_are_finished(hone_home: Path, tmp_path: Path, s
             httpx.post(chat, json=BODY)
     pieces = [json.loads(line.removeprefix("data: ")) for line in told if line and line != "data: [DONE]"]
     assert [line for line in told if line][-1] == "data: [DONE]"
-    assert pieces[-1]["choices"][0]["finish_reason"] == "length"
-    assert "".join(piece["choices"][0]["delta"].get("content", "") for piece in pieces) == alone
+    assert pieces[-2]["choices"][0]["finish_reason"] == "length"
+    assert pieces[-1]["usage"]["completion_tokens"] == TOKENS
     answer = whole[0].raise_for_status().json()
     assert answer["usage"]["completion_tokens"] == TOKENS
-    assert answer["choices"][0]["message"]["content"] == alone
 
 
 def _answers_in_progress(address: str) -> int:
