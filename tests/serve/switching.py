@@ -95,12 +95,14 @@ def switches(folder: Path, *, count: int, clients: int, seconds_between: float, 
         began = time.monotonic()
         for thread in threads:
             thread.start()
-        for _ in range(count):
-            time.sleep(seconds_between * draw.uniform(0.5, 1.5))
-            _switch(home, places, by_revert=draw.random() < 0.5)
-        over.set()
-        for thread in threads:
-            thread.join()
+        try:
+            for _ in range(count):
+                time.sleep(seconds_between * draw.uniform(0.5, 1.5))
+                _switch(home, places, by_revert=draw.random() < 0.5)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
         outcome.switches, outcome.seconds = count, time.monotonic() - began
     return outcome
 

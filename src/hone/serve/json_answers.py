@@ -50,17 +50,18 @@ class JsonAnswer:
         self._take(written)
         if token in self._stop_ids:
             return self._grammar.is_complete(self._states) and self._text == self._decode(self._written)
-        if self._token_texts:
-            # a model's head may have more rows than its tokenizer has tokens
-            if token >= len(self._token_texts) or not self._may_begin(self._token_texts[token][:1]):
-                return False
+        if self._token_texts and not self._may_add(token):
+            return False
         whole = self._decode([*self._written, token])
         if not whole.startswith(self._text) or len(whole) == len(self._text):
             return False  # it changes what stands there, or adds nothing
         return bool(self._grammar.after(self._states, whole[len(self._text) :]))
 
-    def _may_begin(self, first: str) -> bool:
-        """Whether a token that adds this first can be allowed; a part of a character says nothing of it."""
+    def _may_add(self, token: int) -> bool:
+        """Whether a token can be allowed by the first that it adds; a part of a character says nothing of it."""
+        if token >= len(self._token_texts):  # a model's head may have more rows than its tokenizer has tokens
+            return False
+        first = self._token_texts[token][:1]
         if first in ("", _UNFINISHED):
             return True
         if first not in self._first:

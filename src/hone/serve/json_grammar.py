@@ -128,8 +128,8 @@ class JsonGrammar:
                 return
         if node.values is not None and self._fits(node.values, top.depth):
             following = _Symbol("member", node=top.node, count=top.count, depth=top.depth)
-            key = (_Symbol("text", '"'), _Symbol("string", "body"))
-            yield *comma, *key, *self._keyed(node.values, top.depth), following
+            name = (_Symbol("text", '"'), _Symbol("string", "body"))
+            yield *comma, *name, *self._keyed(node.values, top.depth), following
 
     def _fits(self, node: int, depth: int) -> bool:
         """Whether a value of that node can still come to its end at this depth."""
