@@ -16,4 +16,4 @@ def test_no_request_is_lost_or_answered_by_the_wrong_version(tmp_path: Path) -> 
     assert outcome.switches == 50
     assert set(outcome.answers) == {"support@1", "support@2"}
     assert outcome.answers.total() > 50
-    assert outcome.decided > 0
+    assert outcome.decided >= 10
