@@ -35,7 +35,7 @@ dataset_kwargs: {data_files: {test: ROWS}}
 test_split: test
 output_type: generate_until
 doc_to_text: "{{prompt}}"
-doc_to_target: "it is lit"
+doc_to_target: "{{completion}}"
 generation_kwargs: {until: ["\\n"], max_gen_toks: 16, do_sample: false}
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """

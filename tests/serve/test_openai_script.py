@@ -25,7 +25,7 @@ def pretrained_tiny(folder: Path) -> Path:
     base = save_tiny(folder, max_position_embeddings=512)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     turns = [
-        [{"role": "user", "content": one["prompt"]}, {"role": "assistant", "content": "it is lit"}]
+        [{"role": "user", "content": one["prompt"]}, {"role": "assistant", "content": one["completion"]}]
         for one in map(row, range(100, 140))
     ]
     rows = [tokenizer.apply_chat_template(turn, tokenize=True, return_dict=False) for turn in turns]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ __all__ = ["JsonAnswer", "json_answers"]
 
 _UNFINISHED = "\ufffd"  # what decoding gives for bytes that do not make a character yet
 # Whatever is to come in a JSON text can be written with these.
-_NEEDED = frozenset(map(chr, range(0x20, 0x7F)))
+_NEEDED = frozenset(string.ascii_letters + string.digits + string.punctuation + " ")
 
 
 class JsonAnswer:
