@@ -26,6 +26,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 RELEASE = "3.51.0"
+CANNOT_INSTALL = 75
+"""Exit code where the client or what its tests need cannot be had (sysexits.h: try again later)."""
+
 PACKAGES = ("pytest", "pytest-asyncio", "rich", "inline-snapshot", "trio")
 SUITES = {
     "fine-tuning jobs": "fine_tuning/test_jobs.py",
@@ -43,7 +46,7 @@ FURTHER = {
 
 
 def main() -> int:
-    """Run the suites and print the counts; 1 where a test does not pass."""
+    """Run the suites and print the counts; 1 where a test does not pass, 75 where pip cannot fetch them."""
     options = _options()
     with _folder(options.keep) as folder:
         python, tests = _environment(folder, options.release)
@@ -95,9 +98,12 @@ def _environment(folder: Path, release: str) -> tuple[Path, Path]:
 
 
 def _pip(python: Path, *words: str) -> None:
-    subprocess.run(
-        [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *words], check=True, stdout=sys.stderr
+    done = subprocess.run(
+        [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *words], check=False, stdout=sys.stderr
     )
+    if done.returncode:
+        print(f"pip could not {words[0]} {' '.join(words[1:])}: is there a package index?", file=sys.stderr)
+        raise SystemExit(CANNOT_INSTALL)
 
 
 @contextmanager

@@ -98,14 +98,14 @@ def submissions(
     outcome, began = Outcome(), time.monotonic()
     port = _free_port()
     with _killed(home, port, outcome, random.Random(seed), seconds_between_kills) as address:
-        training_file = _upload(address)
+        training_file = _upload(address, began + patience)
         keys = [f"submission-{place}" for place in range(jobs)]
         with ThreadPoolExecutor(clients) as pool:
-            found = pool.map(lambda key: _submit(address, key, training_file), keys)
+            found = pool.map(lambda key: _submit(address, key, training_file, began + patience), keys)
             outcome.submitted = dict(zip(keys, found, strict=True))
         while time.monotonic() - began < patience and any(job.status != "succeeded" for job in list_jobs(home)):
             time.sleep(0.5)
-    outcome.problems = list(_problems(home, outcome))
+    outcome.problems += _problems(home, outcome)
     outcome.seconds = time.monotonic() - began
     return outcome
 
@@ -146,14 +146,14 @@ def _stand_in(lease: Lease, beat: Heartbeat) -> None:
 def _serve(home: Path, port: int) -> None:
     # here and not above: a worker, of which many start, needs none of it
     from hone.serve.app import create_app
-    from hone.serve.server import Server, bind
+    from hone.serve.server import GracefulServer, bind
     from hone.serve.settings import LOOPBACK_HOSTS, ServerSettings
     from hone.serve.supervisor import Supervisor
 
     settings = ServerSettings(home=home, bases={"small": "small"}, hosts=LOOPBACK_HOSTS)
     command = [sys.executable, "-m", "benchmarks.submissions", "--work"]
     with Supervisor(home, command, most_running=MOST_RUNNING, seconds=0.2):
-        Server(create_app(settings)).serve_on(bind("127.0.0.1", port))
+        GracefulServer(create_app(settings)).serve_on(bind("127.0.0.1", port))
 
 
 def _free_port() -> int:
@@ -168,9 +168,16 @@ def _killed(home: Path, port: int, outcome: Outcome, rng: random.Random, seconds
     environment = {**os.environ, "HONE_HOME": str(home)}
     command = [sys.executable, "-m", "benchmarks.submissions", "--serve", str(port)]
     servers = [subprocess.Popen(command, env=environment)]
+    while not _answers(port):
+        if servers[0].poll() is not None:
+            raise RuntimeError(f"the server ended by itself with {servers[0].returncode}")
+        time.sleep(0.1)
 
     def kill_at_random() -> None:
         while not over.wait(rng.uniform(0.5, 1.5) * seconds):
+            if servers[-1].poll() is not None:
+                outcome.problems.append(f"a server ended by itself with {servers[-1].returncode}")
+                return
             if not _answers(port):
                 continue  # it is still starting, and would never come to answer
             if rng.random() < 0.4:
@@ -214,26 +221,27 @@ def _kill_worker(home: Path) -> int:
     return 0
 
 
-def _upload(address: str) -> str:
+def _upload(address: str, deadline: float) -> str:
     import httpx
 
     row = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
     content = f"{json.dumps(row, ensure_ascii=False)}\n".encode() * 10
-    while True:
+    while time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
             answered = httpx.post(
                 f"{address}/files", files={"file": ("rows.jsonl", content)}, data={"purpose": "fine-tune"}, timeout=30
             )
             return str(answered.raise_for_status().json()["id"])
         time.sleep(0.2)
+    raise TimeoutError("no server has taken the training file")
 
 
-def _submit(address: str, key: str, training_file: str) -> str:
+def _submit(address: str, key: str, training_file: str, deadline: float) -> str:
     """Send one submission until it is answered."""
     import httpx
 
     body = {"model": "small", "training_file": training_file}
-    while True:
+    while time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
             answered = httpx.post(
                 f"{address}/fine_tuning/jobs", json=body, headers={"Idempotency-Key": key}, timeout=30
@@ -241,6 +249,7 @@ def _submit(address: str, key: str, training_file: str) -> str:
             if answered.status_code == 200:
                 return str(answered.json()["id"])
         time.sleep(0.1)
+    raise TimeoutError(f"no server has answered {key}")
 
 
 if __name__ == "__main__":

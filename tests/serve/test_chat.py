@@ -18,6 +18,8 @@ from hone.model.sampling import SamplingSettings
 from hone.serve.asked import Passages, ResolvedModel
 from hone.serve.chat import chat_router
 from hone.serve.inference import InferenceService
+from hone.serve.json_grammar import JsonGrammar
+from hone.serve.json_schema import read_schema
 from hone.serve.wire import ApiError, error_response
 from hone.types import JsonDict, Message
 from tests.serve.answering import NEW_TOKENS, QUESTIONS, Runs, alone, generated, in_loop, make_runs, serving
@@ -196,7 +198,12 @@ def test_completions_go_on_with_a_text(runs: Runs) -> None:
         ({"audio": {"voice": "x"}}, 400, "audio"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, 400, "tool_choice"),
         ({"store": True}, 400, "store"),
-        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"pattern": "a"}}}},
+            400,
+            "response_format",
+        ),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -210,6 +217,37 @@ def test_what_cannot_be_answered_is_refused_in_the_apis_words(
         assert set(error) == {"message", "type", "param", "code"}
         assert error["param"] == param
         assert error["message"]
+
+    _with_client(runs, work)
+
+
+def test_an_answer_is_json_where_that_is_asked_for(runs: Runs) -> None:
+    mood = {"enum": ["glad", "sad"]}
+    properties = {"mood": mood, "far": {"type": "boolean"}, "moods": {"type": "array", "items": mood, "maxItems": 2}}
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "told", "strict": True, "schema": schema}}
+
+    async def work(client: httpx.AsyncClient) -> None:
+        asked = {"response_format": form, "max_tokens": 400}
+        several = (await client.post(CHAT, json=_body("four", **asked, n=3, temperature=1, seed=1))).json()["choices"]
+        whole = (await client.post(CHAT, json=_body("four", **asked))).json()["choices"]
+        for choice in (*whole, *several):
+            assert choice["finish_reason"] == "stop", choice
+            told = json.loads(choice["message"]["content"])
+            assert list(told) == ["mood", "far", "moods"]
+            assert told["mood"] in ("glad", "sad")
+            assert isinstance(told["far"], bool)
+            assert len(told["moods"]) <= 2
+        chunks = _chunks(await client.post(CHAT, json=_body("four", **asked, stream=True)))
+        text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+        assert text == whole[0]["message"]["content"]
+        # a model that knows no JSON may not come to an end; as far as it comes, it is the beginning of an object
+        asked = {"response_format": {"type": "json_object"}, "max_tokens": 40}
+        choice = (await client.post(CHAT, json=_body("base", **asked))).json()["choices"][0]
+        grammar = JsonGrammar(*read_schema({"type": "object"}))
+        states = grammar.after(grammar.start, choice["message"]["content"])
+        assert states
+        assert choice["finish_reason"] == ("stop" if grammar.is_complete(states) else "length")
 
     _with_client(runs, work)
 
@@ -235,7 +273,9 @@ def test_passages_are_added_and_cited(runs: Runs) -> None:
     advice = Message("system", "the lamp is lit")
     asked: list[str] = []
 
-    def add_passages(messages: Any) -> Passages:
+    def add_passages(messages: Any, fits: Callable[[Any], bool]) -> Passages:
+        assert fits(messages)
+        assert not fits((Message("system", "lamp " * 600), *messages)), "there must be room for the answer"
         asked.append(messages[-1].content)
         return Passages((advice, *messages), ({"source": "lamps.md"},))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,11 @@ def test_a_job_as_the_client_sees_it(client: TestClient) -> None:
         ({"hyperparameters": {"learning_rate_multiplier": 0}}, "hyperparameters.learning_rate_multiplier"),
         ({"suffix": "x" * 65}, "suffix"),
         ({"metadata": {str(place): "" for place in range(17)}}, "metadata"),
-        ({"method": {"type": "dpo"}}, "method.type"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}}, "method.dpo.hyperparameters.beta"),
+        (
+            {"method": {"type": "supervised", "supervised": {"hyperparameters": {"beta": 1}}}},
+            "method.supervised.hyperparameters.beta",
+        ),
         ({"method": {"type": "reinforcement", "reinforcement": {"grader": {}}}}, "method.type"),
         ({"n_epochs": 3}, "n_epochs"),
         ({"seed": -1}, "seed"),
@@ -219,3 +224,36 @@ def test_the_older_place_of_hyperparameters_counts(client: TestClient) -> None:
     newer = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 5}}}
     job = submit(client, hyperparameters=numbers, method=newer)
     assert job["hyperparameters"]["n_epochs"] == 5
+
+
+def compared(count: int) -> bytes:
+    """So many rows of two answers, in the form of OpenAI's guide."""
+    lines = (
+        {
+            "input": {"messages": [{"role": "user", "content": f"What is {place} and {place}?"}]},
+            "preferred_output": [{"role": "assistant", "content": f"It is {2 * place}."}],
+            "non_preferred_output": [{"role": "assistant", "content": "Who knows?"}],
+        }
+        for place in range(count)
+    )
+    return "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("method", "content", "code"),
+    [
+        ("dpo", compared(12), None),
+        ("dpo", compared(7), "invalid_n_examples"),
+        ("dpo", rows(12), "invalid_training_file"),
+        ("supervised", compared(12), "invalid_training_file"),
+        ("dpo", b'{"prompt": "?", "completion": "!", "label": true}\n' * 12, "invalid_training_file"),
+    ],
+)
+def test_rows_must_be_of_the_method(client: TestClient, method: str, content: bytes, code: str | None) -> None:
+    body = {"model": "small", "training_file": upload(client, content), "method": {"type": method}}
+    made = client.post(JOBS, json=body).raise_for_status().json()
+    assert ("beta" in made["hyperparameters"]) == (method == "dpo")
+    job = client.get(f"{JOBS}/{made['id']}").json()
+    assert job["method"]["type"] == method
+    assert job["status"] == ("failed" if code else "queued")
+    assert (job["error"] or {}).get("code") == code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from hone.serve.worker import Heartbeat, work
 from hone.types import JsonDict
 from tests.recipe.conftest import evaluate_in_this_process, row
 from tests.serve.conftest import settings_of, upload, whole_app
+from tests.serve.test_openai_script import pretrained_tiny
 from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.slow
@@ -125,6 +127,34 @@ def test_a_job_becomes_a_model_that_answers(workshop: Workshop) -> None:
         answered = client.post("/v1/chat/completions", json={"model": model, **asked}).json()
     assert answered["choices"][0]["message"]["content"] == row(3)["completion"]
     assert answered["model"] == model
+
+
+@pytest.mark.skipif("HONE_UNSEEN" not in os.environ, reason="HONE_UNSEEN=1: written, not yet seen to pass")
+def test_a_dpo_job_prefers_what_was_preferred(workshop: Workshop) -> None:
+    pretrained_tiny(workshop.base)  # which answers, and ends its answers
+    lines = [
+        {
+            "input": {"messages": [{"role": "user", "content": one["prompt"]}]},
+            "preferred_output": [{"role": "assistant", "content": one["completion"]}],
+            "non_preferred_output": [{"role": "assistant", "content": "nobody can tell you"}],
+        }
+        for one in map(row, range(40))
+    ]
+    content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
+    numbers = {"n_epochs": 6, "learning_rate_multiplier": 10, "beta": "auto"}
+    job_id = workshop.submit(
+        training_file=upload(workshop.client, content), hyperparameters=None,
+        method={"type": "dpo", "dpo": {"hyperparameters": numbers}},
+    )  # fmt: skip
+    assert workshop.work() == 1
+    job = workshop.job(job_id)
+    assert job["error"] is None
+    assert job["status"] == "succeeded"
+    assert job["method"]["dpo"]["hyperparameters"] == job["hyperparameters"]
+    assert {**numbers, "beta": 0.1}.items() <= job["hyperparameters"].items()
+    steps = [message for message in workshop.messages(job_id) if "training loss" in message]
+    assert steps[0].endswith("=0.69"), "ln 2: the reference is the base"
+    assert float(steps[-1].rpartition("=")[2]) < 0.5
 
 
 def _check_results(workshop: Workshop, job: JsonDict) -> None:

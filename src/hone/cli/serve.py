@@ -54,6 +54,13 @@ def serve(
     jobs: Annotated[int, typer.Option(min=0, help="Fine-tuning jobs that run at once; 0 starts none.")] = 1,
     most_upload: Annotated[int, typer.Option(min=1, metavar="MIB", help="Largest file that may be uploaded.")] = 512,
     most_requests: Annotated[int, typer.Option(min=1, help="Requests that are answered at once.")] = 256,
+    documents: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Documents for questions to NAME, as support@production=docs. May be given several times.",
+        ),
+    ] = None,
     allow_python_graders: Annotated[
         bool, typer.Option("--allow-python-graders", help="Run graders that are programs, as this user.")
     ] = False,
@@ -74,7 +81,7 @@ def serve(
         return
     settings = _settings(
         host, bases, key_file, allow_host or [], allow_origin or [], most_upload * _MEBIBYTE, most_requests,
-        allow_python_graders, conformance=conformance,
+        allow_python_graders, _documents(documents or []), conformance=conformance,
     )  # fmt: skip
     _serve(settings, host, port, jobs=0 if conformance else jobs, log_json=log_json, conformance=conformance)
 
@@ -89,6 +96,18 @@ def _bases(given: list[str] | None) -> dict[str, str]:
     return bases
 
 
+def _documents(given: list[str]) -> dict[str, Path]:
+    found = {}
+    for one in given:
+        name, _, folder = one.partition("=")
+        if not name or not folder:
+            raise ConfigError(
+                f"{one!r} attaches no documents", where="--documents", remedy="as --documents support@production=FOLDER"
+            )
+        found[name] = Path(folder)
+    return found
+
+
 def _settings(
     host: str,
     bases: dict[str, str],
@@ -98,6 +117,7 @@ def _settings(
     most_upload_bytes: int,
     most_requests: int,
     run_python_graders: bool,
+    documents: dict[str, Path],
     *,
     conformance: bool,
 ) -> ServerSettings:
@@ -125,6 +145,7 @@ def _settings(
         most_upload_bytes=most_upload_bytes,
         most_requests=most_requests,
         run_python_graders=run_python_graders,
+        documents=documents,
         cursors=CURSORS if conformance else frozenset(),
     )
 

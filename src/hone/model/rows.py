@@ -53,8 +53,8 @@ class RowRequest:
         index: of the row among those of its request; it draws from (seed, index).
         bias: added to the logits.
         top_logprobs: likeliest tokens to report with each token; None for no log-probabilities at all.
-        allowed: may refuse a token, by the tokens written so far; the likeliest that it does not refuse is taken, or
-            drawn. None allows all.
+        allowed: may refuse a token, also one that ends the answer, by the tokens written so far; the likeliest that
+            it does not refuse is taken, or drawn. It must leave one. None allows all.
     """
 
     prompt: tuple[int, ...]
@@ -144,18 +144,33 @@ def next_token(row: Row, logits_V: Tensor) -> int:
     request = row.request
     written = row.ids[len(request.prompt) :]
     biased_V = request.bias.applied(logits_V, written)
-    while True:
-        chosen = choose_tokens(
-            biased_V.unsqueeze(0),
-            temperature=request.settings.temperature,
-            top_p=request.settings.top_p,
-            generators=[row.generator],
-        )
-        token = int(chosen)
-        if request.allowed is None or token in request.stop_ids or request.allowed(written, token):
-            return token
-        # of those that are left: what a draw without the refused tokens would give
-        biased_V = biased_V.index_fill(0, chosen, float("-inf"))
+    chosen = choose_tokens(
+        biased_V.unsqueeze(0),
+        temperature=request.settings.temperature,
+        top_p=request.settings.top_p,
+        generators=[row.generator],
+    )
+    token = int(chosen)
+    if request.allowed is None or request.allowed(written, token):
+        return token
+    others = _in_turn(biased_V, request.settings.temperature, row.generator)
+    found = next((other for other in others if request.allowed(written, other)), None)
+    assert found is not None, "every token was refused"
+    return found
+
+
+def _in_turn(logits_V: Tensor, temperature: float, generator: torch.Generator) -> list[int]:
+    """All tokens, the likeliest first; or in an order in which the first of any set is a draw from that set.
+
+    Source: Kool et al. 2019, "Stochastic Beams and Where to Find Them": logits with Gumbel noise, sorted, are draws
+    without replacement. What top_p cuts off stands in it too: all that it left may have been refused.
+    """
+    keys_V = logits_V.cpu()
+    if temperature > 0:
+        noise_V = torch.empty_like(keys_V).exponential_(generator=generator).log()
+        keys_V = keys_V / temperature - noise_V
+    order: list[int] = keys_V.argsort(descending=True, stable=True).tolist()
+    return order
 
 
 def with_logprobs(event: RowToken, logits_V: Tensor, count: int) -> RowToken:

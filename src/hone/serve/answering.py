@@ -20,6 +20,7 @@ from hone.serve.chat import chat_router
 from hone.serve.inference import InferenceService
 from hone.serve.metrics import Labels, Metrics
 from hone.serve.models import resolve_served_model
+from hone.serve.passages import attached_documents
 from hone.serve.settings import ServerSettings
 from hone.serve.stored import store_completion
 from hone.serve.wire import ApiError
@@ -54,10 +55,14 @@ def answering(settings: ServerSettings, service: InferenceService, *, metrics: M
         service: holds the models.
         metrics: receives how many answers are being written.
         lenient: leave out what a request asks for and cannot have, for conformance tests.
+
+    Raises:
+        HoneError: documents cannot be attached; see :func:`hone.serve.passages.attached_documents`.
     """
+    passages = attached_documents(settings)
 
     def resolve(name: str) -> ResolvedModel:
-        return ResolvedModel(name, resolve_served_model(settings, name).reference)
+        return ResolvedModel(name, resolve_served_model(settings, name).reference, passages.get(name))
 
     async def answer(model: str, messages: Sequence[JsonDict], sampling: JsonDict) -> str:
         return await _answer(service, resolve(model), messages, sampling)

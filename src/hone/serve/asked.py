@@ -12,7 +12,7 @@ from hone.model.sampling import SamplingSettings, TokenBias
 from hone.serve.loading import Loaded
 from hone.types import JsonDict, Message
 
-__all__ = ["GenerationRequest", "Passages", "ReadyModel", "ResolveModel", "ResolvedModel", "TokenEvent"]
+__all__ = ["AddPassages", "GenerationRequest", "Passages", "ReadyModel", "ResolveModel", "ResolvedModel", "TokenEvent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,9 @@ class Passages:
     citations: tuple[JsonDict, ...]
 
 
-AddPassages = Callable[[Sequence[Message]], Passages]
-"""Adds passages to a conversation; called in a thread of its own, so that it may be slow."""
+AddPassages = Callable[[Sequence[Message], Callable[[Sequence[Message]], bool]], Passages]
+"""Adds passages to a conversation, as many as fit, which its second argument tells of a conversation with passages;
+called in a thread of its own, so that it may be slow."""
 
 
 @dataclass(frozen=True, slots=True)

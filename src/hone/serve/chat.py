@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from hone.serve.asked import GenerationRequest, ReadyModel, ResolveModel, TokenE
 from hone.serve.chat_bodies import ChatBody, CompletionBody
 from hone.serve.chat_objects import AnswerSet, Heading, done_line, event_line
 from hone.serve.inference import InferenceService
+from hone.serve.json_answers import json_answers
 from hone.serve.wire import ERROR_RESPONSES, ApiError, WireResponse, as_api_error
 from hone.types import JsonDict, Message
 
@@ -89,9 +90,16 @@ async def _chat_answers(service: InferenceService, model: ReadyModel, body: Chat
     messages, tools = _conversation(body, model)
     citations: tuple[JsonDict, ...] = ()
     if model.resolved.add_passages is not None:
-        passages = await asyncio.to_thread(model.resolved.add_passages, messages)
+        limit = min(model.context_length, service.limits.cache_tokens)
+        wanted = _DEFAULT_TOKENS if body.most_tokens is None else body.most_tokens
+
+        def fits(asked: Sequence[Message]) -> bool:
+            return len(model.renderer.prompt(asked, tools)) + wanted <= limit
+
+        passages = await asyncio.to_thread(model.resolved.add_passages, messages, fits)
         messages, citations = passages.messages, passages.citations
     prompt = model.renderer.prompt(messages, tools)
+    form = body.response_format.model_dump() if body.response_format else None
     request = GenerationRequest(
         model=model,
         prompts=(prompt,),
@@ -100,6 +108,7 @@ async def _chat_answers(service: InferenceService, model: ReadyModel, body: Chat
         stops=body.stops,
         bias=body.bias(_vocabulary(model)),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        allowed=await asyncio.to_thread(json_answers, form, model),
     )
     return AnswerSet(Heading.new("chat", model), request, citations=citations)
 

@@ -156,7 +156,6 @@ class ChatBody(_Body):
             ApiError: something cannot.
         """
         choice = self.tool_choice if self.tools else self.function_call
-        form = self.response_format.type if self.response_format else "text"
         self.refuse_unknown(
             {
                 "audio": self.audio is not None,
@@ -167,7 +166,6 @@ class ChatBody(_Body):
                 "web_search_options": self.web_search_options is not None,
                 "tool_choice": choice not in (None, "auto", "none"),
                 "parallel_tool_calls": bool(self.tools) and self.parallel_tool_calls is False,
-                "response_format": form != "text",
             },
             lenient=lenient,
         )

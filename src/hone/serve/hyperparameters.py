@@ -104,17 +104,21 @@ def job_spec(request: JobRequest) -> JsonDict:
     """What a job's row keeps of a request, with every default filled in.
 
     Raises:
-        ApiError: it asks for a method that this server has not.
+        ApiError: it asks for a method that this server does not have.
     """
     kind = request.method.type if request.method else "supervised"
-    if kind != "supervised":
+    if kind == "reinforcement":
         raise ApiError(
-            f"Method {kind!r} cannot be used on this server: it trains with the method 'supervised' alone.",
+            f"Method {kind!r} cannot be used on this server: it trains with the methods 'supervised' and 'dpo'.",
             param="method.type",
             code="unsupported_method",
         )
-    chosen = request.method.supervised if request.method else None
+    chosen: _SupervisedMethod | _PreferenceMethod | None = None
+    if request.method:
+        chosen = request.method.dpo if kind == "dpo" else request.method.supervised
     numbers = (chosen and chosen.hyperparameters) or request.hyperparameters or _Supervised()
+    if kind == "dpo":
+        numbers = _Preference(**numbers.model_dump())
     return {
         "model": request.model,
         "training_file": request.training_file,

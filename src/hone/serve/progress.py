@@ -17,6 +17,7 @@ from typing import Any
 
 from hone.config.load import load_config
 from hone.config.schema import RunConfig
+from hone.recipe.preference import resolve_options
 from hone.registry.leases import Lease, tell_job
 from hone.types import JsonDict
 
@@ -67,11 +68,14 @@ class Progress:
 
     def _numbers(self) -> JsonDict:
         resolved = load_config(RunConfig, {}, file=self._run / "config.yaml")
-        return {
+        numbers: JsonDict = {
             "n_epochs": resolved.epochs,
             "batch_size": resolved.batch_size,
             "learning_rate_multiplier": self._multiplier,
         }
+        if resolved.method == "dpo":
+            numbers["beta"] = resolve_options(resolved, resolved.method, ()).beta
+        return numbers
 
     def _estimate(self, measured: JsonDict) -> dict[str, int]:
         now, step = time.time(), int(measured["step"])

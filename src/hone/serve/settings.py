@@ -29,6 +29,7 @@ class ServerSettings:
         most_body_bytes: of any other request.
         most_requests: answered at once; further ones are told to come again.
         run_python_graders: whether programs that a request holds may run here, as the server's own user.
+        documents: folders of documents by the served name that they are attached to.
         cursors: values of ``after`` that stand for the end of any list, for conformance tests.
     """
 
@@ -41,4 +42,5 @@ class ServerSettings:
     most_body_bytes: int = 16 * 2**20
     most_requests: int = 256
     run_python_graders: bool = False
+    documents: Mapping[str, Path] = field(default_factory=dict)
     cursors: frozenset[str] = field(default_factory=frozenset)

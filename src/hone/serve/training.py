@@ -19,7 +19,7 @@ from hone.config.schema import RunConfig
 from hone.data.loader import load_examples
 from hone.engine.events import Recorder, Tee
 from hone.errors import BadInputError, DataError, HoneError, InterruptedRunError, StorageError
-from hone.planning.choose import default_learning_rate
+from hone.planning.choose import PREFERENCE_RATE_FACTOR, default_learning_rate
 from hone.recipe.epoch_adapters import EpochKeeper, save_epoch_adapters
 from hone.recipe.run import open_interrupted_run, run
 from hone.registry.leases import Lease, fail_job, release_job, succeed_job, tell_job
@@ -109,17 +109,20 @@ def _config(lease: Lease, folder: Path, bases: Mapping[str, str]) -> RunConfig:
     upload = find_upload(home, spec["training_file"])
     if upload is None:
         raise DataError(f"No such File object: {spec['training_file']}")
-    numbers = spec["method"]["supervised"]["hyperparameters"]
+    preferences, numbers = spec["method"]["type"] == "dpo", _numbers(spec)
     epochs, batch_size = numbers["n_epochs"], numbers["batch_size"]
     if epochs == "auto":
-        epochs = auto_epochs(len(load_examples(str(data)).examples))
+        epochs = auto_epochs(len(load_examples(str(data), preferences=preferences).examples))
     rate = None
     if numbers["learning_rate_multiplier"] != "auto":
         rate = numbers["learning_rate_multiplier"] * _base_rate(bases[spec["model"]], home)
-    held_out = spec["validation_file"]
+        rate *= PREFERENCE_RATE_FACTOR if preferences else 1.0
+    held_out, beta = spec["validation_file"], numbers.get("beta", "auto")
     asked = {
         "data": str(data),
         "model": bases[spec["model"]],
+        "method": "dpo" if preferences else "sft",
+        "beta": None if beta == "auto" else beta,
         "output": folder,
         "name": slug(spec["suffix"]) or version_name_for(upload.filename),
         "epochs": epochs,
@@ -190,8 +193,15 @@ def _is_worked_on(folder: Path) -> bool:
 
 
 def _multiplier(spec: Mapping[str, Any]) -> float:
-    chosen = spec["method"]["supervised"]["hyperparameters"]["learning_rate_multiplier"]
+    chosen = _numbers(spec)["learning_rate_multiplier"]
     return 1.0 if chosen == "auto" else float(chosen)
+
+
+def _numbers(spec: Mapping[str, Any]) -> JsonDict:
+    """The hyperparameters of a job, as they were asked for."""
+    method = spec["method"]
+    numbers: JsonDict = method[method["type"]]["hyperparameters"]
+    return numbers
 
 
 def _message(error: HoneError) -> str:

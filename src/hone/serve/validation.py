@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hone.data.detection import LABEL
 from hone.data.ledger import Ledger
 from hone.data.loader import load_examples
 from hone.errors import DataError
@@ -32,9 +33,13 @@ def validate_job(home: Path, job_id: str) -> None:
     job = find_job(home, job_id)
     if job is None or job.status != "validating_files":
         return
-    error = _problem_of(home, job.spec["training_file"], param="training_file", fewest=_FEWEST_EXAMPLES)
-    if error is None and job.spec["validation_file"] is not None:
-        error = _problem_of(home, job.spec["validation_file"], param="validation_file", fewest=1)
+    spec = job.spec
+    preferences = spec["method"]["type"] == "dpo"
+    named = [("training_file", _FEWEST_EXAMPLES)] + [("validation_file", 1)] * (spec["validation_file"] is not None)
+    problems = (
+        _problem_of(home, spec[param], param=param, fewest=fewest, preferences=preferences) for param, fewest in named
+    )
+    error = next((problem for problem in problems if problem is not None), None)
     if error is None:
         pass_validation(home, job_id)
     else:
@@ -52,7 +57,7 @@ def validate_waiting(home: Path) -> None:
             validate_job(home, job.id)
 
 
-def _problem_of(home: Path, upload_id: str, *, param: str, fewest: int) -> JsonDict | None:
+def _problem_of(home: Path, upload_id: str, *, param: str, fewest: int, preferences: bool) -> JsonDict | None:
     """{code, message, param} of what is wrong with a file; None where nothing is."""
     title = param.replace("_", " ").capitalize()
     if find_upload(home, upload_id) is None:
@@ -60,12 +65,19 @@ def _problem_of(home: Path, upload_id: str, *, param: str, fewest: int) -> JsonD
     path = upload_path(home, upload_id)
     wrong = f"The job failed due to an invalid {param.replace('_', ' ')}."
     try:
-        loaded = load_examples(str(path))
+        loaded = load_examples(str(path), preferences=preferences)
     except DataError as error:
         details = "; ".join([error.what, *error.details[:_MOST_NAMED_ROWS]]).replace(str(path), "line")
         return {"code": f"invalid_{param}", "message": f"{wrong} {details}", "param": param}
     if rejected := _rejected(loaded.ledger):
         return {"code": f"invalid_{param}", "message": f"{wrong} {rejected}", "param": param}
+    if preferences and (not loaded.are_preferences or loaded.format == LABEL):
+        needed = "the method dpo needs two answers a row: input, preferred_output and non_preferred_output"
+        return {
+            "code": f"invalid_{param}",
+            "message": f"{wrong} Its rows are {loaded.format}, and {needed}",
+            "param": param,
+        }
     if len(loaded.examples) < fewest:
         message = f"{title} has {len(loaded.examples)} example(s), but must have at least {fewest} examples"
         return {"code": "invalid_n_examples", "message": message, "param": param}
