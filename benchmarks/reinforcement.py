@@ -93,7 +93,7 @@ def _arithmetic_rows(folder: Path) -> tuple[Path, list[str]]:
 
 
 def _snips_rows(folder: Path) -> tuple[Path, list[str]]:
-    """The task's rows, with four of the training rows as examples in front of each: without them the base never tries.
+    """The task's rows, with four of the training rows as turns in front of each: without them the base never tries.
 
     The examples are one of each of four intents, and are not trained on.
     """
@@ -101,10 +101,9 @@ def _snips_rows(folder: Path) -> tuple[Path, list[str]]:
     rows = {part: [json.loads(line)["messages"] for line in (task / f"{part}.jsonl").read_text("utf-8").splitlines()]
             for part in ("train", "eval")}  # fmt: skip
     shown = list({json.loads(turns[-1]["content"])["intent"]: turns for turns in rows["train"]}.values())[:_EXAMPLES]
-    said = "\n".join(f"{turns[-2]['content']}\n{turns[-1]['content']}" for turns in shown)
-    system = f"Extract the intent and the slots as JSON, as in these examples:\n{said}"
+    before = [rows["train"][0][0], *(turn for turns in shown for turn in turns[-2:])]
     for part, of_part in rows.items():
-        asked = [[{"role": "system", "content": system}, *turns[-2:]] for turns in of_part if turns not in shown]
+        asked = [[*before, *turns[-2:]] for turns in of_part if turns not in shown]
         text = "".join(json.dumps({"messages": turns}, ensure_ascii=False) + "\n" for turns in asked)
         (folder / f"{part}.jsonl").write_text(text, encoding="utf-8")
     return folder / "train.jsonl", ["--eval", str(folder / "eval.jsonl")]
