@@ -96,10 +96,8 @@ def evaluate_arms(
     _check(references, prompts, arms)
     metrics, unmeasured = _measurable_metrics(metrics_for(shape, metric), arms)
     primary = metrics[0]
-    statistics = {
-        arm.arm: {one.name: _statistics(one, arm, references, shape) for one in metrics if _has(one, arm)}
-        for arm in arms
-    }
+    statistics = {arm.arm: _all_statistics(metrics, arm, references, shape) for arm in arms}
+    sums = {name: by_metric[primary.name] for name, by_metric in statistics.items()}
     bootstrap = PairedBootstrap(len(references), seed=seed, clusters=clusters, confidence=confidence)
     differences = _differences(bootstrap, metrics, arms, statistics)
     answers = _answers(references, prompts, arms, primary, statistics, row_numbers)
@@ -117,11 +115,8 @@ def evaluate_arms(
         reference_most_common_share=_most_common_share(references),
         grounding=grounding,
         fit=measure_fit(primary, shape, references, {arm.arm: arm.predictions for arm in arms}, bootstrap),
-        slices=compare_on_slices(
-            slices, primary, {name: by_metric[primary.name] for name, by_metric in statistics.items()},
-            seed=seed, confidence=confidence, clusters=clusters,
-        ),
-    )  # fmt: skip
+        slices=compare_on_slices(slices, primary, sums, like=bootstrap, clusters=clusters),
+    )
 
 
 def _answers(
@@ -187,6 +182,12 @@ def _why_no_likelihood(arm: ArmResult) -> str | None:
 
 def _has(metric: Metric, arm: ArmResult) -> bool:
     return metric.statistics is not None or _why_no_likelihood(arm) is None
+
+
+def _all_statistics(
+    metrics: Sequence[Metric], arm: ArmResult, references: Sequence[str], shape: TaskShape
+) -> dict[str, FloatArray]:
+    return {one.name: _statistics(one, arm, references, shape) for one in metrics if _has(one, arm)}
 
 
 def _statistics(metric: Metric, arm: ArmResult, references: Sequence[str], shape: TaskShape) -> FloatArray:

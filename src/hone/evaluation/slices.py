@@ -131,8 +131,7 @@ def compare_on_slices(
     metric: Metric,
     sums: Mapping[str, FloatArray],
     *,
-    seed: int,
-    confidence: float,
+    like: PairedBootstrap,
     clusters: Sequence[Hashable] | None,
 ) -> list[SliceFound]:
     """Hold every tuned arm against the base on each part.
@@ -141,8 +140,7 @@ def compare_on_slices(
         slices: as :func:`slices_of` gives them.
         metric: the primary one.
         sums: its sufficient statistics of each arm by name, [rows, k] each.
-        seed: of resamples and permutations.
-        confidence: nominal coverage of the intervals, for all parts that decide together.
+        like: of all rows; its seed and its confidence are taken.
         clusters: per row, what it belongs to; None: each row by itself.
 
     Returns:
@@ -153,11 +151,7 @@ def compare_on_slices(
         return []
     of_arms = {name: sums[name] for name in ("base", *tuned)}
     families = [[part for part in slices if part.decides == decides] for decides in (True, False)]
-    return [
-        one
-        for family in families
-        for one in _family(family, metric, of_arms, seed=seed, confidence=confidence, clusters=clusters)
-    ]
+    return [one for family in families for one in _family(family, metric, of_arms, like=like, clusters=clusters)]
 
 
 def _family(
@@ -165,8 +159,7 @@ def _family(
     metric: Metric,
     sums: Mapping[str, FloatArray],
     *,
-    seed: int,
-    confidence: float,
+    like: PairedBootstrap,
     clusters: Sequence[Hashable] | None,
 ) -> list[SliceFound]:
     """Parts that are corrected together."""
@@ -175,7 +168,7 @@ def _family(
     for part in slices:
         at = list(part.rows)
         of_part = None if clusters is None else [clusters[index] for index in at]
-        bootstrap = PairedBootstrap(len(at), seed=seed, confidence=confidence, clusters=of_part)
+        bootstrap = PairedBootstrap(len(at), seed=like.seed, confidence=like.confidence, clusters=of_part)
         compared += [
             bootstrap.compare(
                 sums[name][at], sums["base"][at], metric.aggregate, higher_is_better=metric.higher_is_better,
