@@ -45,10 +45,14 @@ install-test: install $(STAMPS)/test
 test: install-test
 	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
 
+# Benchmarks are called too seldom to find a wrong call by themselves; libraries that only they use need no types.
+BENCHMARKS_ALLOW := $(addprefix --disable-error-code=,no-untyped-call no-any-return union-attr operator import-not-found)
+
 check: install-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks --follow-imports=silent $(BENCHMARKS_ALLOW)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest --quiet tests/house
 

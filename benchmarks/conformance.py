@@ -137,7 +137,7 @@ def _run(python: Path, source: Path, path: str, address: str, folder: Path) -> d
     """Counts of one suite."""
     report = folder / "report.xml"
     report.unlink(missing_ok=True)
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += [f"tests/api_resources/{path}", f"--junitxml={report}", "-o", "addopts="]
     environment = {**os.environ, "TEST_API_BASE_URL": address, "PYTHONPATH": str(source / "src")}
     done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)

@@ -121,7 +121,7 @@ def trl_side(folder: Path, request: dict[str, Any], adapter: str, *, best: bool,
     from datasets import Dataset
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
     dtype = torch.float32 if oracle else getattr(torch, request["dtype"])
     base = AutoModelForCausalLM.from_pretrained(

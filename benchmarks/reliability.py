@@ -112,6 +112,7 @@ def in_fresh_processes(*, points: int, seed: int) -> dict[str, Any]:
     phases: list[str] = []
     with tempfile.TemporaryDirectory() as folder, ForkServer() as server:
         place = Workplace(Path(folder), server)
+        home = Path(folder)
         for job in ("train", "run"):
             whole, home = Path(folder) / f"whole-{job}", Path(folder) / f"home-{job}"
             began = time.monotonic()

@@ -285,7 +285,7 @@ def _peft_like(model: PreTrainedModel) -> nn.Module:
 
     start = {name: (layer.lora_A.detach(), layer.lora_B.detach()) for name, layer in adapted_layers(model)}
     detach_adapter(model, merge=False)
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(r=RANK, lora_alpha=round(ALPHA), target_modules="all-linear", task_type="CAUSAL_LM")
     theirs = get_peft_model(model, config)
     named = dict(theirs.named_parameters())
     with torch.no_grad():
