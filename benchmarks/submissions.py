@@ -180,7 +180,7 @@ def _killed(home: Path, port: int, outcome: Outcome, rng: random.Random, seconds
                 return
             if not _answers(port):
                 continue  # it is still starting, and would never come to answer
-            if rng.random() < 0.4:
+            if outcome.kills["worker"] > outcome.kills["server"] or rng.random() < 0.2:
                 servers[-1].kill()
                 servers[-1].wait()
                 outcome.kills["server"] += 1

@@ -14,7 +14,7 @@ from hone.data.loader import load_examples
 from hone.errors import ConfigError
 from tests.cli.conftest import FinishedRun, Hone
 
-SHORT = ("--max-new-tokens", "8", "--device", "cpu", "--dtype", "float32")
+SHORT = ("--max-new-tokens", "40", "--device", "cpu", "--dtype", "float32")
 
 
 @pytest.fixture

@@ -183,6 +183,13 @@ def choose_method(config: TrainConfig, loaded: LoadedData) -> MethodName:
             where="--devices",
             remedy="leave --devices out",
         )
+    given = "--reward" if config.reward else "--watch-reward" if config.watch_reward else None
+    if given and not is_policy_method(wanted):
+        raise ConfigError(
+            f"{wanted} learns from the rows and grades no answers",
+            where=given,
+            remedy="say which method learns from rewards (--method grpo, rloo or ppo), or leave the reward out",
+        )
     if is_policy_method(wanted) and not config.reward:
         raise ConfigError(
             f"{wanted} learns from what answers are worth, and nothing says that",

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Protocol
 
+from hone.config.schema import TrainConfig
 from hone.errors import ConfigError
 from hone.evaluation.grading import AnswerChat, Grading, check_grader, grade
 from hone.model.endpoint import ask_endpoint, parse_endpoint
@@ -32,7 +33,7 @@ from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.reward import answer_scores
 from hone.types import Example, JsonDict, Message
 
-__all__ = ["GradedAnswer", "Reward", "open_reward", "open_stored_reward"]
+__all__ = ["GradedAnswer", "Reward", "open_reward", "open_stored_reward", "require_rewards"]
 
 Note = Callable[[str], None]
 
@@ -102,6 +103,18 @@ def open_reward(text: str, *, home: Path, option: str = "--reward", note: Note =
     if found:
         return _FunctionReward(_function(found[1], found[2], option), _absolute(text), option)
     return _ModelReward(text, home, option, note)
+
+
+def require_rewards(config: TrainConfig, *, home: Path) -> None:
+    """Open the rewards that the options name, and leave them: a missing one is to be found before a model is loaded.
+
+    Raises:
+        ConfigError: as :func:`open_reward`.
+        GraderError: as :func:`open_reward`.
+    """
+    for text, option in ((config.reward, "--reward"), (config.watch_reward, "--watch-reward")):
+        if text:
+            open_reward(text, home=home, option=option)
 
 
 def open_stored_reward(stored: JsonDict, *, home: Path, note: Note = lambda text: None) -> Reward:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from hone.config.load import load_config
 from hone.config.schema import RunConfig, TrainConfig
@@ -29,6 +30,7 @@ from hone.recipe.method import choose_method, is_policy_method, load_rows
 from hone.recipe.model_card import write_model_card
 from hone.recipe.question_sets import QuestionSet, question_sets
 from hone.recipe.reporting import write_run_report
+from hone.recipe.rewards import require_rewards
 from hone.recipe.run_files import describe_documents, held_out_file, say_what_was_used, store_proof
 from hone.recipe.seeds import Repeated, Training, Workplace, require_repeatable
 from hone.recipe.sft import SftResult, train_sft
@@ -77,7 +79,7 @@ def run(
     source = resolve_model(config.model, home=home)
     documents = describe_documents(config.documents)
     loaded = load_rows(config, config.data)
-    config = config.model_copy(update={"method": choose_method(config, loaded)})
+    config = _with_method(config, loaded, home)
     require_repeatable(config)
     held_out_data = _held_out_data(config, loaded)
     audit = _audited(config, evaluation_data=config.evaluation_data)
@@ -126,7 +128,7 @@ def train(
     """
     source = resolve_model(config.model, home=home)
     loaded = load_rows(config, config.data)
-    config = config.model_copy(update={"method": choose_method(config, loaded)})
+    config = _with_method(config, loaded, home)
     audit = _audited(config)
     name = version_name_for(config.data)
     with _working(config, home, recorder, kind="train", name=name, resume=resume, parallel=parallel) as work:
@@ -141,6 +143,16 @@ def train(
         write_model_card(work.folder.adapter, work.folder.name, result, source=source)
         work.folder.finish(result)
     return result
+
+
+_Config = TypeVar("_Config", bound=TrainConfig)
+
+
+def _with_method(config: _Config, loaded: LoadedData, home: Path) -> _Config:
+    """The options with the method that goes with the rows, its rewards at hand."""
+    chosen = config.model_copy(update={"method": choose_method(config, loaded)})
+    require_rewards(chosen, home=home)
+    return chosen
 
 
 def _training(
