@@ -10,18 +10,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from hone.data.pack import PackedBatch, pack
 from hone.data.render import Rendered
 from hone.errors import TemplateError
 from hone.types import Example, Preference, TokenSequence
 
-__all__ = ["AnswerBatch", "AnswerRenderer", "AnswerSet", "joined", "pack_answers", "pair_sets", "single_sets"]
+__all__ = [
+    "AnswerBatch",
+    "AnswerRenderer",
+    "AnswerSet",
+    "joined",
+    "pack_answers",
+    "pair_sets",
+    "single_sets",
+    "whole_batches",
+]
 
 
 class _Renders(Protocol):
     def render(self, example: Example) -> Rendered: ...
+
+
+class _Set(Protocol):
+    @property
+    def sequences(self) -> tuple[TokenSequence, ...]: ...
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+
+
+_OneSet = TypeVar("_OneSet", bound=_Set)
 
 
 class AnswerRenderer:
@@ -184,7 +204,17 @@ def pack_answers(sets: Sequence[AnswerSet], *, max_tokens: int, divergence: floa
         max_tokens: tokens computed at once, each prompt counted once; a larger set stands alone.
         divergence: see :class:`AnswerBatch`.
     """
-    batches: list[list[AnswerSet]] = []
+    return [_packed(batch, divergence) for batch in whole_batches(sets, max_tokens=max_tokens)]
+
+
+def whole_batches(sets: Sequence[_OneSet], *, max_tokens: int) -> list[list[_OneSet]]:
+    """Batches of at most ``max_tokens`` tokens, each set of answers whole, neighbours with a common beginning together.
+
+    Args:
+        sets: answers to one prompt each; ``ids`` counts the prompt once.
+        max_tokens: tokens computed at once; a larger set stands alone.
+    """
+    batches: list[list[_OneSet]] = []
     used = 0
     # neighbours share system prompts
     for one in sorted(sets, key=lambda one: one.sequences[0].ids):
@@ -194,7 +224,7 @@ def pack_answers(sets: Sequence[AnswerSet], *, max_tokens: int, divergence: floa
             used = 0
         batches[-1].append(one)
         used += tokens
-    return [_packed(batch, divergence) for batch in batches]
+    return batches
 
 
 def _packed(sets: Sequence[AnswerSet], divergence: float) -> AnswerBatch:

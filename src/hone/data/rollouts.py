@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
-from hone.data.answers import joined
+from hone.data.answers import joined, whole_batches
 from hone.data.pack import PackedBatch, pack
 from hone.types import TokenSequence
 
@@ -100,17 +100,7 @@ def pack_rollouts(groups: Sequence[RolloutGroup], *, max_tokens: int, by_token: 
         max_tokens: tokens computed at once, each prompt counted once; a larger group stands alone.
         by_token: see :class:`RolloutBatch`.
     """
-    batches: list[list[RolloutGroup]] = []
-    used = 0
-    # neighbours share system prompts
-    for one in sorted(groups, key=lambda one: one.sequences[0].ids):
-        tokens = len(one.ids)
-        if not batches or used + tokens > max_tokens:
-            batches.append([])
-            used = 0
-        batches[-1].append(one)
-        used += tokens
-    return [_packed(batch, by_token) for batch in batches]
+    return [_packed(batch, by_token) for batch in whole_batches(groups, max_tokens=max_tokens)]
 
 
 def _packed(groups: Sequence[RolloutGroup], by_token: bool) -> RolloutBatch:

@@ -301,14 +301,5 @@ def _most_common_share(texts: Sequence[str]) -> float:
 
 
 def _method(bootstrap: PairedBootstrap, clustered: bool) -> JsonDict:
-    return {
-        "interval": "expanded percentile bootstrap",
-        "p_value": "two-sided paired permutation test",
-        "correction": "Holm, under one metric over the pairs with a tuned arm, and over the others",
-        "confidence": bootstrap.confidence,
-        "resamples": bootstrap.resamples,
-        "permutations": bootstrap.permutations,
-        "units": bootstrap.units,
-        "unit": "distinct prompt" if clustered else "row",
-        "seed": bootstrap.seed,
-    }
+    correction = "Holm, under one metric over the pairs with a tuned arm, and over the others"
+    return {**bootstrap.describe("distinct prompt" if clustered else "row"), "correction": correction}

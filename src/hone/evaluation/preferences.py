@@ -129,7 +129,7 @@ def compare_preferences(
         examples=pick_examples(answers, focus, against),
         answers=answers,
         not_measured=[],
-        method=_method(bootstrap),
+        method=bootstrap.describe("distinct prompt"),
         reference_most_common_share=0.0,
     )
     further: JsonDict = {
@@ -233,19 +233,6 @@ def _share_longer(pairs: Sequence[JudgedPair]) -> float | None:
     unequal = [pair for pair in pairs if pair.better_tokens != pair.worse_tokens]
     longer = sum(pair.better_tokens > pair.worse_tokens for pair in unequal)
     return 100.0 * longer / len(unequal) if unequal else None
-
-
-def _method(bootstrap: PairedBootstrap) -> JsonDict:
-    return {
-        "interval": "expanded percentile bootstrap",
-        "p_value": "two-sided paired permutation test",
-        "confidence": bootstrap.confidence,
-        "resamples": bootstrap.resamples,
-        "permutations": bootstrap.permutations,
-        "units": bootstrap.units,
-        "unit": "distinct prompt",
-        "seed": bootstrap.seed,
-    }
 
 
 def _rounded(number: float | None) -> float | None:

@@ -122,7 +122,7 @@ def compare_rewards(
         examples=pick_examples(answers, focus, "base" if focus == "tuned" and "base" in names else None),
         answers=answers,
         not_measured=[],
-        method=_method(bootstrap),
+        method=bootstrap.describe("distinct prompt"),
         reference_most_common_share=_most_common_share(rows.references) if rows.have_answers else 1.0,
     )
     further = {
@@ -195,16 +195,3 @@ def _most_common_share(texts: Sequence[str]) -> float:
 
 def _average(values: Sequence[float]) -> float | None:
     return round(sum(values) / len(values), _DECIMALS) if values else None
-
-
-def _method(bootstrap: PairedBootstrap) -> JsonDict:
-    return {
-        "interval": "expanded percentile bootstrap",
-        "p_value": "two-sided paired permutation test",
-        "confidence": bootstrap.confidence,
-        "resamples": bootstrap.resamples,
-        "permutations": bootstrap.permutations,
-        "units": bootstrap.units,
-        "unit": "distinct prompt",
-        "seed": bootstrap.seed,
-    }

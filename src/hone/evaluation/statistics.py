@@ -27,6 +27,7 @@ import numpy.typing as npt
 from scipy import stats  # type: ignore[import-untyped]
 
 from hone.evaluation.sums import Aggregate, FloatArray
+from hone.types import JsonDict
 
 __all__ = ["LARGEST_FACTOR", "Comparison", "PairedBootstrap", "rows_needed"]
 
@@ -102,6 +103,23 @@ class PairedBootstrap:
         self.resamples = resamples or min(MOST_RESAMPLES, max(FEWEST_RESAMPLES, affordable))
         self.permutations = permutations or min(MOST_PERMUTATIONS, max(FEWEST_RESAMPLES, affordable))
         self._weights: npt.NDArray[np.uint16] | None = None
+
+    def describe(self, unit: str) -> JsonDict:
+        """How intervals and p-values are made, for the result.
+
+        Args:
+            unit: what is drawn, in words.
+        """
+        return {
+            "interval": "expanded percentile bootstrap",
+            "p_value": "two-sided paired permutation test",
+            "confidence": self.confidence,
+            "resamples": self.resamples,
+            "permutations": self.permutations,
+            "units": self.units,
+            "unit": unit,
+            "seed": self.seed,
+        }
 
     def interval(
         self, statistics: FloatArray, aggregate: Aggregate, *, bounds: tuple[float, float] | None = None
