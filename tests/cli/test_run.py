@@ -73,6 +73,16 @@ def test_the_result_for_people_is_whole_at_80_columns(
     assert result["report"] in text
 
 
+@pytest.mark.parametrize("status", ["proven", "unproven"])
+def test_an_unproven_version_is_named_beside_its_verdict(
+    status: str, finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    print_run({**finished_run.ended.json, "status": status})
+    verdict = capsys.readouterr().out.split("Verdict", 1)[1]
+    assert ("neither promoted nor exported" in " ".join(verdict.split())) == (status == "unproven")
+
+
 def test_a_pipe_gets_no_escape_codes(tiny_base: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "orders.jsonl", 12)
     command = [sys.executable, "-m", "hone", "run", str(rows), "--model", str(tiny_base), "--max-steps", "2"]

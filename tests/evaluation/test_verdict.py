@@ -82,7 +82,7 @@ def test_four_wins_alone_do_not_ship() -> None:
 
 @pytest.mark.parametrize(
     ("tuned_stops", "base_stops", "decision"),
-    [(20, 60, "do_not_ship"), (20, 20, "ship"), (35, 60, "ship"), (60, 60, "ship")],
+    [(20, 60, "do_not_ship"), (20, 20, "not_enough_evidence"), (31, 20, "ship"), (35, 60, "ship"), (60, 60, "ship")],
 )
 def test_a_model_that_does_not_stop_is_not_shipped(tuned_stops: int, base_stops: int, decision: str) -> None:
     evaluation = right_or_wrong(half(60, 0.5), [True] * 60, stopped=[True] * tuned_stops + [False] * (60 - tuned_stops))

@@ -81,6 +81,9 @@ def _run_lines(result: _Json, columns: int) -> _Lines:
     yield ""
     yield from proof_lines(result["proof"], columns=columns)
     yield from verdict_lines(result["verdict"], columns=columns, reasons="the report")
+    if result["status"] == "unproven":
+        text = "Beware: unproven, as the proof above says; it is neither promoted nor exported until that is mended."
+        yield labelled("", text, columns=columns, hang=2)
     yield _line("Report", result["report"])
     yield _line("Next", f"hone chat {result['version']} --base")
 

@@ -7,7 +7,8 @@
     retrieval_is_enough  the base with passages is not worse
     do_not_ship          it is worse or no better, or worse on a part of the rows (``slices.py``), or has learnt a form
                          alone (``fit.py``), or does not end its answers: under half of them, where the base ends half
-    not_enough_evidence  everything else; with about how many held-out rows would decide it
+    not_enough_evidence  everything else; with about how many held-out rows would decide it, or, where the arm to ship
+                         and the base both end under half of their answers, that the scores are of answers cut off
 
 ``choice.py`` says when an arm is better, not worse or cheaper. What was not measured is listed, never assumed.
 """
@@ -105,19 +106,43 @@ def _verdict(
 
 
 def _decision(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary, difference: Difference) -> ArmsDecision:
-    digits = digits_of(evaluation.metric.name)
-    scores = f"{evaluation.metric.title} {tuned.score:.{digits}f} against the base's {base.score:.{digits}f}"
-    rows = f"On {evaluation.rows} held-out row{'' if evaluation.rows == 1 else 's'}"
+    rows = _held_out(evaluation)
     if tuned.stop_share < LEAST_STOP_SHARE <= base.stop_share:
-        reason = (
-            f"{rows} the tuned model ended only {tuned.stop_share:.0%} of its answers by itself, where the base ended "
-            f"{base.stop_share:.0%} ({scores})."
-        )
-        return ArmsDecision("do_not_ship", reason, None)
+        return ArmsDecision("do_not_ship", f"{rows} the tuned model {_cut_off(evaluation, 'tuned')}.", None)
     if difference.comparison.interval is None:
-        reason = f"{rows} there can be no interval ({scores}); more held-out rows are needed."
+        reason = f"{rows} there can be no interval ({_scores(evaluation, 'tuned')}); more held-out rows are needed."
         return ArmsDecision("not_enough_evidence", reason, None)
-    return decide_between_arms(evaluation)
+    found = decide_between_arms(evaluation)
+    if found.decision not in ("ship", "ship_with_retrieval") or found.arm is None:
+        return found
+    if evaluation.arms[found.arm].stop_share >= LEAST_STOP_SHARE:
+        return found
+    reason = f"{rows} {ARM_NAMES[found.arm]} {_cut_off(evaluation, found.arm)}"
+    if base.stop_share >= LEAST_STOP_SHARE:
+        return ArmsDecision("do_not_ship", f"{reason}.", None, found.warnings)
+    reason += (
+        ": the scores are of answers cut off at the token limit. Give answers more room with --max-new-tokens, or "
+        "train on rows whose answers end."
+    )
+    return ArmsDecision("not_enough_evidence", reason, None, found.warnings)
+
+
+def _held_out(evaluation: Evaluation) -> str:
+    return f"On {evaluation.rows} held-out row{'' if evaluation.rows == 1 else 's'}"
+
+
+def _scores(evaluation: Evaluation, arm: str) -> str:
+    digits = digits_of(evaluation.metric.name)
+    own, base = (evaluation.arms[name].score for name in (arm, "base"))
+    return f"{evaluation.metric.title} {own:.{digits}f} against the base's {base:.{digits}f}"
+
+
+def _cut_off(evaluation: Evaluation, arm: str) -> str:
+    """How many answers of ``arm`` and of the base ended, with the scores."""
+    own, base = (evaluation.arms[name].stop_share for name in (arm, "base"))
+    return (
+        f"ended only {own:.0%} of its answers by itself, where the base ended {base:.0%} ({_scores(evaluation, arm)})"
+    )
 
 
 def _warnings(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary) -> list[str]:
