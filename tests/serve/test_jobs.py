@@ -45,6 +45,21 @@ def test_a_job_as_the_client_sees_it(client: TestClient) -> None:
     }  # fmt: skip
 
 
+CHECK = {
+    "type": "string_check", "name": "same", "input": "{{sample.output_text}}", "reference": "{{item.reference_answer}}",
+    "operation": "eq",
+}  # fmt: skip
+JUDGE = {
+    "type": "score_model", "name": "judge", "model": "small", "input": [{"role": "user", "content": "Good?"}],
+    "range": [0, 1],
+}  # fmt: skip
+
+
+def graded(grader: JsonDict, **further: Any) -> JsonDict:
+    """The part of a request that asks for reinforcement."""
+    return {"method": {"type": "reinforcement", "reinforcement": {"grader": grader, **further}}}
+
+
 @pytest.mark.parametrize(
     ("asked", "param"),
     [
@@ -62,7 +77,14 @@ def test_a_job_as_the_client_sees_it(client: TestClient) -> None:
             {"method": {"type": "supervised", "supervised": {"hyperparameters": {"beta": 1}}}},
             "method.supervised.hyperparameters.beta",
         ),
-        ({"method": {"type": "reinforcement", "reinforcement": {"grader": {}}}}, "method.type"),
+        ({"method": {"type": "reinforcement"}}, "method.reinforcement.grader"),
+        (graded({}), "grader.type"),
+        (graded({**CHECK, "operation": "ge"}), "grader.operation"),
+        (graded(CHECK, response_format={"type": "json_object"}), "method.reinforcement.response_format"),
+        (
+            graded(CHECK, hyperparameters={"compute_multiplier": 11}),
+            "method.reinforcement.hyperparameters.compute_multiplier",
+        ),
         ({"n_epochs": 3}, "n_epochs"),
         ({"seed": -1}, "seed"),
     ],
@@ -224,6 +246,31 @@ def test_the_older_place_of_hyperparameters_counts(client: TestClient) -> None:
     newer = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 5}}}
     job = submit(client, hyperparameters=numbers, method=newer)
     assert job["hyperparameters"]["n_epochs"] == 5
+
+
+def test_a_reinforcement_job_shows_its_grader_as_it_was_sent(client: TestClient) -> None:
+    asked = graded(JUDGE, hyperparameters={"eval_interval": 5})
+    rows_asked = b'{"messages": [{"role": "user", "content": "?"}], "reference_answer": "!"}\n' * 12
+    body = {"model": "small", "training_file": upload(client, rows_asked), **asked}
+    job = client.post(JOBS, json=body).raise_for_status().json()
+    assert job["method"]["reinforcement"]["grader"] == JUDGE
+    assert job["hyperparameters"]["eval_interval"] == 5
+    assert client.get(f"{JOBS}/{job['id']}").json()["status"] == "queued", "rows need no answer"
+
+
+def test_a_grader_asks_only_models_that_are_served(client: TestClient) -> None:
+    body = {"model": "small", "training_file": upload(client, rows(12))}
+    answered = client.post(JOBS, json={**body, **graded({**JUDGE, "model": "http://127.0.0.1:1/v1#a"})})
+    assert (answered.status_code, answered.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_programs_of_graders_are_refused_unless_the_server_was_told_to_run_them(client: TestClient) -> None:
+    program = {"type": "python", "name": "own", "source": "def grade(sample, item):\n    return 1.0\n"}
+    several = {"type": "multi", "name": "all", "graders": {"own": program, "same": CHECK}, "calculate_output": "own"}
+    for grader in (program, several):
+        body = {"model": "small", "training_file": upload(client, rows(12)), **graded(grader)}
+        answered = client.post(JOBS, json=body)
+        assert (answered.status_code, answered.json()["error"]["code"]) == (403, "python_graders_disabled")
 
 
 def compared(count: int) -> bytes:

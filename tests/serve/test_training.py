@@ -157,6 +157,36 @@ def test_a_dpo_job_prefers_what_was_preferred(workshop: Workshop) -> None:
     assert float(steps[-1].rpartition("=")[2]) < 0.5
 
 
+def test_a_reinforcement_job_earns_more_of_its_grader(workshop: Workshop) -> None:
+    pretrained_tiny(workshop.base)  # which answers, and ends its answers
+    lines = [
+        {"messages": [{"role": "user", "content": one["prompt"]}], "reference_answer": one["completion"]}
+        for one in map(row, range(40))
+    ]
+    grader = {
+        "type": "text_similarity", "name": "like", "input": "{{ sample.output_text }}",
+        "reference": "{{ item.reference_answer }}", "evaluation_metric": "rouge_l",
+    }  # fmt: skip
+    numbers = {"n_epochs": 4, "batch_size": 8, "learning_rate_multiplier": 10, "compute_multiplier": 0.5}
+    job_id = workshop.submit(
+        training_file=upload(workshop.client, "\n".join(map(json.dumps, lines)).encode()), hyperparameters=None,
+        method={"type": "reinforcement", "reinforcement": {
+            "grader": grader, "hyperparameters": {**numbers, "eval_samples": 2},
+        }},
+    )  # fmt: skip
+    assert workshop.work() == 1
+    job = workshop.job(job_id)
+    assert job["error"] is None
+    assert job["status"] == "succeeded"
+    assert job["method"]["reinforcement"]["grader"] == grader
+    assert {**numbers, "eval_samples": 2}.items() <= job["hyperparameters"].items()
+    messages = workshop.messages(job_id)
+    assert "Not used: eval_samples; the model is compared with its base once it is trained" in messages
+    rewards = [float(one.rpartition("=")[2]) for one in messages if "mean reward" in one]
+    assert len(rewards) >= 8
+    assert sum(rewards[-3:]) > sum(rewards[:3])
+
+
 def _check_results(workshop: Workshop, job: JsonDict) -> None:
     (file_id,) = job["result_files"]
     content = workshop.client.get(f"/v1/files/{file_id}/content").text

@@ -123,8 +123,8 @@ class TrainConfig(BaseModel):
     )
     reward: _Text | None = Field(
         None,
-        description="grpo, rloo and ppo: what an answer is worth: module:function, file.py:function, a JSON file "
-        "with a grader, or a reward model.",
+        description="grpo, rloo and ppo: what an answer is worth: module:function, file.py:function, a grader "
+        "(JSON, or a file of it), or a reward model.",
     )
     watch_reward: _Text | None = Field(
         None, description="A second reward that is measured and never trained on, to see the first one gamed."

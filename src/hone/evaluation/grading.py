@@ -19,7 +19,7 @@ from hone.errors import BadInputError, MissingDependencyError
 from hone.evaluation.grader_program import GraderProgramError, run_grader_program
 from hone.types import JsonDict
 
-__all__ = ["AnswerChat", "GraderError", "Grading", "check_grader", "grade"]
+__all__ = ["AnswerChat", "GraderError", "Grading", "check_grader", "grade", "parts_of"]
 
 AnswerChat = Callable[[str, list[JsonDict], JsonDict], str]
 """Asks a model: (model, messages, sampling parameters) -> its answer."""
@@ -153,6 +153,11 @@ def grade(grader: Mapping[str, Any], grading: Grading) -> tuple[float, dict[str,
         grading.errors.add("formula_parse_error")
         grading.details["formula_parse_error"] = str(error)
         return 0.0, parts
+
+
+def parts_of(grader: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The graders that give scores: those of a formula, else the grader itself."""
+    return list(_parts(grader).values()) if grader["type"] == "multi" else [grader]
 
 
 def _parts(grader: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -9,18 +9,14 @@ A function is called as ``reward(prompt, answer, row) -> float``:
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from hone.config.schema import TrainConfig
 from hone.errors import ConfigError
@@ -29,6 +25,7 @@ from hone.model.endpoint import ask_endpoint, parse_endpoint
 from hone.model.generate import SamplingSettings, generate
 from hone.model.score_head import score_head_of
 from hone.recipe.arm_answers import KEY_VARIABLE
+from hone.recipe.function_reward import FunctionReward
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.reward import answer_scores
 from hone.types import Example, JsonDict, Message
@@ -86,7 +83,8 @@ def open_reward(text: str, *, home: Path, option: str = "--reward", note: Note =
     """The reward that an option names; nothing heavy is loaded before it is called.
 
     Args:
-        text: ``module:function``, ``file.py:function``, a JSON file with a grader, or a version that is a reward model.
+        text: ``module:function``, ``file.py:function``, a JSON file with a grader, the grader itself as JSON, or a
+            version that is a reward model.
         home: hone's home folder.
         option: the option's name, for messages.
         note: receives sentences for the user.
@@ -97,11 +95,13 @@ def open_reward(text: str, *, home: Path, option: str = "--reward", note: Note =
     """
     if text.endswith(".py"):
         raise ConfigError(f"{text} names no function", where=option, remedy=f"write {option} {text}:FUNCTION")
+    if text.lstrip().startswith("{"):
+        return _GraderReward(_parse_grader(text, "the grader", option), home, option, note)
     if text.endswith(".json") or Path(text).is_file():
         return _GraderReward(_read_grader(Path(text), option), home, option, note)
     found = _FUNCTION.fullmatch(text)
     if found:
-        return _FunctionReward(_function(found[1], found[2], option), _absolute(text), option)
+        return FunctionReward(found[1], found[2], option)
     return _ModelReward(text, home, option, note)
 
 
@@ -131,65 +131,6 @@ def open_stored_reward(stored: JsonDict, *, home: Path, note: Note = lambda text
     if stored["kind"] == "grader":
         return _GraderReward(stored["grader"], home, "--reward", note)
     return open_reward(stored["name"], home=home, note=note)
-
-
-class _Checked:
-    """Turns whatever goes wrong in a user's own function into an error that names it."""
-
-    def __init__(self, name: str, option: str) -> None:
-        self._name = name
-        self._option = option
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, ConfigError):
-            at = trace
-            while at is not None and at.tb_next is not None:
-                at = at.tb_next
-            place = "" if at is None else f" (line {at.tb_lineno} of {at.tb_frame.f_code.co_filename})"
-            raise ConfigError(
-                f"{self._name} failed: {type(error).__name__}: {error}{place}",
-                where=self._option,
-                remedy="mend the function; it is called as reward(prompt, answer, row) and gives a number",
-            ) from error
-
-
-class _FunctionReward:
-    def __init__(self, function: Callable[..., Any], name: str, option: str) -> None:
-        self._function = function
-        self._name = name
-        self._option = option
-
-    def describe(self) -> JsonDict:
-        return {"kind": "function", "name": self._name}
-
-    def check(self, items: Sequence[JsonDict]) -> None:
-        return None
-
-    def __call__(self, answers: Sequence[GradedAnswer]) -> list[float]:
-        found = []
-        for one in answers:
-            prompt = [{"role": turn.role, "content": turn.content} for turn in one.example.prompt]
-            with _Checked(self._name, self._option):
-                value = self._function(prompt, one.text, dict(one.item))
-            found.append(_number(value, self._name, self._option, one))
-        return found
-
-
-def _number(value: Any, name: str, option: str, answer: GradedAnswer) -> float:
-    number = value if isinstance(value, bool | int | float) else getattr(value, "item", lambda: None)()
-    if not isinstance(number, bool | int | float) or not math.isfinite(number):
-        raise ConfigError(
-            f"{name} gave {value!r} for an answer to row {answer.example.row}, and a reward is a finite number",
-            where=option,
-            details=[f"the answer: {answer.text[:200]!r}"],
-            remedy="mend the function; it is called as reward(prompt, answer, row) and gives a number",
-        )
-    return float(number)
 
 
 @dataclass
@@ -296,55 +237,20 @@ class _ModelReward:
 
 def _read_grader(path: Path, option: str) -> JsonDict:
     try:
-        grader = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}", where=option, remedy="check the file's name") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}", where=option, remedy=_ONE_GRADER) from error
+        raise ConfigError(f"{path} is no text: {error}", where=option, remedy=_ONE_GRADER) from error
+    return _parse_grader(text, str(path), option)
+
+
+def _parse_grader(text: str, name: str, option: str) -> JsonDict:
+    try:
+        grader = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is no JSON: {error}", where=option, remedy=_ONE_GRADER) from error
     if not isinstance(grader, dict):
-        raise ConfigError(f"{path} holds no object", where=option, remedy=_ONE_GRADER)
+        raise ConfigError(f"{name} holds no object", where=option, remedy=_ONE_GRADER)
     check_grader(grader)
     return grader
-
-
-def _absolute(text: str) -> str:
-    """The name under which it is found again from another working folder."""
-    place, name = text.rsplit(":", 1)
-    return f"{Path(place).absolute()}:{name}" if place.endswith(".py") else text
-
-
-def _function(place: str, name: str, option: str) -> Callable[..., Any]:
-    with _Checked(place, option):
-        module = _module(place, option)
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(
-            f"{place} has no function {name}",
-            where=option,
-            remedy=f"it has: {', '.join(known[:20]) or 'none'}",
-        )
-    found: Callable[..., Any] = function
-    return found
-
-
-def _module(place: str, option: str) -> ModuleType:
-    if place.endswith(".py"):
-        path = Path(place)
-        spec = importlib.util.spec_from_file_location(f"hone_reward_{path.stem}", path) if path.is_file() else None
-        if spec is None or spec.loader is None:
-            raise ConfigError(f"no such file: {place}", where=option, remedy="check the path")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"there is no module {place}: {error}",
-            where=option,
-            remedy="name it as Python imports it from this folder, or its file: path/rewards.py:function",
-        ) from error

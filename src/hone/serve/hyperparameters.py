@@ -52,8 +52,9 @@ class _PreferenceMethod(BaseModel):
 
 
 class _ReinforcementMethod(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config = _Loose
     grader: dict[str, Any]
+    response_format: dict[str, Any] | None = None
     hyperparameters: _Reinforcement | None = None
 
 
@@ -104,31 +105,48 @@ def job_spec(request: JobRequest) -> JsonDict:
     """What a job's row keeps of a request, with every default filled in.
 
     Raises:
-        ApiError: it asks for a method that this server does not have.
+        ApiError: it asks for reinforcement without a grader, or with a response_format.
     """
     kind = request.method.type if request.method else "supervised"
-    if kind == "reinforcement":
-        raise ApiError(
-            f"Method {kind!r} cannot be used on this server: it trains with the methods 'supervised' and 'dpo'.",
-            param="method.type",
-            code="unsupported_method",
-        )
-    chosen: _SupervisedMethod | _PreferenceMethod | None = None
+    chosen: _SupervisedMethod | _PreferenceMethod | _ReinforcementMethod | None = None
     if request.method:
-        chosen = request.method.dpo if kind == "dpo" else request.method.supervised
+        chosen = {"dpo": request.method.dpo, "reinforcement": request.method.reinforcement}.get(
+            kind, request.method.supervised
+        )
     numbers = (chosen and chosen.hyperparameters) or request.hyperparameters or _Supervised()
-    if kind == "dpo":
-        numbers = _Preference(**numbers.model_dump())
+    if kind != "supervised":
+        numbers = (_Preference if kind == "dpo" else _Reinforcement)(**numbers.model_dump())
+    method: JsonDict = {"hyperparameters": numbers.model_dump()}
+    if kind == "reinforcement":
+        method = {"grader": _grader(chosen), **method}
     return {
         "model": request.model,
         "training_file": request.training_file,
         "validation_file": request.validation_file,
         "suffix": request.suffix or "",
-        "method": {"type": kind, kind: {"hyperparameters": numbers.model_dump()}},
+        "method": {"type": kind, kind: method},
         "seed": request.seed or 0,
         "metadata": request.metadata,
         "integrations": [one.model_dump() for one in request.integrations or ()],
     }
+
+
+def _grader(method: object) -> JsonDict:
+    """What answers are graded by.
+
+    Raises:
+        ApiError: there is none, or answers are to be of a form that rollouts are not held to.
+    """
+    place = "method.reinforcement"
+    if not isinstance(method, _ReinforcementMethod):
+        raise ApiError("The method 'reinforcement' needs a grader.", param=f"{place}.grader", code="missing_grader")
+    if method.response_format is not None:
+        raise ApiError(
+            "Answers are not held to a response_format while a job trains; let the grader reward the form.",
+            param=f"{place}.response_format",
+            code="unsupported_parameter",
+        )
+    return method.grader
 
 
 def auto_epochs(num_examples: int) -> int:

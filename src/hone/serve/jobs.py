@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Header, Request
 
 from hone.errors import BadInputError, ConfigError
+from hone.evaluation.grading import GraderError, check_grader, parts_of
 from hone.registry.job_rows import Job, JobCheckpoint, JobEvent
 from hone.registry.jobs import (
     cancel_job,
@@ -22,6 +23,7 @@ from hone.registry.jobs import (
 )
 from hone.serve.files import require_upload
 from hone.serve.hyperparameters import JobRequest, job_spec, with_resolved
+from hone.serve.models import resolve_served_model
 from hone.serve.settings import ORGANIZATION, ServerSettings
 from hone.serve.validation import validate_job
 from hone.serve.wire import ERROR_RESPONSES, After, ApiError, Limit, list_page, page_after, query_metadata
@@ -154,6 +156,8 @@ def _submit(settings: ServerSettings, asked: JobRequest, idempotency_key: str | 
             code="model_not_available",
         )
     spec = job_spec(asked)
+    if spec["method"]["type"] == "reinforcement":
+        spec["grader_models"] = _models_of(settings, spec["method"]["reinforcement"]["grader"])
     for param in ("training_file", "validation_file"):
         if spec[param] is not None:
             upload = require_upload(settings.home, spec[param], param=param, status=400)
@@ -166,6 +170,21 @@ def _submit(settings: ServerSettings, asked: JobRequest, idempotency_key: str | 
         return submit_job(settings.home, spec, idempotency_key=idempotency_key)
     except ConfigError as error:
         raise ApiError(f"{error.what}.", code="idempotency_key_reused") from error
+
+
+def _models_of(settings: ServerSettings, grader: JsonDict) -> dict[str, str]:
+    """The models that a grader asks, by their names on the wire; the value is what they are called inside hone.
+
+    Raises:
+        GraderError: the grader could not run here.
+        ApiError: a model is not served.
+    """
+    check_grader(grader)
+    parts = parts_of(grader)
+    if not settings.run_python_graders and any(part["type"] == "python" for part in parts):
+        raise GraderError("Programs are not run here.", code="python_graders_disabled")
+    asked = {part["model"] for part in parts if part["type"] == "score_model"}
+    return {name: resolve_served_model(settings, name).reference for name in sorted(asked)}
 
 
 def _require_job(home: Path, job_id: str) -> Job:

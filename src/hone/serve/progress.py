@@ -17,8 +17,8 @@ from typing import Any
 
 from hone.config.load import load_config
 from hone.config.schema import RunConfig
-from hone.recipe.preference import resolve_options
 from hone.registry.leases import Lease, tell_job
+from hone.serve.job_config import resolved_numbers
 from hone.types import JsonDict
 
 __all__ = ["Progress", "checkpoint_metrics", "measured_lines", "result_csv"]
@@ -61,21 +61,11 @@ class Progress:
             if measured["event"] == "step":
                 values |= self._estimate(measured)
         if not self._has_numbers and (self._run / "config.yaml").exists():
-            values["hyperparameters"] = self._numbers()
+            resolved = load_config(RunConfig, {}, file=self._run / "config.yaml")
+            values["hyperparameters"] = resolved_numbers(resolved, multiplier=self._multiplier)
             self._has_numbers = True
         if events or values:
             tell_job(self._lease, events=tuple(events), **values)
-
-    def _numbers(self) -> JsonDict:
-        resolved = load_config(RunConfig, {}, file=self._run / "config.yaml")
-        numbers: JsonDict = {
-            "n_epochs": resolved.epochs,
-            "batch_size": resolved.batch_size,
-            "learning_rate_multiplier": self._multiplier,
-        }
-        if resolved.method == "dpo":
-            numbers["beta"] = resolve_options(resolved, resolved.method, ()).beta
-        return numbers
 
     def _estimate(self, measured: JsonDict) -> dict[str, int]:
         now, step = time.time(), int(measured["step"])
@@ -133,6 +123,9 @@ def _event_of(measured: JsonDict) -> tuple[str, JsonDict] | None:
     if measured["event"] == "step":
         total, loss = measured["total_steps"], measured["loss"]
         data = {"step": step, "total_steps": total, "train_loss": _number(loss)}
+        if "reward" in measured:  # of reinforcement, whose loss says nothing
+            data["train_mean_reward"] = _number(measured["reward"])
+            return f"Step {step}/{total}: mean reward={float(measured['reward']):.2f}", data
         return f"Step {step}/{total}: training loss={float(loss):.2f}", data
     if measured["event"] == "validation":
         loss = _number(measured["loss"])

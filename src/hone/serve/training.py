@@ -12,21 +12,17 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from hone.config.load import load_config
 from hone.config.schema import RunConfig
-from hone.data.loader import load_examples
 from hone.engine.events import Recorder, Tee
-from hone.errors import BadInputError, DataError, HoneError, InterruptedRunError, StorageError
-from hone.planning.choose import PREFERENCE_RATE_FACTOR, default_learning_rate
+from hone.errors import DataError, HoneError, InterruptedRunError, StorageError
 from hone.recipe.epoch_adapters import EpochKeeper, save_epoch_adapters
 from hone.recipe.run import open_interrupted_run, run
 from hone.registry.leases import Lease, fail_job, release_job, succeed_job, tell_job
-from hone.registry.names import slug, version_name_for
+from hone.registry.names import slug
 from hone.registry.runs import RunFolder
-from hone.registry.uploads import find_upload, store_upload, upload_path
-from hone.serve.hyperparameters import auto_epochs
+from hone.registry.uploads import find_upload, store_upload
+from hone.serve.job_config import rate_multiplier, run_config, unused_numbers
 from hone.serve.models import checkpoint_folder
 from hone.serve.progress import Progress, checkpoint_metrics, result_csv
 from hone.serve.settings import ORGANIZATION
@@ -69,7 +65,7 @@ def train_job(
         release_job(lease, reason="Another process still works on this job's run; it waits for that to end")
         return
     try:
-        progress = Progress(lease, folder, multiplier=_multiplier(lease.job.spec))
+        progress = Progress(lease, folder, multiplier=rate_multiplier(lease.job.spec))
         beat.each_beat = progress.tell
         result = _run(lease, folder, bases, recorder, should_stop)
         progress.tell()
@@ -97,49 +93,11 @@ def _run(
         resumed, config = open_interrupted_run(folder, home=home)
         assert isinstance(config, RunConfig), "jobs are runs"
         return run(config, home=home, recorder=told, should_stop=should_stop, resume=resumed)
-    config = _config(lease, folder, bases)
+    config = run_config(lease.job, folder, bases=bases, home=home)
+    if unused := unused_numbers(lease.job.spec):
+        text = f"Not used: {', '.join(unused)}; the model is compared with its base once it is trained"
+        tell_job(lease, events=((f"ftevent-unused-{lease.job.id.removeprefix('ftjob-')}", text, None),))
     return run(config, home=home, recorder=told, should_stop=should_stop)
-
-
-def _config(lease: Lease, folder: Path, bases: Mapping[str, str]) -> RunConfig:
-    home, spec = lease.home, lease.job.spec
-    if spec["model"] not in bases:
-        raise BadInputError(f"Model {spec['model']} is not available for fine-tuning on this server any more")
-    data = upload_path(home, spec["training_file"])
-    upload = find_upload(home, spec["training_file"])
-    if upload is None:
-        raise DataError(f"No such File object: {spec['training_file']}")
-    preferences, numbers = spec["method"]["type"] == "dpo", _numbers(spec)
-    epochs, batch_size = numbers["n_epochs"], numbers["batch_size"]
-    if epochs == "auto":
-        epochs = auto_epochs(len(load_examples(str(data), preferences=preferences).examples))
-    rate = None
-    if numbers["learning_rate_multiplier"] != "auto":
-        rate = numbers["learning_rate_multiplier"] * _base_rate(bases[spec["model"]], home)
-        rate *= PREFERENCE_RATE_FACTOR if preferences else 1.0
-    held_out, beta = spec["validation_file"], numbers.get("beta", "auto")
-    asked = {
-        "data": str(data),
-        "model": bases[spec["model"]],
-        "method": "dpo" if preferences else "sft",
-        "beta": None if beta == "auto" else beta,
-        "output": folder,
-        "name": slug(spec["suffix"]) or version_name_for(upload.filename),
-        "epochs": epochs,
-        "batch_size": None if batch_size == "auto" else batch_size,
-        "learning_rate": rate,
-        "seed": spec["seed"],
-        "eval": str(upload_path(home, held_out)) if held_out else None,
-    }
-    return load_config(RunConfig, asked)
-
-
-def _base_rate(base: str, home: Path) -> float:
-    from hone.model.outline import load_outline
-    from hone.model.quantize import count_parameters
-
-    outline = load_outline(base, home=home, dtype=None, note=lambda _text: None)
-    return default_learning_rate(count_parameters(outline.model))
 
 
 def _succeed(lease: Lease, beat: Heartbeat, folder: RunFolder, result: JsonDict, note: Callable[[str], None]) -> None:
@@ -190,18 +148,6 @@ def _pause_for(lease: Lease, error: StorageError) -> None:
 
 def _is_worked_on(folder: Path) -> bool:
     return (folder / "run.json").exists() and RunFolder.open(folder).status == "running"
-
-
-def _multiplier(spec: Mapping[str, Any]) -> float:
-    chosen = _numbers(spec)["learning_rate_multiplier"]
-    return 1.0 if chosen == "auto" else float(chosen)
-
-
-def _numbers(spec: Mapping[str, Any]) -> JsonDict:
-    """The hyperparameters of a job, as they were asked for."""
-    method = spec["method"]
-    numbers: JsonDict = method[method["type"]]["hyperparameters"]
-    return numbers
 
 
 def _message(error: HoneError) -> str:

@@ -34,11 +34,9 @@ def validate_job(home: Path, job_id: str) -> None:
     if job is None or job.status != "validating_files":
         return
     spec = job.spec
-    preferences = spec["method"]["type"] == "dpo"
+    kind = spec["method"]["type"]
     named = [("training_file", _FEWEST_EXAMPLES)] + [("validation_file", 1)] * (spec["validation_file"] is not None)
-    problems = (
-        _problem_of(home, spec[param], param=param, fewest=fewest, preferences=preferences) for param, fewest in named
-    )
+    problems = (_problem_of(home, spec[param], param=param, fewest=fewest, kind=kind) for param, fewest in named)
     error = next((problem for problem in problems if problem is not None), None)
     if error is None:
         pass_validation(home, job_id)
@@ -57,7 +55,7 @@ def validate_waiting(home: Path) -> None:
             validate_job(home, job.id)
 
 
-def _problem_of(home: Path, upload_id: str, *, param: str, fewest: int, preferences: bool) -> JsonDict | None:
+def _problem_of(home: Path, upload_id: str, *, param: str, fewest: int, kind: str) -> JsonDict | None:
     """{code, message, param} of what is wrong with a file; None where nothing is."""
     title = param.replace("_", " ").capitalize()
     if find_upload(home, upload_id) is None:
@@ -65,13 +63,13 @@ def _problem_of(home: Path, upload_id: str, *, param: str, fewest: int, preferen
     path = upload_path(home, upload_id)
     wrong = f"The job failed due to an invalid {param.replace('_', ' ')}."
     try:
-        loaded = load_examples(str(path), preferences=preferences)
+        loaded = load_examples(str(path), preferences=kind == "dpo", tasks=kind == "reinforcement")
     except DataError as error:
         details = "; ".join([error.what, *error.details[:_MOST_NAMED_ROWS]]).replace(str(path), "line")
         return {"code": f"invalid_{param}", "message": f"{wrong} {details}", "param": param}
     if rejected := _rejected(loaded.ledger):
         return {"code": f"invalid_{param}", "message": f"{wrong} {rejected}", "param": param}
-    if preferences and (not loaded.are_preferences or loaded.format == LABEL):
+    if kind == "dpo" and (not loaded.are_preferences or loaded.format == LABEL):
         needed = "the method dpo needs two answers a row: input, preferred_output and non_preferred_output"
         return {
             "code": f"invalid_{param}",
