@@ -51,7 +51,6 @@ def test_the_script_knows_nothing_of_hone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("HONE_UNSEEN" not in os.environ, reason="HONE_UNSEEN=1: written, not yet seen to pass")
 def test_a_script_for_hosted_fine_tuning_runs_unchanged_but_for_the_address(hone_home: Path, tmp_path: Path) -> None:
     base = pretrained_tiny(tmp_path / "tiny")
     data = write_jsonl(

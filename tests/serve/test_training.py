@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,7 +128,6 @@ def test_a_job_becomes_a_model_that_answers(workshop: Workshop) -> None:
     assert answered["model"] == model
 
 
-@pytest.mark.skipif("HONE_UNSEEN" not in os.environ, reason="HONE_UNSEEN=1: written, not yet seen to pass")
 def test_a_dpo_job_prefers_what_was_preferred(workshop: Workshop) -> None:
     pretrained_tiny(workshop.base)  # which answers, and ends its answers
     lines = [
