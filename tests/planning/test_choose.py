@@ -97,6 +97,14 @@ def test_larger_models_take_smaller_steps() -> None:
     assert all(rate == float(f"{rate:.1e}") for rate in rates), "a number that one can read and write down"
 
 
+def test_free_text_gets_half_the_rate_of_exact_answers_and_says_so() -> None:
+    exact, free = (_choose(num_parameters=135 * 10**6, free_text=text) for text in (False, True))
+    assert free.learning_rate == exact.learning_rate / 2 == 5e-4
+    reasons = [{one.name: one.reason for one in made.choices}["learning_rate"] for made in (exact, free)]
+    assert ["free text" in reason for reason in reasons] == [False, True]
+    assert _choose(num_parameters=10**12, free_text=True).learning_rate == 1e-4
+
+
 def test_small_data_gets_enough_steps_and_large_data_fewer_passes() -> None:
     def steps(rows: int) -> int:
         chosen = _choose(row_lengths=[100] * rows)

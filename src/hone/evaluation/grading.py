@@ -155,12 +155,12 @@ def grade(grader: Mapping[str, Any], grading: Grading) -> tuple[float, dict[str,
         return 0.0, parts
 
 
-def parts_of(grader: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def parts_of(grader: JsonDict) -> list[JsonDict]:
     """The graders that give scores: those of a formula, else the grader itself."""
     return list(_parts(grader).values()) if grader["type"] == "multi" else [grader]
 
 
-def _parts(grader: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _parts(grader: Mapping[str, Any]) -> dict[str, JsonDict]:
     """The graders of a formula by name; the API's schema has one alone, its guide several by name."""
     parts = grader["graders"]
     return {parts["name"]: parts} if isinstance(parts.get("type"), str) else dict(parts)

@@ -35,6 +35,7 @@ __all__ = [
 _REFERENCE_PARAMETERS = 135e6
 _REFERENCE_LEARNING_RATE = 1e-3
 _LOWEST_LEARNING_RATE = 1e-4
+_FREE_TEXT_RATE_FACTOR = 0.5
 _MEMORY_SHARE_FOR_ACTIVATIONS = 0.4
 # Layers are recomputed where one row, which cannot be divided, would take more than this.
 _LARGEST_SHARE_FOR_ACTIVATIONS = 0.8
@@ -103,6 +104,7 @@ class Facts:
         available_bytes: memory free for activations on the device; None where the system does not tell.
         bytes_per_value: of the dtype of compute (2 or 4).
         has_validation: whether rows were set aside to choose the best epoch.
+        free_text: whether the answers are free text, and no labels, JSON, code or a few words.
     """
 
     num_parameters: int
@@ -113,6 +115,7 @@ class Facts:
     available_bytes: int | None
     bytes_per_value: int
     has_validation: bool = True
+    free_text: bool = False
 
     @property
     def free_bytes(self) -> int:
@@ -247,8 +250,10 @@ def choose_training(facts: Facts, given: Given, method: MethodRules) -> Training
     if method.has_rank:
         rank = int(settle("rank", 16, "enough for one task; more ranks gain little at this number of rows"))
         settle("alpha", method.alpha_of_rank(rank) if method.alpha_of_rank else 2 * rank, method.alpha_reason)
-    rate = float(f"{default_learning_rate(facts.num_parameters) * method.rate_factor:.1e}")
-    settle("learning_rate", rate, f"for {facts.num_parameters / 1e6:.0f}M parameters")
+    rate = default_learning_rate(facts.num_parameters, free_text=facts.free_text)
+    halved = ", half of what exact answers get: these are free text" if facts.free_text else ""
+    reason = f"for {facts.num_parameters / 1e6:.0f}M parameters{halved}"
+    settle("learning_rate", float(f"{rate * method.rate_factor:.1e}"), reason)
     if method.steps_each is None:
         batch_size = int(settle("batch_size", _batch_size(rows), f"for {_counted(rows)}"))
         settle("epochs", *_epochs(rows, batch_size, facts.has_validation))
@@ -283,11 +288,17 @@ def choose_training(facts: Facts, given: Given, method: MethodRules) -> Training
     )
 
 
-def default_learning_rate(num_parameters: int) -> float:
-    """The peak learning rate of LoRA for a base of that size, where the user gives none."""
+def default_learning_rate(num_parameters: int, *, free_text: bool = False) -> float:
+    """The peak learning rate of LoRA where the user gives none.
+
+    Args:
+        num_parameters: of the base.
+        free_text: whether the answers are free text; exact ones (labels, JSON) gain from twice that rate
+            (docs/defaults.md).
+    """
     rate = _REFERENCE_LEARNING_RATE * (_REFERENCE_PARAMETERS / num_parameters) ** 0.25
-    bounded = min(_REFERENCE_LEARNING_RATE, max(_LOWEST_LEARNING_RATE, rate))
-    return float(f"{bounded:.1e}")
+    wanted = min(_REFERENCE_LEARNING_RATE, rate) * (_FREE_TEXT_RATE_FACTOR if free_text else 1.0)
+    return float(f"{max(_LOWEST_LEARNING_RATE, wanted):.1e}")
 
 
 def _batch_size(rows: int) -> int:

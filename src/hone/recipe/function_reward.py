@@ -9,13 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hone.errors import ConfigError
+from hone.recipe.graded_answer import GradedAnswer
 from hone.types import JsonDict
-
-if TYPE_CHECKING:
-    from hone.recipe.rewards import GradedAnswer
 
 __all__ = ["FunctionReward"]
 

@@ -13,13 +13,13 @@ from hone.data.loader import LoadedData
 from hone.engine.events import Recorder
 from hone.errors import DataError
 from hone.evaluation.forgetting import with_retention
-from hone.evaluation.shape import TaskShape, detect_shape
+from hone.evaluation.shape import TaskShape
 from hone.evaluation.verdict import Verdict
 from hone.proof.invariant import Invariant
 from hone.recipe.inference import Answerer
 from hone.recipe.question_sets import QuestionSet
 from hone.recipe.retention import measure_retention
-from hone.recipe.rows import last_user_text, render_rows
+from hone.recipe.rows import render_rows, shape_of_answers
 from hone.types import Example, JsonDict
 
 __all__ = [
@@ -113,7 +113,7 @@ def task_shape(answerer: Answerer, examples: Sequence[Example]) -> TaskShape:
     """
     stored = answerer.notes.get("shape")
     if stored is None:
-        return detect_shape([example.answer for example in examples], [last_user_text(e) for e in examples])
+        return shape_of_answers(examples)
     return TaskShape(stored["kind"], tuple(stored["labels"]), stored["reason"])
 
 

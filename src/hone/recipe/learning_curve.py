@@ -23,6 +23,7 @@ from hone.engine.loop import LoopSettings, micro_batches, train
 from hone.engine.step import mean_loss
 from hone.errors import DataError
 from hone.evaluation.learning_curve import LEAST_POINTS, LearningCurve, fit_learning_curve, nested_sizes
+from hone.evaluation.shape import ShapeKind
 from hone.model.load import LoadedModel, load_base
 from hone.objective.supervised import supervised_loss
 from hone.planning.choose import TrainingChoices
@@ -30,7 +31,7 @@ from hone.planning.shape import shape_of
 from hone.recipe.adapting import attach_method
 from hone.recipe.inference import make_renderer, training_path
 from hone.recipe.planner import choose_numbers
-from hone.recipe.rows import render_rows
+from hone.recipe.rows import render_rows, shape_of_answers
 from hone.types import TokenSequence
 
 __all__ = ["MOST_TRAINED", "add_learning_curve"]
@@ -97,7 +98,8 @@ def add_learning_curve(
     # ordered by the hash of seed and prompt: a prefix is a random choice, and the larger ones hold the smaller
     ordered = [sequence for example in split.train[:MOST_TRAINED] for sequence in sequences[example.row]]
     validation = [sequence for example in split.held_out for sequence in sequences[example.row]]
-    curve, before = _measure(config, base, ordered, validation, home=home, note=note)
+    answers = shape_of_answers(split.train).kind
+    curve, before = _measure(config, base, ordered, validation, answers=answers, home=home, note=note)
     measured = {**curve.to_json(), "base_loss": round(before, 4), "validation_rows": len(split.held_out), "seed": seed}
     return replace(report, learned={**(report.learned or {}), "learning_curve": measured})
 
@@ -108,19 +110,20 @@ def _measure(
     ordered: Sequence[TokenSequence],
     validation: Sequence[TokenSequence],
     *,
+    answers: ShapeKind,
     home: Path,
     note: Callable[[str], None],
 ) -> tuple[LearningCurve, float]:
     """The curve, and the loss of the base without training; in bits per token."""
     sizes = nested_sizes(len(ordered))
-    adaptation = attach_method(config, base, _choose(config, base, ordered), None, home=home)
+    adaptation = attach_method(config, base, _choose(config, base, ordered, answers), None, home=home)
     parameters = adaptation.parameters()
     start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     forward, path = training_path(base.model, reference=False)
     base.model.eval()
     losses = []
     with path, tempfile.TemporaryDirectory(prefix="hone-curve-") as folder:
-        held = micro_batches(validation, max_tokens=_choose(config, base, ordered).micro_batch_tokens)
+        held = micro_batches(validation, max_tokens=_choose(config, base, ordered, answers).micro_batch_tokens)
 
         def validation_loss() -> float:
             return mean_loss(base.model, held, forward=forward, objective=supervised_loss)
@@ -134,7 +137,7 @@ def _measure(
                     parameter.copy_(start[name])
             adaptation.refresh()
             rows = ordered[:size]
-            settings = _settings(config, _choose(config, base, rows), size)
+            settings = _settings(config, _choose(config, base, rows, answers), size)
             result = train(
                 base.model, rows, parameters=parameters, forward=forward, objective=supervised_loss,
                 settings=settings, evaluate=validation_loss, recorder=_Silent(),
@@ -147,10 +150,12 @@ def _measure(
     return fit_learning_curve(sizes, losses), before
 
 
-def _choose(config: TrainConfig, base: LoadedModel, rows: Sequence[TokenSequence]) -> TrainingChoices:
+def _choose(
+    config: TrainConfig, base: LoadedModel, rows: Sequence[TokenSequence], answers: ShapeKind
+) -> TrainingChoices:
     return choose_numbers(
         config, shape_of(base.model, context_length=base.context_length), rows,
-        free_bytes=None, bytes_per_value=base.model.dtype.itemsize, has_validation=True,
+        free_bytes=None, bytes_per_value=base.model.dtype.itemsize, has_validation=True, answers=answers,
     )  # fmt: skip
 
 

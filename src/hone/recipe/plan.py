@@ -273,7 +273,7 @@ def _planner(
     return Planner(
         shape, rows.computed(rows.train), rows.computed(rows.validation), place, history, key,
         supports_packing(outline.model) and not config.reference_path,
-        replay_stand_ins(config, renderer, len(rows.train)),
+        replay_stand_ins(config, renderer, len(rows.train)), rows.shape.kind,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hone.config.schema import TrainConfig
+from hone.evaluation.shape import ShapeKind
 from hone.model.adaptation import ADAPTATIONS
 from hone.planning.choose import (
     AS_BEGUN,
@@ -25,8 +26,10 @@ from hone.planning.workload import plan_workload
 from hone.proof.sample import sample_sequences
 from hone.types import JsonDict, TokenSequence
 
-__all__ = ["PLANNED_ADAPTATIONS", "Planner", "choose_numbers"]
+__all__ = ["FREE_TEXT", "PLANNED_ADAPTATIONS", "Planner", "choose_numbers"]
 
+FREE_TEXT: tuple[ShapeKind, ...] = ("text", "summary")
+"""Answers that may be worded in many ways."""
 # Whose trained values follow from the shape of the base; of PEFT's other methods they are known once attached.
 PLANNED_ADAPTATIONS = ("lora", "rslora", "dora", "pissa", "full")
 _GPU_BLOCK, _CPU_BLOCK = 1, 256  # see hone.planning.workload.load_of and hone.model.attention_groups
@@ -40,6 +43,7 @@ def choose_numbers(
     free_bytes: int | None,
     bytes_per_value: int,
     has_validation: bool,
+    answers: ShapeKind,
     resumed: bool = False,
 ) -> TrainingChoices:
     """Every number that ``config`` leaves open, from the one place that chooses.
@@ -51,6 +55,7 @@ def choose_numbers(
         free_bytes: memory for activations; None where the system does not tell.
         bytes_per_value: of the dtype of compute.
         has_validation: whether rows choose the best pass.
+        answers: their kind; free text is trained at another rate than exact answers.
         resumed: the numbers were chosen when the run began.
     """
     method = ADAPTATIONS[config.adaptation]
@@ -63,6 +68,7 @@ def choose_numbers(
         available_bytes=free_bytes,
         bytes_per_value=bytes_per_value,
         has_validation=has_validation,
+        free_text=config.method in (None, "sft") and answers in FREE_TEXT,
     )
     given = Given(
         rank=config.rank,
@@ -99,6 +105,7 @@ class Planner:
         key: of the machine; the rest of an outcome's key is the base and the method.
         is_packed: rows are packed, and not padded as on the reference path.
         replay: rendered rows outside of the domain that are trained on beside it.
+        answers: the kind of the rows' answers.
     """
 
     shape: ModelShape
@@ -109,6 +116,7 @@ class Planner:
     key: str
     is_packed: bool = True
     replay: Sequence[TokenSequence] = ()
+    answers: ShapeKind = "text"
 
     def choose(self, config: TrainConfig) -> TrainingChoices:
         """The numbers for ``config`` as a run would choose them that found this much memory free."""
@@ -120,7 +128,7 @@ class Planner:
             free = budget if free is None else min(free, budget)
         return choose_numbers(
             config, self.shape, [*self.train, *self.validation], free_bytes=free,
-            bytes_per_value=place.bytes_per_value, has_validation=bool(self.validation),
+            bytes_per_value=place.bytes_per_value, has_validation=bool(self.validation), answers=self.answers,
         )  # fmt: skip
 
     def key_of(self, config: TrainConfig, recompute_layers: int) -> str:

@@ -18,14 +18,14 @@ from hone.data.loader import LoadedData
 from hone.data.split import prompt_key
 from hone.evaluation.outcome import Evaluation
 from hone.evaluation.preferences import ArmMargins, JudgedPair, compare_preferences
-from hone.evaluation.shape import TaskShape, detect_shape
+from hone.evaluation.shape import TaskShape
 from hone.model.generate import SamplingSettings, generate
 from hone.model.lora import adapter_disabled
 from hone.recipe.inference import Answerer, training_path
 from hone.recipe.preference import WITH_REFERENCE
 from hone.recipe.references import answer_logprobs
 from hone.recipe.reward import answer_scores
-from hone.recipe.rows import last_user_text, render_rows
+from hone.recipe.rows import last_user_text, render_rows, shape_of_answers
 from hone.types import ArmName, JsonDict, Preference, TokenSequence
 
 __all__ = ["ComparedPreferences", "compare_on_preferences"]
@@ -203,4 +203,4 @@ def _shape(answerer: Answerer, pairs: _Pairs) -> TaskShape:
     stored = answerer.notes.get("shape")
     if stored is not None:
         return TaskShape(stored["kind"], tuple(stored["labels"]), stored["reason"])
-    return detect_shape([one.answer for one in pairs.examples], [last_user_text(one) for one in pairs.examples])
+    return shape_of_answers(pairs.examples)

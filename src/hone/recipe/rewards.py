@@ -26,6 +26,7 @@ from hone.model.generate import SamplingSettings, generate
 from hone.model.score_head import score_head_of
 from hone.recipe.arm_answers import KEY_VARIABLE
 from hone.recipe.function_reward import FunctionReward
+from hone.recipe.graded_answer import GradedAnswer
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.reward import answer_scores
 from hone.types import Example, JsonDict, Message
@@ -38,21 +39,6 @@ _GRADE_TOKENS = 256
 _ONE_GRADER = "write one grader as an object (docs/preferences.md)"
 _FUNCTION = re.compile(r"(.+):([A-Za-z_]\w*)")
 _ITEM_PLACE = re.compile(r"\{\{\s*item\.([\w-]+)")
-
-
-@dataclass(frozen=True, slots=True)
-class GradedAnswer:
-    """An answer that is to be graded.
-
-    Args:
-        example: the row; its own last turn is the reference.
-        item: what a grader sees of the row.
-        text: the answer.
-    """
-
-    example: Example
-    item: JsonDict
-    text: str
 
 
 class Reward(Protocol):

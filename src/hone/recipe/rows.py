@@ -13,10 +13,11 @@ from hone.data.manifest import build_manifest
 from hone.data.render import Rendered
 from hone.data.split import Split, near_copies, split_examples
 from hone.errors import DataError, TemplateError
+from hone.evaluation.shape import TaskShape, detect_shape
 from hone.planning.choose import choose_held_out_rows, choose_validation_rows
 from hone.types import Example, JsonDict, Preference, TokenSequence
 
-__all__ = ["PreparedRows", "RowRenderer", "last_user_text", "prepare_rows", "render_rows"]
+__all__ = ["PreparedRows", "RowRenderer", "last_user_text", "prepare_rows", "render_rows", "shape_of_answers"]
 
 Note = Callable[[str], None]
 
@@ -55,6 +56,11 @@ class PreparedRows:
     manifest: JsonDict
     asked_otherwise: Mapping[int, Example] = field(default_factory=dict)
 
+    @property
+    def shape(self) -> TaskShape:
+        """The kind of answers that are trained on."""
+        return shape_of_answers(self.train)
+
     def as_asked(self, examples: Sequence[Example]) -> list[Example]:
         """``examples`` as they are trained on, where something stands before their question."""
         return [self.asked_otherwise.get(example.row, example) for example in examples]
@@ -74,6 +80,11 @@ class PreparedRows:
             sequences = self.sequences[example.row]
             found += [joined(sequences)] if isinstance(example, Preference) else sequences
         return found
+
+
+def shape_of_answers(examples: Sequence[Example]) -> TaskShape:
+    """The kind of answers that ``examples`` have."""
+    return detect_shape([one.answer for one in examples], [last_user_text(one) for one in examples])
 
 
 def last_user_text(example: Example) -> str:

@@ -19,7 +19,6 @@ from hone.engine.loop import LoopResult, LoopSettings, train
 from hone.engine.parallel import ALONE, Parallel
 from hone.engine.sharding import shard_model
 from hone.engine.step import mean_loss
-from hone.evaluation.shape import detect_shape
 from hone.evaluation.strength import StrengthChoice
 from hone.files import require_free_space
 from hone.model.adaptation import Adaptation
@@ -48,7 +47,7 @@ from hone.recipe.planner import choose_numbers
 from hone.recipe.policy import sequences_to_compute
 from hone.recipe.proving import check_before, probe_files
 from hone.recipe.question_sets import QuestionSet
-from hone.recipe.rows import PreparedRows, last_user_text
+from hone.recipe.rows import PreparedRows
 from hone.recipe.run_files import PROBE_FILE, describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.recipe.starting import begin_adaptation, check_start, like_start, unlimited_renderer
 from hone.recipe.strength import material_for_sweep, set_kept_strength
@@ -167,7 +166,7 @@ def train_sft(
     choices = choose_numbers(
         config, shape_of(base.model, context_length=base.context_length), [*sequences, *validating],
         free_bytes=free_bytes(config, base, available_bytes), bytes_per_value=base.model.dtype.itemsize,
-        has_validation=bool(validating), resumed=folder.config.exists(),
+        has_validation=bool(validating), answers=rows.shape.kind, resumed=folder.config.exists(),
     )  # fmt: skip
     require_same_work(parallel, base, renderer, [*sequences, *validating])
     require_memory(config, base, choices, available_bytes)
@@ -321,7 +320,7 @@ def _save(job: _Job, method: Method, result: LoopResult, strength: StrengthChoic
         "tokenizer_hash": base.tokenizer_hash if base.source.kind in ("folder", "hub") else None,
         "template": job.renderer.describe(),
         "longest_answer_tokens": max(sequence.num_supervised for sequence in sequences),
-        "shape": detect_shape([e.answer for e in train_rows], [last_user_text(e) for e in train_rows]).to_json(),
+        "shape": job.rows.shape.to_json(),
         "reference_path": job.config.reference_path,
         # folded into lora_alpha already; divided by it, alpha is what it was in training
         "strength": strength.to_json(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from hone.errors import BadInputError, DataError
 from hone.evaluation.grading import parts_of
 from hone.planning.choose import PREFERENCE_RATE_FACTOR, default_learning_rate
 from hone.planning.rollouts import POLICY_RATE_FACTOR
+from hone.recipe.planner import FREE_TEXT
 from hone.recipe.preference import resolve_options
+from hone.recipe.rows import shape_of_answers
 from hone.registry.job_rows import Job
 from hone.registry.names import slug, version_name_for
 from hone.registry.uploads import find_upload, upload_path
 from hone.serve.hyperparameters import auto_epochs
-from hone.types import JsonDict
+from hone.types import Example, JsonDict
 
 __all__ = ["rate_multiplier", "resolved_numbers", "run_config", "unused_numbers"]
 
@@ -51,7 +53,8 @@ def run_config(job: Job, folder: Path, *, bases: Mapping[str, str], home: Path) 
     kind, numbers = spec["method"]["type"], {name: _chosen(value) for name, value in _numbers(spec).items()}
     data, rate = str(upload_path(home, spec["training_file"])), numbers["learning_rate_multiplier"]
     if rate is not None:
-        rate *= _base_rate(bases[spec["model"]], home) * _RATE_FACTORS[kind]
+        examples = [] if kind != "supervised" else load_examples(data).examples
+        rate *= _base_rate(bases[spec["model"]], examples, home) * _RATE_FACTORS[kind]
     asked = {
         "data": data,
         "model": bases[spec["model"]],
@@ -115,12 +118,14 @@ def _of_reinforcement(spec: Mapping[str, Any], numbers: Mapping[str, Any]) -> Js
     return {"reward": json.dumps(grader, ensure_ascii=False), "group_size": size}
 
 
-def _base_rate(base: str, home: Path) -> float:
+def _base_rate(base: str, examples: Sequence[Example], home: Path) -> float:
+    """What a multiplier of 1 stands for: the rate that ``hone run`` chooses."""
     from hone.model.outline import load_outline
     from hone.model.quantize import count_parameters
 
     outline = load_outline(base, home=home, dtype=None, note=lambda _text: None)
-    return default_learning_rate(count_parameters(outline.model))
+    free_text = bool(examples) and shape_of_answers(examples).kind in FREE_TEXT
+    return default_learning_rate(count_parameters(outline.model), free_text=free_text)
 
 
 def _chosen(value: Any) -> Any:
