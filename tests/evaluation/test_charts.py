@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
@@ -256,6 +258,24 @@ def test_matplotlib_is_imported_when_a_chart_is_drawn() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.split() == ["False", "True", "False"]
     assert done.stderr == ""
+
+
+def test_the_command_writes_the_list_of_fonts_in_its_home_alone(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['hone', '--version']; from hone.cli.app import main; main();"
+        "from hone.evaluation.charts import Interval, interval_chart;"
+        "interval_chart([Interval('a', 1, 0, 2, '1', 'base')], 't')"
+    )
+    chosen = {"HOME": str(tmp_path / "user"), "HONE_HOME": str(tmp_path / "user" / "hone")}
+    unset = ("MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | chosen
+    (tmp_path / "user").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300, env=environment
+    )
+    assert done.stderr == ""
+    written = [path.relative_to(tmp_path).parts[:4] for path in tmp_path.rglob("*") if path.is_file()]
+    assert set(written) == {("user", "hone", "cache", "matplotlib")}
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 7.9), (1e-7, 3e-7), (5, 5), (-5, -5), (0, 0), (99.9, 100)])

@@ -25,6 +25,7 @@ _MARK_HEIGHT = 28
 _AXIS_HEIGHT = 28
 _SIDE = 16
 _CURVE_HEIGHT = 190
+_LEGEND_WIDTH = 180
 _CURVE_LEFT, _CURVE_RIGHT = 44, 48
 
 _BOLD = 1.18  # how much wider a bold name is
@@ -144,7 +145,7 @@ def curve_chart(curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]
 
 
 def _lines(curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], width: int) -> Paper:
-    columns = 1 if width == NARROW else 2
+    columns = max(1, width // _LEGEND_WIDTH)
     legend = _LINE_HEIGHT * math.ceil(len(curves) / columns) + 12
     height = legend + _CURVE_HEIGHT + _AXIS_HEIGHT + 16
     margins: dict[str, float] = {"left": _CURVE_LEFT, "right": _CURVE_RIGHT, "top": legend, "bottom": _AXIS_HEIGHT + 16}
@@ -162,7 +163,7 @@ def _lines(curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], wid
         thinned = _thinned(points)
         paper.axes.plot([x for x, _ in thinned], [y for _, y in thinned], **look)
         paper.write(width - _CURVE_RIGHT + 6, legend + place + 4, [("", f"{points[-1][1]:.3g}")], css_class=style)
-        x, y = number % columns * (width - _CURVE_LEFT) / columns, _LINE_HEIGHT * (number // columns) + 13
+        x, y = number % columns * _LEGEND_WIDTH, _LINE_HEIGHT * (number // columns) + 13
         paper.mark(x, x + 26, y - 4, **{**look, "gid": "sample"})
         paper.write(x + 34, y, [("", label)])
     return paper
