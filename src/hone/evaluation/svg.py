@@ -26,8 +26,14 @@ TextRuns = Sequence[tuple[str, str]]
 # What matplotlib draws with, and the variable of the page that takes its place. Nearly black, and each another: a
 # colour that is not of this list, such as matplotlib's black, is a mistake of ours.
 COLOURS: Mapping[str, str] = {
-    name: f"#0000{number:02x}"
-    for number, name in enumerate(("ink", "soft", "line", "card", "base", "tuned", "good", "bad", "open"), start=1)
+    "ink": "#000001",
+    "line": "#000002",
+    "card": "#000003",
+    "base": "#000004",
+    "tuned": "#000005",
+    "good": "#000006",
+    "bad": "#000007",
+    "open": "#000008",
 }
 
 _VARIABLES = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
