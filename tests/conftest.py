@@ -55,10 +55,13 @@ def real_home(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Con
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _never_the_users_home(real_home: Path) -> Iterator[None]:
+def _never_the_users_home(real_home: Path, pytestconfig: pytest.Config) -> Iterator[None]:
     """Fixtures of a wider scope than one test also stay out of the user's own home folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HONE_HOME", str(real_home))
+        cache = getattr(pytestconfig, "cache", None)
+        # matplotlib lists the machine's fonts once, which takes a second or two; the list outlives the session.
+        patch.setenv("MPLCONFIGDIR", str(cache.mkdir("hone-matplotlib") if cache else real_home / "matplotlib"))
         yield
 
 

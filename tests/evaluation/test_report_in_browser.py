@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hone.evaluation.charts import Interval, interval_chart
 from hone.evaluation.report import write_report
 from tests.evaluation.test_report import result
 
@@ -90,6 +91,41 @@ def test_the_page_is_drawn_in_both_schemes(tmp_path: Path, scheme: str) -> None:
     assert rows[0][0] == ground
     written = [row for row in rows if len(set(row)) > 10]
     assert len(written) > 0.3 * HEIGHT, "text and charts, not a blank page"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs a Chromium on the path")
+@pytest.mark.parametrize(("width", "least", "most"), [(360, 250, 300), (1000, 700, 800)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_charts_fill_a_telephone_and_a_screen(tmp_path: Path, width: int, least: int, most: int, scheme: str) -> None:
+    """One of the two drawings is shown, in the page's colours, and nothing reaches beyond the right edge."""
+    report = write_report(tmp_path, result()).read_text(encoding="utf-8")
+    opening, style = report.partition("<body>")[0], "bad"
+    drawing = interval_chart(
+        [Interval("A row with a long name " * 9, 1.0, 0.0, 2.0, "1.0", style)], "t", zero_line=True
+    )
+    page, picture = tmp_path / "chart.html", tmp_path / "chart.png"
+    page.write_text(f"{opening}<body><main><section>{drawing}</section></main></body></html>", encoding="utf-8")
+    preferred = f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"
+    browse(page, tmp_path / "profile", f"--window-size={width},400", f"--screenshot={picture}", preferred)
+    rows = read_png(picture)
+    bad = {"light": (0xB3, 0x26, 0x1E), "dark": (0xFF, 0x9B, 0x93)}[scheme]
+    places = [(x, y) for y, row in enumerate(rows) for x, pixel in enumerate(row) if pixel == bad]
+    across, down = [x for x, _ in places], [y for _, y in places]
+    # The whisker from 0 to 2 spans the axis, and its dot is 11 pixels high, not shrunk and not blown up.
+    assert least <= max(across) - min(across) <= most
+    assert 7 <= max(down) - min(down) <= 16, "one drawing, not both"
+    assert all(row[-1] == COLOURS[scheme][0] for row in rows), "nothing scrolls sideways"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs a Chromium on the path")
+@pytest.mark.parametrize("width", [360, 1000])
+def test_the_page_does_not_scroll_sideways(tmp_path: Path, width: int) -> None:
+    page, picture = write_report(tmp_path, result()), tmp_path / "page.png"
+    preferred = "--blink-settings=preferredColorScheme=1"
+    browse(page, tmp_path / "profile", f"--window-size={width},{HEIGHT}", f"--screenshot={picture}", preferred)
+    assert all(row[-1] == COLOURS["light"][0] for row in read_png(picture))
 
 
 @pytest.mark.slow

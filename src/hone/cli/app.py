@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from hone.cli.run import run
 from hone.cli.serve import serve
 from hone.cli.signals import terminates_as_ctrl_c
 from hone.cli.train import train
+from hone.home import hone_home
 
 __all__ = ["app", "hone", "main"]
 
@@ -90,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     prepare_streams()
+    if arguments is None:
+        _settle_matplotlib()
     try:
         with terminates_as_ctrl_c():
             code = _invoke(given)
@@ -103,6 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _PIPE_CLOSED
     except (Exception, KeyboardInterrupt) as error:
         raise SystemExit(print_failure(as_hone_error(error, given), as_json="--json" in given)) from error
+
+
+def _settle_matplotlib() -> None:
+    """Have matplotlib, which a report may import later, keep its list of fonts in hone's home folder, silently."""
+    os.environ.setdefault("MPLCONFIGDIR", str(hone_home() / "cache" / "matplotlib"))
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _invoke(arguments: list[str]) -> int:

@@ -1,25 +1,35 @@
-"""Inline SVG for the report: intervals of scores, and training curves.
+"""Charts of the report: intervals of scores, and training curves.
 
-No scripts, no fonts, no fixed width: positions are percentages, so that text keeps its size on a telephone, and all
-colours are CSS classes of the page, so that dark and light both work. Every chart has a title and a description for
-screen readers, and the page repeats its figures in a table.
+Drawn by matplotlib, as SVG inside the page, without scripts and without fixed colours (:mod:`hone.evaluation.svg`).
+Every chart has a title and a description for screen readers, and the page repeats its figures in a table.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
+from hone.evaluation.paper import NARROW, Paper, can_be_drawn, chart, folded, ticks_around, width_of
+from hone.evaluation.svg import COLOURS
+
 __all__ = ["Interval", "curve_chart", "interval_chart"]
 
-ROW_HEIGHT = 46
-LABEL_HEIGHT = 23
-AXIS_HEIGHT = 26
-LEFT, RIGHT = 2.0, 98.0
-CURVE_HEIGHT = 180
+# Pixels.
+_LINE_HEIGHT = 18
+_MARK_HEIGHT = 28
+_AXIS_HEIGHT = 28
+_SIDE = 16
+_CURVE_HEIGHT = 190
+_LEGEND_WIDTH = 180
+_CURVE_LEFT, _CURVE_RIGHT = 44, 48
+
+_BOLD = 1.18  # how much wider a bold name is
+_MOST_POINTS = 400  # of a curve; the eye sees no more in 700 pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +38,11 @@ class Interval:
 
     Args:
         label: what it is, as printed.
-        value: the point estimate.
+        value: the point estimate; one that is not finite is printed and not drawn.
         low: lower end; None where there is no interval.
         high: upper end; None where there is no interval.
         text: the figures, as printed beside the label.
-        style: CSS class that colours the row.
+        style: what colours the row: "base", "tuned", "good", "bad" or "open".
     """
 
     label: str
@@ -41,6 +51,13 @@ class Interval:
     high: float | None
     text: str
     style: str
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The interval, lower end first; None where there is none that can be drawn."""
+        if self.low is None or self.high is None or not (can_be_drawn(self.low) and can_be_drawn(self.high)):
+            return None
+        return min(self.low, self.high), max(self.low, self.high)
 
 
 def interval_chart(rows: Sequence[Interval], title: str, *, zero_line: bool = False) -> Markup:
@@ -51,99 +68,132 @@ def interval_chart(rows: Sequence[Interval], title: str, *, zero_line: bool = Fa
         title: read by screen readers.
         zero_line: mark 0, and keep it in view.
     """
-    values = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
-    ticks = _ticks(min(values + [0.0] * zero_line), max(values + [0.0] * zero_line))
-    low, high = ticks[0], ticks[-1]
-    bottom = ROW_HEIGHT * len(rows) + 4
-
-    def across(value: float) -> str:
-        return f"{LEFT + (RIGHT - LEFT) * (value - low) / (high - low):.2f}%"
-
-    parts = [_opening(bottom + AXIS_HEIGHT, title, "; ".join(f"{row.label} {row.text}" for row in rows))]
-    for tick in ticks:
-        line = Markup('<line class="{}" x1="{x}" x2="{x}" y1="{}" y2="{}"/>')
-        if zero_line and tick == 0:  # a piece in each row, under its label: a line through text cannot be read
-            tops = [ROW_HEIGHT * number + LABEL_HEIGHT for number in range(len(rows))]
-            parts += [line.format("zero", top, top + ROW_HEIGHT - LABEL_HEIGHT, x=across(tick)) for top in tops]
-        else:
-            parts.append(line.format("grid", 0, bottom, x=across(tick)))
-        anchor = "start" if tick == ticks[0] else "end" if tick == ticks[-1] else "middle"
-        label = Markup('<text class="tick" x="{}" y="{}" text-anchor="{}">{}</text>')
-        parts.append(label.format(across(tick), bottom + 17, anchor, f"{tick:g}"))
-    for number, row in enumerate(rows):
-        parts.append(_interval_row(row, ROW_HEIGHT * number, across))
-    return Markup("").join([*parts, Markup("</svg>")])
+    description = "; ".join(f"{row.label} {row.text}" for row in rows)
+    return chart(title, description, lambda width: _intervals(rows, width, zero_line=zero_line))
 
 
-def _interval_row(row: Interval, top: int, across: Callable[[float], str]) -> Markup:
-    middle = top + 33
-    mark = Markup('<g class="{}">').format(row.style)
-    mark += Markup('<text class="row" x="{}%" y="{}"><tspan class="name">{}</tspan> {}</text>').format(
-        LEFT, top + 18, row.label, row.text
-    )
-    if row.low is not None and row.high is not None:
-        whisker = Markup('<line class="whisker" x1="{}" x2="{}" y1="{y}" y2="{y}"/>')
-        mark += whisker.format(across(row.low), across(row.high), y=middle)
-        for end in (row.low, row.high):
-            cap = Markup('<line class="cap" x1="{x}" x2="{x}" y1="{}" y2="{}"/>')
-            mark += cap.format(middle - 5, middle + 5, x=across(end))
-    mark += Markup('<circle class="dot" cx="{}" cy="{}" r="5.5"/></g>').format(across(row.value), middle)
-    return mark
+def _intervals(rows: Sequence[Interval], width: int, *, zero_line: bool) -> Paper:
+    labels = [_label(row, width) for row in rows]
+    heights = [_LINE_HEIGHT * len(lines) + _MARK_HEIGHT for lines in labels]
+    paper = Paper(width, sum(heights) + _AXIS_HEIGHT, left=_SIDE, right=_SIDE, top=0, bottom=_AXIS_HEIGHT)
+    axes = paper.axes
+    values = [end for row in rows for end in (row.value, *(row.ends or ())) if can_be_drawn(end)] + [0.0] * zero_line
+    ticks = ticks_around(min(values, default=0.0), max(values, default=0.0), most=4 if width == NARROW else 6)
+    paper.grid("x", ticks, but_not=0.0 if zero_line else None)
+    axes.set_yticks([])
+    axes.set_ylim(sum(heights), 0)  # pixels from the upper edge
+    top = 0.0
+    for row, lines, height in zip(rows, labels, heights, strict=True):
+        below_label = top + _LINE_HEIGHT * len(lines) + 4
+        if zero_line:  # a piece in each row, under its label: a line through text cannot be read
+            zero: dict[str, Any] = {"color": COLOURS["ink"], "linewidth": 1, "dashes": (3, 3), "gid": "zero"}
+            axes.plot([0, 0], [below_label, top + height], **zero)
+        for number, line in enumerate(lines, start=1):
+            paper.write(0, top + _LINE_HEIGHT * number - 3, line, css_class="row")
+        _mark(paper, row, below_label + 10)
+        top += height
+    return paper
+
+
+def _label(row: Interval, width: int) -> list[list[tuple[str, str]]]:
+    """The lines above a row's mark: name and figures, in one line where they fit."""
+    if _BOLD * width_of(row.label) + width_of(f" {row.text}") <= width:
+        return [[("name", row.label), ("", f" {row.text}")]]
+    names = [[("name", line)] for line in folded(row.label, width / _BOLD)]
+    return names + [[("", line)] for line in folded(row.text, width) if line]
+
+
+def _mark(paper: Paper, row: Interval, y: float) -> None:
+    colour = COLOURS[row.style]
+    if row.ends is not None:
+        low, high = row.ends
+        gap = math.nan  # lifts the pen: whisker and caps are one path
+        whisker: dict[str, Any] = {"color": colour, "linewidth": 2.5, "solid_capstyle": "butt"}
+        across, down = [low, high, gap, low, low, gap, high, high], [y, y, gap, y - 5, y + 5, gap, y - 5, y + 5]
+        paper.axes.plot(across, down, gid=f"whisker {row.style}", **whisker)
+    if can_be_drawn(row.value):
+        dot: dict[str, Any] = {
+            "marker": "o",
+            "linestyle": "none",
+            "markersize": 11,
+            "markerfacecolor": colour,
+            "markeredgewidth": 0,
+        }
+        paper.axes.plot([row.value], [y], gid=f"dot {row.style}", **dot)
 
 
 def curve_chart(curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], title: str) -> Markup | None:
     """Draw lines of (step, value) points on shared axes.
 
     Args:
-        curves: (label, CSS class, points) for each line; points that are not finite are left out.
+        curves: (label, style, points) for each line, the style as of :class:`Interval`; points that are not finite are
+            left out.
         title: read by screen readers.
 
     Returns:
         The drawing, or None where no curve has two points.
     """
     finite = [
-        (label, style, [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
+        (label, style, [(x, y) for x, y in points if can_be_drawn(x) and can_be_drawn(y)])
         for label, style, points in curves
     ]
     drawn = [(label, style, points) for label, style, points in finite if len(points) >= 2]
     if not drawn:
         return None
-    steps = [x for _, _, points in drawn for x, _ in points]
-    first, last = min(steps), max(steps)
-    ticks = _ticks(0.0, max(y for _, _, points in drawn for _, y in points))
-    top = ticks[-1]
-
-    def height(value: float) -> float:
-        return round(CURVE_HEIGHT * (1 - value / top), 2)
-
     ends = [f"{label} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for label, _, points in drawn]
-    parts = [_opening(CURVE_HEIGHT + AXIS_HEIGHT + 10, title, "; ".join(ends))]
-    for tick in ticks:
-        line = Markup('<line class="grid" x1="7%" x2="100%" y1="{y}" y2="{y}"/>')
-        parts.append(line.format(y=height(tick) + 8))
-        label = Markup('<text class="tick" x="6%" y="{}" text-anchor="end">{}</text>')
-        parts.append(label.format(height(tick) + 12, f"{tick:g}"))
-    plot = Markup('<svg x="7%" y="8" width="93%" height="{}" viewBox="0 0 1000 {}" preserveAspectRatio="none">')
-    parts.append(plot.format(CURVE_HEIGHT, CURVE_HEIGHT))
-    for _, style, points in drawn:
-        path = " ".join(f"{1000 * (x - first) / max(last - first, 1e-9):.1f},{height(y)}" for x, y in points)
-        parts.append(Markup('<polyline class="curve {}" points="{}"/>').format(style, path))
-    parts.append(Markup("</svg>"))
-    for x, anchor, step in (("7%", "start", first), ("100%", "end", last)):
-        label = Markup('<text class="tick" x="{}" y="{}" text-anchor="{}">step {}</text>')
-        parts.append(label.format(x, CURVE_HEIGHT + AXIS_HEIGHT, anchor, f"{step:g}"))
-    return Markup("").join([*parts, Markup("</svg>")])
+    return chart(title, "; ".join(ends), lambda width: _lines(drawn, width))
 
 
-def _opening(height: int, title: str, description: str) -> Markup:
-    tag = Markup('<svg class="chart" role="img" width="100%" height="{}" aria-label="{}"><title>{}</title>')
-    return tag.format(height, f"{title}: {description}", title)
+def _lines(curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], width: int) -> Paper:
+    columns = max(1, width // _LEGEND_WIDTH)
+    legend = _LINE_HEIGHT * math.ceil(len(curves) / columns) + 12
+    height = legend + _CURVE_HEIGHT + _AXIS_HEIGHT + 16
+    margins: dict[str, float] = {"left": _CURVE_LEFT, "right": _CURVE_RIGHT, "top": legend, "bottom": _AXIS_HEIGHT + 16}
+    paper = Paper(width, height, **margins)
+    steps = [x for _, _, points in curves for x, _ in points]
+    values = [y for _, _, points in curves for _, y in points]
+    ticks = ticks_around(min(0.0, *values), max(values), most=4)
+    paper.grid("y", ticks)
+    _step_axis(paper, min(steps), max(steps))
+    paper.write(_CURVE_LEFT + (width - _CURVE_LEFT - _CURVE_RIGHT) / 2, height - 6, [("", "step")], anchor="center")
+    places = _apart([_CURVE_HEIGHT * (ticks[-1] - points[-1][1]) / (ticks[-1] - ticks[0]) for _, _, points in curves])
+    for number, ((label, style, points), place) in enumerate(zip(curves, places, strict=True)):
+        look: dict[str, Any] = {"color": COLOURS[style], "linewidth": 2, "gid": f"curve {style}"}
+        look |= {"dashes": (3.5, 2)} if style == "tuned" else {"solid_capstyle": "round"}
+        thinned = _thinned(points)
+        paper.axes.plot([x for x, _ in thinned], [y for _, y in thinned], **look)
+        paper.write(width - _CURVE_RIGHT + 6, legend + place + 4, [("", f"{points[-1][1]:.3g}")], css_class=style)
+        x, y = number % columns * _LEGEND_WIDTH, _LINE_HEIGHT * (number // columns) + 13
+        paper.mark(x, x + 26, y - 4, **{**look, "gid": "sample"})
+        paper.write(x + 34, y, [("", label)])
+    return paper
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to seven round numbers whose ends enclose [low, high]."""
-    span = max(high - low, abs(high) * 1e-3, 1e-3)
-    power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * power * 5 >= span)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
+def _step_axis(paper: Paper, first: float, last: float) -> None:
+    """Steps below the curves, without lines; the axis ends where the curves do."""
+    last = last if last > first else first + 1.0
+    inner = [tick for tick in ticks_around(first, last, most=5) if first <= tick <= last]
+    paper.axes.set_xticks(inner, labels=[f"{tick:.10g}" for tick in inner])
+    paper.axes.set_xlim(first, last)
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """The places, at least a line of text from each other, in their order."""
+    moved = list(places)
+    order = sorted(range(len(places)), key=lambda number: places[number])
+    for before, after in itertools.pairwise(order):
+        moved[after] = max(moved[after], moved[before] + _LINE_HEIGHT - 3)
+    return moved
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """Of many points, the lowest and the highest of each stretch: the line looks the same."""
+    if len(points) <= _MOST_POINTS:
+        return points
+    size = math.ceil(2 * (len(points) - 2) / (_MOST_POINTS - 2))
+    kept = [points[0]]
+    for start in range(1, len(points) - 1, size):
+        stretch = range(start, min(start + size, len(points) - 1))
+        ends = {min(stretch, key=lambda at: points[at][1]), max(stretch, key=lambda at: points[at][1])}
+        kept += [points[at] for at in sorted(ends)]
+    return [*kept, points[-1]]

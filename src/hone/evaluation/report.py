@@ -20,6 +20,7 @@ import jinja2
 
 from hone.evaluation.charts import Interval, curve_chart, interval_chart
 from hone.evaluation.digits import digits_of
+from hone.evaluation.printable import printable
 from hone.evaluation.report_beside import fit_context, slices_context
 from hone.evaluation.report_retention import retention_context
 from hone.evaluation.report_seeds import seeds_context
@@ -48,8 +49,6 @@ LONGEST_TEXT = 1200
 _BYTE_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 MOST_DROPPED_ROWS = 100
 MOST_LISTED = 12
-# Characters that no page may hold, that turn the reading direction around, or that are half of a surrogate pair.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
@@ -94,7 +93,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(shown=_shown, clean=_clean, cut=_cut, is_cut=_is_cut)
+    environment.filters.update(shown=_shown, clean=printable, cut=_cut, is_cut=_is_cut)
     environment.filters.update(cell=_markdown_cell, fence=_markdown_fence)
     return environment
 
@@ -303,22 +302,18 @@ def _shown(value: Any) -> str:
         return listed if len(value) <= MOST_LISTED else f"{listed}, … ({len(value)} in all)"
     if isinstance(value, Mapping):
         return ", ".join(f"{str(key).replace('_', ' ')} {_shown(item)}" for key, item in value.items())
-    return _clean(value)
-
-
-def _clean(text: object) -> str:
-    return _UNPRINTABLE.sub("\ufffd", str(text))
+    return printable(value)
 
 
 def _cut(text: str) -> str:
     """At most LONGEST_TEXT characters; says what it left out."""
-    cleaned = _clean(text)
+    cleaned = printable(text)
     left_out = len(cleaned) - LONGEST_TEXT
     return cleaned if left_out <= 0 else f"{cleaned[:LONGEST_TEXT]} … ({left_out} more characters)"
 
 
 def _is_cut(text: str) -> bool:
-    return len(_clean(text)) > LONGEST_TEXT
+    return len(printable(text)) > LONGEST_TEXT
 
 
 def _markdown_cell(text: object) -> str:

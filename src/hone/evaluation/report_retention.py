@@ -41,7 +41,7 @@ def retention_context(retention: Mapping[str, Any] | None) -> JsonDict | None:
         "brittleness": retention["brittleness"],
         "strength": strength,
         "points": points,
-        "frontier": _frontier(points, strength),
+        "frontier": _frontier(points, strength, retention.get("bounds")),
     }
 
 
@@ -92,7 +92,9 @@ def _change_chart(retention: Mapping[str, Any]) -> Markup | None:
     return interval_chart(rows, "Change in points", zero_line=True) if rows else None
 
 
-def _frontier(points: Sequence[Mapping[str, Any]], strength: Mapping[str, Any] | None) -> Markup | None:
+def _frontier(
+    points: Sequence[Mapping[str, Any]], strength: Mapping[str, Any] | None, bounds: Mapping[str, float] | None
+) -> Markup | None:
     if strength is None or len(points) < 2 or any(point["validation_loss"] is None for point in points):
         return None
     drawn = [
@@ -101,7 +103,8 @@ def _frontier(points: Sequence[Mapping[str, Any]], strength: Mapping[str, Any] |
             point["validation_loss"],
             f"{point['strength']:g}",
             is_chosen=point["strength"] == strength["value"],
+            is_within=point["kept"] if bounds else None,
         )
         for point in points
     ]
-    return frontier_chart(drawn, "Gain against forgetting, by strength")
+    return frontier_chart(drawn, "Gain against forgetting, by strength", bound=bounds["kl_nats"] if bounds else None)
