@@ -21,7 +21,12 @@ GOOD = '{"prompt": "why?", "completion": "because"}\n'
 
 # command, what the message holds
 BAD_INPUT: dict[str, tuple[list[str], str]] = {
-    "no data": (["run"], "data is missing"),
+    "no data": (["run"], "DATA is missing"),
+    "no data to check": (["data", "check"], "`hone data check --help`"),
+    "no reward model": (["reward", "score"], "`hone reward score --help`"),
+    "an option by its dashes": (["train", "x", "--learning-rate", "-1"], "--learning-rate -1: must be greater than 0"),
+    "options against each other": (["run", "x", "--lm-eval-limit", "5"], "--lm-eval-limit 5 has no effect"),
+    "an option that is refused later": (["run", "{folder}/good.jsonl", "--name", "a/b"], "Error: --name: "),
     "missing file": (["run", "{folder}/none.jsonl"], "none.jsonl: no such file"),
     "a near name": (["run", "{folder}/god.jsonl"], "good.jsonl"),
     "empty file": (["run", "{folder}/empty.jsonl"], "empty.jsonl"),
@@ -48,7 +53,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "unknown version": (["evaluate", "nosuch"], "no version 'nosuch'"),
     "unknown number": (["chat", "nosuch@7"], "no version 'nosuch@7'"),
     "unknown model to show": (["models", "show", "nosuch"], "no version 'nosuch'"),
-    "no prompt": (["generate", "nosuch"], "prompt is missing"),
+    "no prompt": (["generate", "nosuch"], "PROMPT is missing"),
 }
 
 

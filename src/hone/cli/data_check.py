@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from hone.cli.options import JsonOption, options_of
+from hone.cli.options import JsonOption, load_options, options_of
 from hone.cli.output import console, harmless, labelled, print_json, result_stream, say, show, text_columns
-from hone.config import RunConfig, load_config
+from hone.config import RunConfig
 from hone.data.faults import FAULTS, Fault
 from hone.errors import ConfigError
 from hone.home import hone_home
@@ -36,6 +36,7 @@ _Lines = Iterator[str | Text]
 @options_of(RunConfig, arguments=("data",), only=("data", "eval", "map", "max_length", "allow_few_rows"))
 def check_data(
     *,
+    context: typer.Context,
     benchmark: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE", help="Warn of rows whose prompt stands in FILE; may be repeated."),
@@ -68,7 +69,7 @@ def check_data(
 
     Each has a code, line, byte, place in the row and remedy. Ends with code 2 where a row is rejected or the file is.
     """
-    config = load_config(RunConfig, given)
+    config = load_options(context, RunConfig, given)
     if redact and fix is None:
         raise ConfigError("changes what --fix writes", where="--redact", remedy="give --fix OUT as well")
     if learning_curve and model is None:
