@@ -84,8 +84,11 @@ def check_data(
             benchmarks=benchmark or (),
             allow_few_rows=config.allow_few_rows,
             presidio=presidio,
+            tasks=None,
         )
         if model is not None:
+            if report.prompts_only:
+                raise ConfigError("looks at answers, and no row has one", where="--model", remedy="leave it out")
             report = _with_model(report, config, model, learning_curve=learning_curve)
         written = repair(report, fix, mapping=config.mapping, redact=redact) if fix is not None else None
     if as_json:
@@ -188,8 +191,11 @@ def _summary_lines(report: AuditReport, columns: int) -> _Lines:
 
 def _coverage_lines(coverage: dict[str, Any], columns: int) -> _Lines:
     prompts, answers = coverage["prompt_characters"], coverage["answer_characters"]
-    lengths = f"half the prompts have at most {prompts['median']} characters, half the answers {answers['median']}"
-    yield labelled("Covers", f"{lengths} (longest {prompts['most']} and {answers['most']})", columns=columns)
+    lengths = f"half the prompts have at most {prompts['median']} characters"
+    longest = f"{prompts['most']}"
+    if answers is not None:
+        lengths, longest = f"{lengths}, half the answers {answers['median']}", f"{longest} and {answers['most']}"
+    yield labelled("Covers", f"{lengths} (longest {longest})", columns=columns)
     labels = coverage["labels"]
     if labels:
         shown = ", ".join(f"{label} {count}" for label, count in list(labels.items())[:10])
