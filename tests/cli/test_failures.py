@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from hone.cli.failures import as_hone_error
-from hone.errors import HoneError, StorageError, TrainingError
+from hone.errors import HoneError, MissingDependencyError, StorageError, TrainingError
 from hone.registry.store import open_store, runs
 from tests.cli.conftest import Hone
 
@@ -55,6 +55,14 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "unknown model to show": (["models", "show", "nosuch"], "no version 'nosuch'"),
     "no prompt": (["generate", "nosuch"], "PROMPT is missing"),
 }
+
+
+def test_a_missing_extra_is_no_bad_input_and_named_with_its_line(hone: Hone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    ended = hone("evaluate", "nobody", "--lm-eval", "arc_easy", "--json")
+    assert ended.code == MissingDependencyError.exit_code == 1
+    assert ended.json["error"]["remedy"] == "pip install 'hone-llm[lm-eval]'"
+    assert "What to do: pip install 'hone-llm[lm-eval]'" in ended.err
 
 
 @pytest.fixture
