@@ -25,7 +25,7 @@ from pydantic import (
 from hone.config.check import config_error, cross_problems, field_problems
 from hone.config.option_help import option_help, option_name
 from hone.config.values import byte_size, column_mapping, name_list, no_truth_value, on_or_off, share_or_count
-from hone.types import AdaptationName, ArmName, Keep, MethodName
+from hone.types import DEFAULT_MODEL, AdaptationName, ArmName, Keep, MethodName
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -39,7 +39,6 @@ __all__ = [
     "TrainConfig",
 ]
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 # 432 questions in all: they take about as long as the other measures of retention together
 DEFAULT_PROBES = 24
 MOST_SEEDS = 100
