@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,9 +58,26 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
 }
 
 
-def test_a_missing_extra_is_no_bad_input_and_named_with_its_line(hone: Hone, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["run", "train", "plan", "evaluate", "rank", "chat"])
+def test_what_is_missing_is_told_before_torch_is_imported(command: str, tmp_path: Path) -> None:
+    name = f"{tmp_path / 'none.jsonl'}" if command in ("run", "train", "plan") else "none"
+    script = (
+        "import sys\nfrom hone.cli.app import main\n"
+        f"try:\n    main([{command!r}, {name!r}])\n"
+        "except SystemExit as ended:\n    assert ended.code == 2 and 'torch' not in sys.modules\n"
+        "else:\n    raise AssertionError\n"
+    )
+    environment = {**os.environ, "HONE_HOME": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert "none.jsonl: no such file" in ended.stderr or "there is no version 'none'" in ended.stderr
+
+
+def test_a_missing_extra_is_no_bad_input_and_named_with_its_line(
+    hone: Hone, rows: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    ended = hone("evaluate", "nobody", "--lm-eval", "arc_easy", "--json")
+    ended = hone("run", rows, "--model", tiny_base, "--lm-eval", "arc_easy", "--json")
     assert ended.code == MissingDependencyError.exit_code == 1
     assert ended.json["error"]["remedy"] == "pip install 'hone-llm[lm-eval]'"
     assert "What to do: pip install 'hone-llm[lm-eval]'" in ended.err

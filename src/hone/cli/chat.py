@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from hone.cli.generate import input_lines, write_pieces
-from hone.cli.options import ConfigFileOption, load_options, options_of
+from hone.cli.options import ConfigFileOption, load_options, options_of, require_model
 from hone.cli.output import console, harmless, say
 from hone.config import ChatConfig
 from hone.errors import ConfigError, HoneError
@@ -39,6 +39,7 @@ def chat(*, context: typer.Context, config_file: ConfigFileOption = None, **give
     Lines can come through a pipe as well: each is a message, and the answers alone go to standard output.
     """
     config = load_options(context, ChatConfig, given, file=config_file)
+    require_model(config.model)
     from hone.recipe.answer import open_conversation
 
     conversation = open_conversation(config, home=hone_home(), note=say)

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of, require_model
 from hone.cli.output import print_json, result_stream
 from hone.cli.progress import reported
 from hone.cli.summary import print_evaluation
@@ -27,6 +27,7 @@ def evaluate(
     "do not ship".
     """
     config = load_options(context, EvaluateConfig, given, file=config_file)
+    require_model(config.version)
     from hone.recipe.evaluate import evaluate as evaluate_arms
 
     with result_stream(as_json), reported() as recorder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of, require_model
 from hone.cli.output import harmless, print_json, result_stream, say
 from hone.config import GenerateConfig
 from hone.errors import ConfigError
@@ -34,6 +34,7 @@ def generate(
         given["prompt"] = _read_standard_input()
     config = load_options(context, GenerateConfig, given, file=config_file)
     _check_best_of(config)
+    require_model(config.model)
     from hone.recipe.answer import open_conversation
 
     with result_stream(as_json):

@@ -17,9 +17,11 @@ import typer
 from pydantic import BaseModel
 
 from hone.config import load_config, option_help
+from hone.data.source import require_source
 from hone.errors import HoneError
+from hone.home import hone_home
 
-__all__ = ["ConfigFileOption", "JsonOption", "load_options", "options_of"]
+__all__ = ["ConfigFileOption", "JsonOption", "load_options", "options_of", "require_model"]
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
@@ -99,9 +101,27 @@ def load_options(
 
     Raises:
         ConfigError: as of :func:`hone.config.load_config`.
+        DataError: the rows' file is missing; told before torch is imported, which takes seconds.
     """
     command = context.command_path.partition(" ")[2]
-    return load_config(config_class, given, file=file, command=command, words=_words(context))
+    config = load_config(config_class, given, file=file, command=command, words=_words(context))
+    if (data := getattr(config, "data", None)) is not None:
+        require_source(data)
+    return config
+
+
+def require_model(reference: str) -> None:
+    """Stop where nothing is named so, before torch is imported, which takes seconds.
+
+    Args:
+        reference: a version, an alias, a run's folder or a base.
+
+    Raises:
+        VersionError: there is no such thing.
+    """
+    from hone.recipe.finding import find_run
+
+    find_run(reference, hone_home(), note=lambda text: None)
 
 
 def _name_as_given(error: HoneError, given: Mapping[str, Any]) -> None:

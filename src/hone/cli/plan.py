@@ -38,11 +38,11 @@ def plan(
     Memory, time and money of each way of training on this machine or another, and which one hone would choose.
     Nothing is trained; where the base can be loaded, two steps are timed, once.
     """
-    from hone.recipe import plan as recipe
-
     home = hone_home()
     if history:
         _refuse_data(given)
+        from hone.recipe import plan as recipe
+
         found = recipe.plan_history(home)
         if as_json:
             print_json(found)
@@ -50,6 +50,8 @@ def plan(
             _print(_history_lines(found, text_columns(console(sys.stdout))))
         return
     config = load_options(context, PlanConfig, given, file=config_file)
+    from hone.recipe import plan as recipe
+
     with result_stream(as_json):
         planned = recipe.plan(config, home=home, note=lambda text: say(f"note: {text}"))
     if as_json:

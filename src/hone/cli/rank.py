@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hone.cli.generate import input_lines
-from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of, require_model
 from hone.cli.output import harmless, print_json, result_stream, say, show
 from hone.cli.progress import reported
 from hone.cli.ranking_report import report_lines
@@ -50,6 +50,7 @@ def rank(
     order, and say which is better. The same command goes on where you stopped. The report says who wins.
     """
     config = load_options(context, RankConfig, given, file=config_file)
+    require_model(config.version)
     from hone.recipe.rank import open_rankings, report_of, sessions_of
 
     home = hone_home()
