@@ -87,25 +87,25 @@ def check_data(
             tasks=None,
         )
         if model is not None:
-            if report.prompts_only:
-                raise ConfigError("looks at answers, and no row has one", where="--model", remedy="leave it out")
             report = _with_model(report, config, model, learning_curve=learning_curve)
         written = repair(report, fix, mapping=config.mapping, redact=redact) if fix is not None else None
-    if as_json:
-        print_json({**report.to_json(), "fix": written.to_json() if written else None})
-    else:
-        _show(report, written)
+    _print(report, written, as_json=as_json)
     if code := report.exit_code(strict=strict):
         raise typer.Exit(code)
 
 
-def _show(report: AuditReport, written: Repair | None) -> None:
+def _print(report: AuditReport, written: Repair | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**report.to_json(), "fix": written.to_json() if written else None})
+        return
     columns = text_columns(console(sys.stdout))
     for line in (*_lines(report, columns), *(_repair_lines(written, columns) if written else ())):
         show(line)
 
 
 def _with_model(report: AuditReport, config: RunConfig, model: str, *, learning_curve: bool) -> AuditReport:
+    if report.prompts_only:
+        raise ConfigError("looks at answers, and no row has one", where="--model", remedy="leave it out")
     from hone.recipe.audit_model import add_model_faults
 
     options: dict[str, Any] = {
