@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 __all__ = [
+    "DEFAULT_MODEL",
     "AdaptationName",
     "ArmName",
     "Example",
@@ -27,6 +28,9 @@ __all__ = [
     "TokenSequence",
     "ToolCall",
 ]
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+"""The base that is taken where none is named."""
 
 JsonDict = dict[str, Any]
 Role = Literal["system", "user", "assistant", "tool"]

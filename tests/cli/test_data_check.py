@@ -86,6 +86,27 @@ def test_exit_codes(tmp_path: Path, bad: Path, hone: Hone) -> None:
     assert "no such file" in missing.err
 
 
+def test_rows_of_prompts_alone_are_no_fault(tmp_path: Path, hone: Hone) -> None:
+    file = tmp_path / "prompts.jsonl"
+    words = ("sun", "moon", "rain", "snow", "wind", "sea", "hill", "lake", "wood", "road", "town", "sand")
+    rows = [{"prompt": f"Tell me what the {word} is, in one line."} for word in words]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    shown = hone("data", "check", file)
+    assert shown.code == 0, shown.err
+    assert "prompts only: usable with --method grpo, rloo or ppo" in " ".join(shown.out.split())
+    assert "unknown" not in shown.out
+    found = hone("data", "check", file, "--json").json
+    assert (found["prompts_only"], found["kept"], found["refused"]) == (True, 12, False)
+    assert found["coverage"]["answer_characters"] is None
+    for option, value in (("--fix", tmp_path / "out.jsonl"), ("--model", "nosuch")):
+        refused = hone("data", "check", file, option, value)
+        assert refused.code == 2
+        assert option in refused.err
+    with file.open("a", encoding="utf-8") as more:
+        more.write('{"prompt": "Why?", "completion": "Because."}\n')
+    assert hone("data", "check", file, "--json").json["prompts_only"] is False
+
+
 def test_eval_and_benchmark_files_are_compared(tmp_path: Path, hone: Hone) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 12)
     other = write_rows(tmp_path / "other.jsonl", 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from hone.cli.failures import as_hone_error
-from hone.errors import HoneError, StorageError, TrainingError
+from hone.errors import HoneError, MissingDependencyError, StorageError, TrainingError
 from hone.registry.store import open_store, runs
 from tests.cli.conftest import Hone
 
@@ -21,7 +22,12 @@ GOOD = '{"prompt": "why?", "completion": "because"}\n'
 
 # command, what the message holds
 BAD_INPUT: dict[str, tuple[list[str], str]] = {
-    "no data": (["run"], "data is missing"),
+    "no data": (["run"], "DATA is missing"),
+    "no data to check": (["data", "check"], "`hone data check --help`"),
+    "no reward model": (["reward", "score"], "`hone reward score --help`"),
+    "an option by its dashes": (["train", "x", "--learning-rate", "-1"], "--learning-rate -1: must be greater than 0"),
+    "options against each other": (["run", "x", "--lm-eval-limit", "5"], "--lm-eval-limit 5 has no effect"),
+    "an option that is refused later": (["run", "{folder}/good.jsonl", "--name", "a/b"], "Error: --name: "),
     "missing file": (["run", "{folder}/none.jsonl"], "none.jsonl: no such file"),
     "a near name": (["run", "{folder}/god.jsonl"], "good.jsonl"),
     "empty file": (["run", "{folder}/empty.jsonl"], "empty.jsonl"),
@@ -48,8 +54,33 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "unknown version": (["evaluate", "nosuch"], "no version 'nosuch'"),
     "unknown number": (["chat", "nosuch@7"], "no version 'nosuch@7'"),
     "unknown model to show": (["models", "show", "nosuch"], "no version 'nosuch'"),
-    "no prompt": (["generate", "nosuch"], "prompt is missing"),
+    "no prompt": (["generate", "nosuch"], "PROMPT is missing"),
 }
+
+
+@pytest.mark.parametrize("command", ["run", "train", "plan", "evaluate", "rank", "chat"])
+def test_what_is_missing_is_told_before_torch_is_imported(command: str, tmp_path: Path) -> None:
+    name = f"{tmp_path / 'none.jsonl'}" if command in ("run", "train", "plan") else "none"
+    script = (
+        "import sys\nfrom hone.cli.app import main\n"
+        f"try:\n    main([{command!r}, {name!r}])\n"
+        "except SystemExit as ended:\n    assert ended.code == 2 and 'torch' not in sys.modules\n"
+        "else:\n    raise AssertionError\n"
+    )
+    environment = {**os.environ, "HONE_HOME": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert "none.jsonl: no such file" in ended.stderr or "there is no version 'none'" in ended.stderr
+
+
+def test_a_missing_extra_is_no_bad_input_and_named_with_its_line(
+    hone: Hone, rows: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    ended = hone("run", rows, "--model", tiny_base, "--lm-eval", "arc_easy", "--json")
+    assert ended.code == MissingDependencyError.exit_code == 1
+    assert ended.json["error"]["remedy"] == "pip install 'hone-llm[lm-eval]'"
+    assert "What to do: pip install 'hone-llm[lm-eval]'" in ended.err
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ two_cores = pytest.mark.skipif(usable_cores() < 2, reason="a process needs a cor
     ("options", "said"),
     [
         (["--devices", 100_000, "--device", "cpu"], "100000 are wanted, and there are"),
-        (["--devices", 0], "devices = '0': must be at least 1"),
-        (["--shard", "perhaps"], "shard = 'perhaps': must be 'auto', 'on' or 'off'"),
+        (["--devices", 0], "--devices 0: must be at least 1"),
+        (["--shard", "perhaps"], "--shard perhaps: must be 'auto', 'on' or 'off'"),
         (["--shard", "on", "--device", "cpu"], "a base cannot be split over one device"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,13 +23,14 @@ def test_it_trains_into_the_folder_that_is_named(tiny_base: Path, rows: Path, tm
     folder = tmp_path / "mine"
     ended = hone(
         "train", rows, "--json", "--output", folder, "--model", tiny_base, "--epochs", 2, "--max-steps", 5,
-        "--batch-size", 3, "--rank", 2, "--seed", 7, "--save-every-steps", 2, "--validation", 0,
+        "--batch-size", 3, "--rank", 2, "--seed", 7, "--save-every-steps", 2, "--validation", 0, "--general-rows", 0,
     )  # fmt: skip
     assert ended.code == 0, ended.err
     training = ended.json["training"]
     given = {"steps": 5, "rank": 2, "batch_size": 3, "epochs": 2, "seed": 7}
     assert {name: training[name] for name in given} == given
     assert 0 < training["supervised_tokens"] < training["tokens"]
+    assert training["rows_used"] == min(15, ended.json["data"]["train"])
     assert Path(ended.json["run_dir"]) == folder
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert {path.name for path in (folder / "checkpoints").iterdir()} >= {"step-000002", "step-000004"}
@@ -40,6 +42,9 @@ def test_people_are_told_what_to_do_next(tiny_base: Path, rows: Path, tmp_path: 
     ended = hone("train", rows, "--output", folder, "--model", tiny_base, "--max-steps", 1)
     assert ended.code == 0, ended.err
     assert "1 step in" in ended.out
+    found = re.search(r"(\d+) of (\d+) trained on, in 1 step", " ".join(ended.out.split()))
+    assert found is not None, ended.out
+    assert 0 < int(found[1]) < int(found[2])
     assert f"hone chat {folder}" in ended.out
     assert f"hone evaluate {folder} HELD_OUT.jsonl" in ended.out
 

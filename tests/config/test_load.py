@@ -57,6 +57,26 @@ def test_all_problems_of_file_and_command_line_come_together_with_their_lines(fi
     assert caught.value.where == str(file)
 
 
+def test_an_option_is_told_of_as_it_was_given(file: Path) -> None:
+    words = {"data": "DATA", "rank": "--rank", "max_steps": "--max-steps", "method": "--method", "beta": "--beta"}
+    given = {"max_steps": "0", "method": "sft"}
+    with pytest.raises(ConfigError) as caught:
+        load_config(TrainConfig, {**given, "beta": "0.1"}, words=words)
+    assert caught.value.details == (
+        "DATA is missing, and has no default",
+        "--max-steps 0: must be at least 1",
+        "--beta 0.1 has no effect with --method sft; leave it out",
+    )
+    file.write_text("data: x\nrank: 0\nbeta: 0.1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(TrainConfig, given, file=file, words=words)
+    assert caught.value.details == (
+        f"{file}:2: rank = 0: must be at least 1",
+        "--max-steps 0: must be at least 1",
+        f"{file}:3: beta = 0.1 has no effect with --method sft; leave it out",
+    )
+
+
 def test_a_key_given_twice_is_refused_even_where_both_are_right(file: Path) -> None:
     file.write_text("data: x\ndata: x\n")
     with pytest.raises(ConfigError, match="data is given twice"):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import BaseModel, ValidationError
 
+import hone
+from hone import types
 from hone.config import EvaluateConfig, GenerateConfig, RunConfig, TrainConfig, option_help, schema
 from hone.errors import ConfigError
 from hone.model import catalog
@@ -35,9 +39,11 @@ def test_only_the_data_is_needed() -> None:
     assert all(getattr(config, name) is None for name in chosen_later)
 
 
-def test_the_default_model_is_the_catalogs() -> None:
-    # A layer cannot import the other here, so both write the name; this test is what keeps it one name.
-    assert schema.DEFAULT_MODEL == catalog.DEFAULT_MODEL
+def test_the_default_model_is_written_once() -> None:
+    source = Path(hone.__file__).parent
+    written = [path.name for path in source.rglob("*.py") if f'"{types.DEFAULT_MODEL}"' in path.read_text("utf-8")]
+    assert written == ["types.py"]
+    assert schema.DEFAULT_MODEL == catalog.DEFAULT_MODEL == types.DEFAULT_MODEL
 
 
 def test_a_config_does_not_change() -> None:

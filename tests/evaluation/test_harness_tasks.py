@@ -86,6 +86,15 @@ def test_without_the_harness_one_line_says_how_it_is_installed(monkeypatch: pyte
     assert caught.value.where == "--lm-eval"
 
 
+def test_opening_tasks_says_what_takes_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(harness_lookup, "_files_of_tasks", lambda names: {"arc_easy": tmp_path})
+    monkeypatch.setattr(harness_lookup, "_found", lambda name, files: {})
+    said: list[str] = []
+    harness_lookup.find_tasks(["arc_easy", "mmlu", "./mine.yaml"], say=said.append)
+    assert ["14,000 files" in one for one in said] == [False, True, False]
+    assert [one.partition(":")[0] for one in said] == ["arc_easy", "mmlu", "./mine.yaml"]
+
+
 def test_a_path_has_a_slash_or_ends_in_yaml() -> None:
     paths = ["tasks/mine", "mine.yaml", "./mine", "C:\\mine", "mine.yml"]
     assert [one for one in [*paths, "arc_easy", "mmlu"] if harness_lookup.is_path(one)] == paths

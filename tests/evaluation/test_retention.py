@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from hone.cli.retention import retention_lines
 from hone.evaluation.brittleness import Brittleness
 from hone.evaluation.forgetting import with_retention
 from hone.evaluation.probes.item import ProbeItem
+from hone.evaluation.report_retention import retention_context
 from hone.evaluation.retention import Likelihoods, Retention, judge_questions, judge_retention
 from hone.evaluation.verdict import Decision, Verdict
 from hone.types import Keep
@@ -103,6 +105,21 @@ def test_an_untouched_model_loses_nothing() -> None:
     assert shown["kept"] is True
     assert shown["probes"]["interval"] == [0.0, 0.0]
     assert (shown["own_answers"]["kl_nats"], shown["general_text"]["difference"]) == (0.0, 0.0)
+
+
+def test_a_base_that_only_guesses_has_nothing_to_lose() -> None:
+    found = measured(base=first(50, 200), tuned=first(40, 200)).to_json()
+    assert (found["nothing_to_lose"], found["kept"], found["probes"]["base"]) == (True, True, None)
+    printed = "\n".join(str(line) for line in retention_lines(found | {"strength": None}, columns=100))
+    assert "nothing to lose" in printed
+    assert "domain: kept" not in printed
+    context = retention_context(found)
+    assert context is not None
+    assert context["finding"][1].startswith("Nothing to lose")
+    assert measured().to_json()["nothing_to_lose"] is False
+    lost = measured(base=first(50, 200), text=1.2).to_json()
+    assert lost["kept"] is False
+    assert "lost beyond" in "".join(str(line) for line in retention_lines(lost | {"strength": None}, columns=100))
 
 
 def test_lost_questions_are_told_with_their_figures() -> None:

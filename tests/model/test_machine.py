@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ import transformers
 
 from hone.errors import ConfigError, ModelError
 from hone.model import device as devices
-from hone.model import machine
+from hone.model import extras, machine
 from hone.model.device import check_device, check_dtype, explain_dtype, pick_device, pick_dtype
 from hone.model.machine import describe_machine, peak_device_memory_bytes, peak_memory_bytes, usable_cores
 
@@ -113,7 +115,7 @@ def test_what_is_missing_comes_with_the_line_that_mends_it(tmp_path: Path, monke
 
     monkeypatch.setattr(machine, "embedded_gguf", missing)
     monkeypatch.setattr(machine, "_SUPPORTED", {**machine._SUPPORTED, "torch": ("99.0", "99.1")})
-    monkeypatch.setattr(machine, "_NEEDED", {"no-such-package-of-hone": "nothing"})
+    monkeypatch.setattr(extras, "_NEEDED", {"no-such-package-of-hone": "nothing"})
     described = describe_machine(tmp_path)
     assert described["embedded_base"]["installed"] is False
     problems = "\n".join(described["problems"])
@@ -230,3 +232,20 @@ def test_dtypes_can_be_forced_to_two() -> None:
         check_dtype("float16", "cpu")
     with pytest.raises(ConfigError, match="'int8'"):
         check_dtype("int8", "cpu")
+
+
+def test_every_extra_of_the_package_is_listed_with_its_packages() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    offered = {
+        name: {re.split("[<>=]", one)[0] for one in asked}
+        for name, asked in project["optional-dependencies"].items()
+        if name != "test"
+    }
+    assert {name: set(packages) for name, (packages, _) in extras.EXTRAS.items()} == offered
+
+
+def test_an_extra_is_installed_where_all_its_packages_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "hub", (("pytest", "no-such-package-of-hone"), "a test"))
+    [found] = [one for one in extras.optional_extras() if one["extra"] == "hub"]
+    assert found["installed"] is False
+    assert found["install"] == "pip install 'hone-llm[hub]'"

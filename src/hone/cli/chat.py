@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.text import Text
 
 from hone.cli.generate import input_lines, write_pieces
-from hone.cli.options import ConfigFileOption, options_of
+from hone.cli.options import ConfigFileOption, load_options, options_of, require_model
 from hone.cli.output import console, harmless, say
-from hone.config import ChatConfig, load_config
+from hone.config import ChatConfig
 from hone.errors import ConfigError, HoneError
 from hone.home import hone_home
 from hone.types import ArmName
@@ -32,12 +33,13 @@ _COMMAND = re.compile(r"/[a-z]+(?!\S)")
 
 
 @options_of(ChatConfig, arguments=("model",))
-def chat(*, config_file: ConfigFileOption = None, **given: Any) -> None:
+def chat(*, context: typer.Context, config_file: ConfigFileOption = None, **given: Any) -> None:
     """Talk to a version, or to a base.
 
     Lines can come through a pipe as well: each is a message, and the answers alone go to standard output.
     """
-    config = load_config(ChatConfig, given, file=config_file)
+    config = load_options(context, ChatConfig, given, file=config_file)
+    require_model(config.model)
     from hone.recipe.answer import open_conversation
 
     conversation = open_conversation(config, home=hone_home(), note=say)

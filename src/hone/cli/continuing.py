@@ -9,13 +9,13 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from hone.cli.options import ConfigFileOption, JsonOption, options_of
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of
 from hone.cli.output import console, labelled, print_json, result_stream, show, text_columns
 from hone.cli.progress import reported
 from hone.cli.signals import stops_after_step
 from hone.cli.summary import print_run
 from hone.cli.tables import figure, signed
-from hone.config import CONTINUE_OPTIONS, ContinueConfig, load_config
+from hone.config import CONTINUE_OPTIONS, ContinueConfig
 from hone.home import hone_home
 from hone.types import JsonDict
 
@@ -23,14 +23,16 @@ __all__ = ["continue_model"]
 
 
 @options_of(ContinueConfig, arguments=("version", "data"), only=CONTINUE_OPTIONS)
-def continue_model(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
+def continue_model(
+    *, context: typer.Context, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any
+) -> None:
     """Train the next version from a version.
 
     New rows are trained on together with a sample of the old ones, from the version's adapter on. The old version and
     the new one then answer the old and the new held-out rows, so that what the update broke is seen. With --without,
     the next version is trained anew from the base, without these rows.
     """
-    config = load_config(ContinueConfig, given, file=config_file, command="models continue")
+    config = load_options(context, ContinueConfig, given, file=config_file)
     from hone.engine.events import Tee
     from hone.recipe.continuing import continue_version
 

@@ -13,9 +13,9 @@ from rich.text import Text
 from hone.cli.data_check import check_data
 from hone.cli.data_convert import convert_data
 from hone.cli.data_page import PageRow, data_page
-from hone.cli.options import JsonOption, options_of
+from hone.cli.options import JsonOption, load_options, options_of
 from hone.cli.output import console, harmless, labelled, print_json, result_stream, say, show, text_columns
-from hone.config import TrainConfig, load_config
+from hone.config import TrainConfig
 from hone.files import write_atomically
 from hone.home import hone_home
 from hone.types import JsonDict
@@ -40,6 +40,7 @@ def _group() -> None:
 @options_of(TrainConfig, arguments=("data",), only=("data", "model", "map", "max_length"))
 def show_data(
     *,
+    context: typer.Context,
     rows: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the first rows to show.")] = 3,
     row: Annotated[int | None, typer.Option(min=1, metavar="K", help="Show the K-th row of the file instead.")] = None,
     ids: Annotated[bool, typer.Option("--ids", help="Show token ids as well.")] = False,
@@ -54,7 +55,7 @@ def show_data(
     The rendered text of the first rows, and every row that cannot be used, with its reason. What the model is
     trained to write stands between ⟦ and ⟧.
     """
-    config = load_config(TrainConfig, given, command="data show")
+    config = load_options(context, TrainConfig, given)
     from hone.recipe.show import show_rows
 
     with result_stream(as_json):

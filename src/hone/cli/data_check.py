@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from hone.cli.options import JsonOption, options_of
+from hone.cli.options import JsonOption, load_options, options_of
 from hone.cli.output import console, harmless, labelled, print_json, result_stream, say, show, text_columns
-from hone.config import RunConfig, load_config
+from hone.config import RunConfig
 from hone.data.faults import FAULTS, Fault
 from hone.errors import ConfigError
 from hone.home import hone_home
@@ -36,6 +36,7 @@ _Lines = Iterator[str | Text]
 @options_of(RunConfig, arguments=("data",), only=("data", "eval", "map", "max_length", "allow_few_rows"))
 def check_data(
     *,
+    context: typer.Context,
     benchmark: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE", help="Warn of rows whose prompt stands in FILE; may be repeated."),
@@ -68,7 +69,7 @@ def check_data(
 
     Each has a code, line, byte, place in the row and remedy. Ends with code 2 where a row is rejected or the file is.
     """
-    config = load_config(RunConfig, given)
+    config = load_options(context, RunConfig, given)
     if redact and fix is None:
         raise ConfigError("changes what --fix writes", where="--redact", remedy="give --fix OUT as well")
     if learning_curve and model is None:
@@ -83,25 +84,28 @@ def check_data(
             benchmarks=benchmark or (),
             allow_few_rows=config.allow_few_rows,
             presidio=presidio,
+            tasks=None,
         )
         if model is not None:
             report = _with_model(report, config, model, learning_curve=learning_curve)
         written = repair(report, fix, mapping=config.mapping, redact=redact) if fix is not None else None
-    if as_json:
-        print_json({**report.to_json(), "fix": written.to_json() if written else None})
-    else:
-        _show(report, written)
+    _print(report, written, as_json=as_json)
     if code := report.exit_code(strict=strict):
         raise typer.Exit(code)
 
 
-def _show(report: AuditReport, written: Repair | None) -> None:
+def _print(report: AuditReport, written: Repair | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**report.to_json(), "fix": written.to_json() if written else None})
+        return
     columns = text_columns(console(sys.stdout))
     for line in (*_lines(report, columns), *(_repair_lines(written, columns) if written else ())):
         show(line)
 
 
 def _with_model(report: AuditReport, config: RunConfig, model: str, *, learning_curve: bool) -> AuditReport:
+    if report.prompts_only:
+        raise ConfigError("looks at answers, and no row has one", where="--model", remedy="leave it out")
     from hone.recipe.audit_model import add_model_faults
 
     options: dict[str, Any] = {
@@ -187,8 +191,11 @@ def _summary_lines(report: AuditReport, columns: int) -> _Lines:
 
 def _coverage_lines(coverage: dict[str, Any], columns: int) -> _Lines:
     prompts, answers = coverage["prompt_characters"], coverage["answer_characters"]
-    lengths = f"half the prompts have at most {prompts['median']} characters, half the answers {answers['median']}"
-    yield labelled("Covers", f"{lengths} (longest {prompts['most']} and {answers['most']})", columns=columns)
+    lengths = f"half the prompts have at most {prompts['median']} characters"
+    longest = f"{prompts['most']}"
+    if answers is not None:
+        lengths, longest = f"{lengths}, half the answers {answers['median']}", f"{longest} and {answers['most']}"
+    yield labelled("Covers", f"{lengths} (longest {longest})", columns=columns)
     labels = coverage["labels"]
     if labels:
         shown = ", ".join(f"{label} {count}" for label, count in list(labels.items())[:10])

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hone.cli.options import JsonOption, options_of
+from hone.cli.options import JsonOption, load_options, options_of
 from hone.cli.output import console, labelled, print_json, result_stream, show, text_columns
-from hone.config import TrainConfig, load_config
+from hone.config import TrainConfig
 
 __all__ = ["convert_data"]
 
@@ -20,6 +20,7 @@ _MOST_REFUSED = 5
 @options_of(TrainConfig, arguments=("data",), only=("data", "map"))
 def convert_data(
     *,
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", metavar="OUT", help="The file to write; .parquet for Parquet.")],
     target: Annotated[
         str,
@@ -35,7 +36,7 @@ def convert_data(
 
     Where the other format cannot hold all of them, that is said and nothing is written.
     """
-    config = load_config(TrainConfig, given)
+    config = load_options(context, TrainConfig, given)
     from hone.recipe.convert import convert_file
 
     with result_stream(as_json):

@@ -52,7 +52,7 @@ def _lines(machine: _Json, columns: int) -> Iterator[str | Text]:
     packages = [f"{one['name']} {one['version']}" + _in_brackets(one["note"]) for one in machine["packages"]]
     yield labelled("Packages", ", ".join(packages), columns=columns)
     for place, one in enumerate([*machine["needed"], *machine["extras"]]):
-        state = one["version"] if one["installed"] else f"not installed; {one['install']}"
+        state = str(one["version"]) if one["installed"] else f"not installed; {one['install']}"
         yield labelled("" if place else "Further", f"{one['name']} ({one['for']}): {state}", columns=columns, hang=2)
     base = machine["embedded_base"]
     state = "installed" if base["installed"] else f"not installed; {base['install']}"

@@ -6,25 +6,28 @@ from typing import Any
 
 import typer
 
-from hone.cli.options import ConfigFileOption, JsonOption, options_of
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of, require_model
 from hone.cli.output import print_json, result_stream
 from hone.cli.progress import reported
 from hone.cli.summary import print_evaluation
-from hone.config import EvaluateConfig, load_config
+from hone.config import EvaluateConfig
 from hone.home import hone_home
 
 __all__ = ["evaluate"]
 
 
 @options_of(EvaluateConfig, arguments=("version", "data"))
-def evaluate(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
+def evaluate(
+    *, context: typer.Context, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any
+) -> None:
     """Compare a version with its base on held-out rows.
 
     The base answers as it is, with an instruction, with examples and, where they are given, with documents. Prints
     metrics with intervals, the rows that gained and lost most, and the verdict. Ends with code 3 where the verdict is
     "do not ship".
     """
-    config = load_config(EvaluateConfig, given, file=config_file)
+    config = load_options(context, EvaluateConfig, given, file=config_file)
+    require_model(config.version)
     from hone.recipe.evaluate import evaluate as evaluate_arms
 
     with result_stream(as_json), reported() as recorder:

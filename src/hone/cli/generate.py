@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from hone.cli.options import ConfigFileOption, JsonOption, options_of
+import typer
+
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of, require_model
 from hone.cli.output import harmless, print_json, result_stream, say
-from hone.config import GenerateConfig, load_config
+from hone.config import GenerateConfig
 from hone.errors import ConfigError
 from hone.home import hone_home
 from hone.types import ArmName, JsonDict
@@ -21,15 +23,18 @@ __all__ = ["generate", "input_lines", "write_pieces"]
 
 
 @options_of(GenerateConfig, arguments=("model", "prompt"))
-def generate(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
+def generate(
+    *, context: typer.Context, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any
+) -> None:
     """Answer one message.
 
     Nothing but the answer goes to standard output. With --best-of, several are written and the best one is given.
     """
     if given.get("prompt") == "-":
         given["prompt"] = _read_standard_input()
-    config = load_config(GenerateConfig, given, file=config_file)
+    config = load_options(context, GenerateConfig, given, file=config_file)
     _check_best_of(config)
+    require_model(config.model)
     from hone.recipe.answer import open_conversation
 
     with result_stream(as_json):

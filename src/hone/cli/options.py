@@ -1,7 +1,7 @@
 """Options of commands, made from the fields of a config: name, help and default are written there and nowhere else.
 
-A command takes them as ``**given`` and hands them to :func:`hone.config.load_config`, which checks all of them
-together. None means that an option was not given.
+A command takes them as ``**given`` and hands them to :func:`load_options`, which checks all of them together. None
+means that an option was not given.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 
-from hone.config import option_help
+from hone.config import load_config, option_help
+from hone.data.source import require_source
+from hone.errors import HoneError
+from hone.home import hone_home
 
-__all__ = ["ConfigFileOption", "JsonOption", "options_of"]
+__all__ = ["ConfigFileOption", "JsonOption", "load_options", "options_of", "require_model"]
+
+_Config = TypeVar("_Config", bound=BaseModel)
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, for programs; all else on stderr.")
@@ -70,13 +75,68 @@ def options_of(
 
         @functools.wraps(command)
         def with_options(**given: Any) -> None:
-            command(**given)
+            try:
+                command(**given)
+            except HoneError as error:
+                _name_as_given(error, given)
+                raise
 
         # typer reads a command's options from its signature
         vars(with_options)["__signature__"] = signature.replace(parameters=ordered)
         return with_options
 
     return decorate
+
+
+def load_options(
+    context: typer.Context, config_class: type[_Config], given: Mapping[str, Any], *, file: Path | None = None
+) -> _Config:
+    """The config of a command; what is wrong is told in the words of its command line, with its own help.
+
+    Args:
+        context: the command's.
+        config_class: the config to make.
+        given: the options of the command line by name, None where not given.
+        file: of ``--config``.
+
+    Raises:
+        ConfigError: as of :func:`hone.config.load_config`.
+        DataError: the rows' file is missing; told before torch is imported, which takes seconds.
+    """
+    command = context.command_path.partition(" ")[2]
+    config = load_config(config_class, given, file=file, command=command, words=_words(context))
+    if (data := getattr(config, "data", None)) is not None:
+        require_source(data)
+    return config
+
+
+def require_model(reference: str) -> None:
+    """Stop where nothing is named so, before torch is imported, which takes seconds.
+
+    Args:
+        reference: a version, an alias, a run's folder or a base.
+
+    Raises:
+        VersionError: there is no such thing.
+    """
+    from hone.recipe.finding import find_run
+
+    find_run(reference, hone_home(), note=lambda text: None)
+
+
+def _name_as_given(error: HoneError, given: Mapping[str, Any]) -> None:
+    """Let an error whose place is an option name it as the command line does, unless a config file gave it."""
+    if error.where is not None and (given.get("config_file") is None or given.get(error.where) is not None):
+        error.where = _words(given["context"]).get(error.where, error.where)
+
+
+def _words(context: typer.Context) -> dict[str, str]:
+    """What the user writes for each parameter: ``--max-steps``, or ``DATA`` for one that is given by place."""
+    words = {}
+    for parameter in context.command.params:
+        by_place = parameter.param_type_name == "argument"
+        words[str(parameter.name)] = str(parameter.name).upper() if by_place else parameter.opts[0]
+    return words
 
 
 def _parameters(

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from hone.cli.options import ConfigFileOption, JsonOption, options_of
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of
 from hone.cli.output import console, labelled, print_json, result_stream, say, show, text_columns
 from hone.cli.tables import byte_size, duration, text_table
-from hone.config import PlanConfig, load_config
+from hone.config import PlanConfig
 from hone.errors import ConfigError
 from hone.home import hone_home
 
@@ -25,6 +25,7 @@ _Lines = Iterator[str | Text]
 @options_of(PlanConfig, arguments=("data",))
 def plan(
     *,
+    context: typer.Context,
     history: Annotated[
         bool, typer.Option("--history", help="Show what was predicted of earlier runs, and what they took; no DATA.")
     ] = False,
@@ -37,18 +38,20 @@ def plan(
     Memory, time and money of each way of training on this machine or another, and which one hone would choose.
     Nothing is trained; where the base can be loaded, two steps are timed, once.
     """
-    from hone.recipe import plan as recipe
-
     home = hone_home()
     if history:
         _refuse_data(given)
+        from hone.recipe import plan as recipe
+
         found = recipe.plan_history(home)
         if as_json:
             print_json(found)
         else:
             _print(_history_lines(found, text_columns(console(sys.stdout))))
         return
-    config = load_config(PlanConfig, given, file=config_file)
+    config = load_options(context, PlanConfig, given, file=config_file)
+    from hone.recipe import plan as recipe
+
     with result_stream(as_json):
         planned = recipe.plan(config, home=home, note=lambda text: say(f"note: {text}"))
     if as_json:

@@ -10,10 +10,10 @@ import typer
 from rich.text import Text
 
 from hone.cli.comparison import proof_lines
-from hone.cli.options import ConfigFileOption, JsonOption, options_of
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of
 from hone.cli.output import console, labelled, print_json, result_stream, show, text_columns
 from hone.cli.progress import reported
-from hone.config import PROOF_OPTIONS, ProofConfig, load_config
+from hone.config import PROOF_OPTIONS, ProofConfig
 from hone.errors import HoneError
 from hone.home import hone_home
 
@@ -24,13 +24,15 @@ __all__ = ["proof"]
 
 
 @options_of(ProofConfig, arguments=("version",), only=PROOF_OPTIONS)
-def proof(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
+def proof(
+    *, context: typer.Context, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any
+) -> None:
     """Measure the proof's invariants.
 
     Of a version or run, all that can be measured again. With --data, those that come before a training, and nothing
     is trained. Ends with code 1 where one does not hold.
     """
-    config = load_config(ProofConfig, given, file=config_file)
+    config = load_options(context, ProofConfig, given, file=config_file)
     from hone.recipe.prove import prove
 
     with result_stream(as_json), reported() as recorder:

@@ -15,12 +15,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from hone.cli.generate import input_lines
-from hone.cli.options import ConfigFileOption, JsonOption, options_of
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of, require_model
 from hone.cli.output import harmless, print_json, result_stream, say, show
 from hone.cli.progress import reported
 from hone.cli.ranking_report import report_lines
-from hone.config import RANK_OPTIONS, RankConfig, load_config
+from hone.config import RANK_OPTIONS, RankConfig
 from hone.errors import BadInputError, ConfigError
 from hone.home import hone_home
 from hone.types import JsonDict
@@ -39,13 +41,16 @@ _NO_TEXT = "(no text)"
 
 
 @options_of(RankConfig, arguments=("version",), only=RANK_OPTIONS)
-def rank(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
+def rank(
+    *, context: typer.Context, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any
+) -> None:
     """Compare answers, blind, and keep what you say.
 
     The version and its base (or --against) answer the same prompts. You see the answers without names and in random
     order, and say which is better. The same command goes on where you stopped. The report says who wins.
     """
-    config = load_config(RankConfig, given, file=config_file)
+    config = load_options(context, RankConfig, given, file=config_file)
+    require_model(config.version)
     from hone.recipe.rank import open_rankings, report_of, sessions_of
 
     home = hone_home()

@@ -13,6 +13,7 @@ from hone.cli.tables import text_table
 __all__ = ["retention_lines"]
 
 _Json = Mapping[str, Any]
+_NOTHING = "nothing to lose, as the base is not better than guessing at general questions"
 _KEPT = {True: "kept", False: "lost beyond the bounds", None: "not judged"}
 
 
@@ -26,7 +27,9 @@ def retention_lines(retention: _Json | None, *, columns: int) -> Iterator[str | 
     if retention is None:
         return
     yield ""
-    title = f"Retention outside of the domain: {_KEPT[retention['kept']]} (--keep {retention['keep']})"
+    # older results do not say it
+    found = _NOTHING if retention["kept"] and retention.get("nothing_to_lose") else _KEPT[retention["kept"]]
+    title = f"Retention outside of the domain: {found} (--keep {retention['keep']})"
     yield Text(title, style="bold")
     yield ""
     yield from text_table([["", "base", "tuned", "difference", "95% interval"], *_rows(retention)], indent=2)

@@ -6,10 +6,10 @@ from typing import Any
 
 import typer
 
-from hone.cli.options import ConfigFileOption, JsonOption, options_of
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of
 from hone.cli.output import print_json, result_stream, show
 from hone.cli.progress import reported
-from hone.config import REWARD_OPTIONS, RewardConfig, load_config
+from hone.config import REWARD_OPTIONS, RewardConfig
 from hone.home import hone_home
 
 __all__ = ["reward", "score"]
@@ -21,13 +21,15 @@ reward = typer.Typer(help="Ask a reward model what answers are worth.", no_args_
 
 @reward.command("score", epilog="Example: hone reward score judge answers.jsonl")
 @options_of(RewardConfig, arguments=("version", "data"), only=REWARD_OPTIONS)
-def score(*, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any) -> None:
+def score(
+    *, context: typer.Context, as_json: JsonOption = False, config_file: ConfigFileOption = None, **given: Any
+) -> None:
     """Score every answer of a file: the higher, the better.
 
     Scores say something beside each other only, for answers to one prompt: the chance that one is preferred to
     another is the logistic function of the difference of their scores.
     """
-    config = load_config(RewardConfig, given, file=config_file)
+    config = load_options(context, RewardConfig, given, file=config_file)
     from hone.recipe.reward import score_answers
 
     with result_stream(as_json), reported() as recorder:

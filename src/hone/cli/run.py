@@ -17,6 +17,7 @@ __all__ = ["run"]
 @options_of(RunConfig, arguments=("data",))
 def run(
     *,
+    context: typer.Context,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with the interrupted run in this folder; without DATA.")
     ] = None,
@@ -30,4 +31,4 @@ def run(
     Nothing but DATA is needed: every number is chosen from the model and the data, and printed with its reason.
     Ends with code 3 where the verdict is "do not ship".
     """
-    do_job(RunConfig, given, config_file=config_file, resume=resume, as_json=as_json)
+    do_job(context, RunConfig, given, config_file=config_file, resume=resume, as_json=as_json)

@@ -92,7 +92,9 @@ def _training_lines(result: _Json, columns: int) -> _Lines:
     data, training = result["data"], result["training"]
     yield from _row_counts(data, columns)
     validation, held_out = data["validation"], data["held_out"]
-    parts = {"trained on": data["train"], "to choose the step that is kept": validation, "held out": held_out}
+    steps, rows_used = _steps(training), training["rows_used"]
+    trained_on = "trained on" if rows_used == data["train"] else f"of {data['train']} trained on, in {steps}"
+    parts = {trained_on: rows_used, "to choose the step that is kept": validation, "held out": held_out}
     used = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
     yield labelled("", used, columns=columns)
     if training["replay"]["rows"]:
@@ -124,7 +126,7 @@ def _first_dropped(ledger: Path, source: str, columns: int) -> _Lines:
 
 
 def _training_sentence(training: _Json, base: _Json) -> str:
-    steps = f"{training['steps']} step{'' if training['steps'] == 1 else 's'}"
+    steps = _steps(training)
     if training["stopped_early"]:
         steps += f" of {training['total_steps']} (stopped early, the validation loss had risen)"
     memory = f"at most {byte_size(training['peak_memory_bytes'])} of memory"
@@ -135,6 +137,10 @@ def _training_sentence(training: _Json, base: _Json) -> str:
     if training["validation_loss"] is not None:
         parts.append(f"validation loss {training['validation_loss']:.3f} at step {training['best_step']}, kept")
     return ", ".join(part for part in parts if part)
+
+
+def _steps(training: _Json) -> str:
+    return f"{training['steps']} step{'' if training['steps'] == 1 else 's'}"
 
 
 def _line(label: str, text: str) -> Text:

@@ -17,12 +17,12 @@ from hone.cli.launch import (
     launch,
     was_launched,
 )
-from hone.cli.options import ConfigFileOption, JsonOption, options_of
+from hone.cli.options import ConfigFileOption, JsonOption, load_options, options_of
 from hone.cli.output import print_json, result_stream
 from hone.cli.progress import reported
 from hone.cli.signals import stops_after_step
 from hone.cli.summary import print_run, print_training
-from hone.config import RunConfig, TrainConfig, load_config
+from hone.config import RunConfig, TrainConfig
 from hone.engine.events import Tee
 from hone.errors import ConfigError
 from hone.home import hone_home
@@ -40,6 +40,7 @@ _OF_THE_MACHINE = ("devices", "shard")
 @options_of(TrainConfig, arguments=("data",))
 def train(
     *,
+    context: typer.Context,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with the interrupted run in this folder; without DATA.")
     ] = None,
@@ -51,10 +52,11 @@ def train(
 
     The adapter is left in the run's folder; `hone chat` and `hone evaluate` take that folder's name.
     """
-    do_job(TrainConfig, given, config_file=config_file, resume=resume, as_json=as_json)
+    do_job(context, TrainConfig, given, config_file=config_file, resume=resume, as_json=as_json)
 
 
 def do_job(
+    context: typer.Context,
     config_class: type[TrainConfig],
     given: Mapping[str, Any],
     *,
@@ -65,6 +67,7 @@ def do_job(
     """Run or train, and print the result.
 
     Args:
+        context: the command's.
         config_class: RunConfig for the whole job, TrainConfig for training alone.
         given: the options of the command line by name, None where not given.
         config_file: a file with further ones.
@@ -76,7 +79,7 @@ def do_job(
         Exit: with the verdict's code, where that is not 0.
     """
     if resume is None:
-        config, folder = load_config(config_class, given, file=config_file), None
+        config, folder = load_options(context, config_class, given, file=config_file), None
     else:
         _refuse_further_options(given, config_file)
         from hone.recipe.run import open_interrupted_run

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ _OF_METHODS: Mapping[str, tuple[MethodName, ...]] = {
     "loss_normalisation": ("grpo",),
 }
 
+_LONGEST_WORD = 60
 # pydantic's wordings, and ours
 _WORDINGS = {
     "Input should be": "must be",
@@ -50,102 +52,104 @@ _WORDINGS = {
 }
 
 
-def field_problems(errors: Iterable[ErrorDetails], *, options: Sequence[str], places: Mapping[str, str]) -> list[str]:
+def field_problems(
+    errors: Iterable[ErrorDetails], *, options: Sequence[str], places: Mapping[str, str], words: Mapping[str, str]
+) -> list[str]:
     """The problems of single options.
 
     Args:
         errors: what pydantic found.
         options: all options that there are.
         places: ``file:line`` of each option that came from a file.
+        words: how an option is told of, as ``--max-steps``; by its key, where it stands not in here.
     """
-    return [_field_problem(error, options, places) for error in errors]
+    return [_field_problem(error, options, places, words) for error in errors]
 
 
-def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str]) -> list[str]:
+def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str], words: Mapping[str, str]) -> list[str]:
     """The problems between options, each of which may be right alone.
 
     Args:
         values: options as they were given, by their names; those with wrong types are not judged.
         places: ``file:line`` of each option that came from a file.
+        words: how an option is told of, as ``--max-steps``; by its key, where it stands not in here.
     """
     problems = []
     if values.get("eval") is not None and values.get("held_out") is not None:
+        file, aside = _word(words, "eval"), _word(words, "held_out")
         problems.append(
             _place(places, "held_out")
-            + "eval and held_out are both given: eval names the file of held-out rows, held_out sets rows of the data "
-            "aside; give one of them"
+            + f"{file} and {aside} are both given: {file} names the file of held-out rows, {aside} sets rows of the "
+            "data aside; give one of them"
         )
     top_p = values.get("top_p")
     if isinstance(top_p, int | float) and top_p < 1 and values.get("temperature", 0) == 0:
         problems.append(
             _place(places, "top_p")
-            + f"top_p = {top_p} has no effect with temperature = 0, which always takes the likeliest token; "
-            "give a temperature above 0, or leave top_p out"
+            + f"{_said(words, 'top_p', top_p)} has no effect with {_said(words, 'temperature', 0)}, which always takes "
+            f"the likeliest token; give a temperature above 0, or leave {_word(words, 'top_p')} out"
         )
-    problems += _retention_problems(values, places)
-    problems += _adaptation_problems(values, places)
+    problems += _retention_problems(values, places, words)
+    problems += _adaptation_problems(values, places, words)
+    method = _said(words, "method", values.get("method"))
     problems += [
-        _place(places, name) + f"{name} = {values[name]} has no effect with method = {values['method']}; leave it out"
+        _place(places, name) + f"{_said(words, name, values[name])} has no effect with {method}; leave it out"
         for name, methods in _OF_METHODS.items()
         if values.get(name) and values.get("method") and values["method"] not in methods
     ]
     if values.get("method") in _POLICY and values.get("validation"):
         problems.append(
             _place(places, "validation")
-            + f"validation = {values['validation']} has no effect with method = {values['method']}, which keeps its "
-            "last weights; leave it out"
+            + f"{_said(words, 'validation', values['validation'])} has no effect with {method}, which keeps its last "
+            "weights; leave it out"
         )
     return problems
 
 
-def _retention_problems(values: Mapping[str, Any], places: Mapping[str, str]) -> list[str]:
+def _retention_problems(values: Mapping[str, Any], places: Mapping[str, str], words: Mapping[str, str]) -> list[str]:
     problems = []
     if values.get("lm_eval") is not None and str(values.get("probes")) == "0":
         problems.append(
             _place(places, "lm_eval")
-            + f"lm_eval = {values['lm_eval']} has no effect with probes = 0, which measures no retention; leave one out"
+            + f"{_said(words, 'lm_eval', values['lm_eval'])} has no effect with {_said(words, 'probes', 0)}, which "
+            "measures no retention; leave one out"
         )
     if values.get("lm_eval_limit") is not None and values.get("lm_eval") is None:
         problems.append(
             _place(places, "lm_eval_limit")
-            + f"lm_eval_limit = {values['lm_eval_limit']} has no effect without lm_eval; leave it out"
+            + f"{_said(words, 'lm_eval_limit', values['lm_eval_limit'])} has no effect without "
+            f"{_word(words, 'lm_eval')}; leave it out"
         )
     return problems
 
 
-def _adaptation_problems(values: Mapping[str, Any], places: Mapping[str, str]) -> list[str]:
+def _adaptation_problems(values: Mapping[str, Any], places: Mapping[str, str], words: Mapping[str, str]) -> list[str]:
     adaptation = values.get("adaptation", "lora")
+    said, layers = _said(words, "adaptation", adaptation), _word(words, "layers")
+    with_halves = f"goes with the adapters {', '.join(sorted(WITH_HALVES))}, not with {said}"
     without_rank = ("rank", "alpha") if adaptation in WITHOUT_RANK else ()
     without_halves = ("learning_rate_ratio",) if adaptation not in WITH_HALVES else ()
     problems = [
-        _place(places, name) + f"{name} = {values[name]} has no effect with adaptation = {adaptation}; leave it out"
+        _place(places, name) + f"{_said(words, name, values[name])} has no effect with {said}; leave it out"
         for name in (*without_rank, *without_halves)
         if values.get(name) is not None and (name, values[name]) != ("learning_rate_ratio", 1.0)
     ]
-    if adaptation not in WITH_HALVES and values.get("add_tokens"):
-        problems.append(
-            _place(places, "add_tokens")
-            + f"add_tokens goes with the adapters {', '.join(sorted(WITH_HALVES))}, not with adaptation = {adaptation}"
-        )
-    if adaptation not in WITH_HALVES and values.get("quantize"):
-        problems.append(
-            _place(places, "quantize")
-            + f"quantize goes with the adapters {', '.join(sorted(WITH_HALVES))}, not with adaptation = {adaptation}"
-        )
+    if adaptation not in WITH_HALVES:
+        problems += [
+            f"{_place(places, name)}{_word(words, name)} {with_halves}"
+            for name in ("add_tokens", "quantize")
+            if values.get(name)
+        ]
     if adaptation not in WITH_HALVES and values.get("method") == "reward":
-        problems.append(
-            _place(places, "method")
-            + f"method = reward goes with the adapters {', '.join(sorted(WITH_HALVES))}, not with {adaptation}"
-        )
+        problems.append(f"{_place(places, 'method')}{_said(words, 'method', 'reward')} {with_halves}")
     if adaptation == "partial" and not values.get("layers"):
         problems.append(
-            _place(places, "adaptation")
-            + "adaptation = partial needs layers, the weights to train, as --layers 'model.layers.29,*.norm.weight'"
+            f"{_place(places, 'adaptation')}{said} needs {layers}, the weights to train, as --layers "
+            "'model.layers.29,*.norm.weight'"
         )
     if adaptation == "full" and values.get("layers"):
-        problems.append(
-            _place(places, "layers") + "adaptation = full trains all weights; use adaptation = partial with layers"
-        )
+        partial = _said(words, "adaptation", "partial")
+        problems.append(f"{_place(places, 'layers')}{said} trains all weights; use {partial} with {layers}")
     return problems
 
 
@@ -169,16 +173,17 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
-def _field_problem(error: ErrorDetails, options: Sequence[str], places: Mapping[str, str]) -> str:
+def _field_problem(
+    error: ErrorDetails, options: Sequence[str], places: Mapping[str, str], words: Mapping[str, str]
+) -> str:
     location = [str(part) for part in error["loc"]]
     option = location[0] if location else "options"
-    inner = "".join(f"[{part}]" for part in location[1:] if part != "[key]")
-    place = _place(places, option)
+    place, word = _place(places, option), _word(words, option)
     kind, given = error["type"], error["input"]
     if kind == "extra_forbidden":
         return f"{place}{option}: there is no such option{nearest(option, options)}"
     if kind == "missing":
-        return f"{place}{option} is missing, and has no default"
+        return f"{place}{word} is missing, and has no default"
     rule = error["msg"]
     for wording, ours in _WORDINGS.items():
         rule = rule.replace(wording, ours, 1)
@@ -186,8 +191,26 @@ def _field_problem(error: ErrorDetails, options: Sequence[str], places: Mapping[
         rule += nearest(str(given), re.findall(r"'(\w+)'", rule))
     if kind == "string_type" and isinstance(given, int | float):
         rule += "; put it in quotes in a file"
+    if word != option:  # a list is one word of the command line
+        return f"{word} {_typed(given)}: {rule}"
+    inner = "".join(f"[{part}]" for part in location[1:] if part != "[key]")
     return f"{place}{option}{inner} = {reprlib.repr(given)}: {rule}"
 
 
 def _place(places: Mapping[str, str], option: str) -> str:
     return f"{places[option]}: " if option in places else ""
+
+
+def _word(words: Mapping[str, str], option: str) -> str:
+    return words.get(option, option)
+
+
+def _said(words: Mapping[str, str], option: str, value: object) -> str:
+    """An option with its value, as it is given: ``--top-p 0.5`` or ``top_p = 0.5``."""
+    return f"{words[option]} {_typed(value)}" if option in words else f"{option} = {value}"
+
+
+def _typed(value: object) -> str:
+    """A value as one word of a command line; a long one is cut."""
+    text = str(value)
+    return text if shlex.quote(text) == text and len(text) <= _LONGEST_WORD else reprlib.repr(text)

@@ -29,6 +29,7 @@ def load_config(
     *,
     file: str | os.PathLike[str] | None = None,
     command: str | None = None,
+    words: Mapping[str, str] | None = None,
 ) -> _Config:
     """Options from a config file and the command line; the command line wins.
 
@@ -37,6 +38,8 @@ def load_config(
         options: the command line's values by option name (``max_steps``); None means not given.
         file: a YAML file of ``option: value`` lines.
         command: whose help a message names, where the config's own is not meant.
+        words: what each option is called on the command line, as ``--max-steps``. What stands in the file is told of
+            by its key.
 
     Raises:
         ConfigError: the file cannot be read or is no such file; or an option is unknown, given twice, missing or
@@ -49,6 +52,7 @@ def load_config(
         "problems": content.problems,
         "where": None if file is None else str(file),
         "command": command,
+        "words": {name: word for name, word in (words or {}).items() if file is None or name in given},
     }
     return config_class.model_validate({**content.values, **given}, context=context)
 

@@ -25,7 +25,7 @@ from pydantic import (
 from hone.config.check import config_error, cross_problems, field_problems
 from hone.config.option_help import option_help, option_name
 from hone.config.values import byte_size, column_mapping, name_list, no_truth_value, on_or_off, share_or_count
-from hone.types import AdaptationName, ArmName, Keep, MethodName
+from hone.types import DEFAULT_MODEL, AdaptationName, ArmName, Keep, MethodName
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -39,7 +39,6 @@ __all__ = [
     "TrainConfig",
 ]
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 # 432 questions in all: they take about as long as the other measures of retention together
 DEFAULT_PROBES = 24
 MOST_SEEDS = 100
@@ -50,18 +49,19 @@ def _report_together(
 ) -> Any:
     """Validate, and raise one ConfigError for everything that is wrong.
 
-    The context, which ``load.py`` gives, holds what was found before: ``problems``, ``places`` and ``where``.
+    The context, which ``load.py`` gives, holds what was found before: ``problems``, ``places`` and ``where``; and the
+    ``words`` of a command line.
     """
     context = info.context or {}
-    places: Mapping[str, str] = context.get("places", {})
+    told: dict[str, Mapping[str, str]] = {name: context.get(name, {}) for name in ("places", "words")}
     problems: list[str] = list(context.get("problems", ()))
     config = None
     try:
         config = handler(values)
     except ValidationError as error:
-        problems += field_problems(error.errors(), options=list(option_help(cls)), places=places)
+        problems += field_problems(error.errors(), options=list(option_help(cls)), **told)
     if isinstance(values, Mapping):
-        problems += cross_problems({option_name(cls, key): value for key, value in values.items()}, places=places)
+        problems += cross_problems({option_name(cls, key): value for key, value in values.items()}, **told)
     if problems:
         command = context.get("command") or cls.__name__.removesuffix("Config").lower()
         raise config_error(problems, command=command, where=context.get("where"))

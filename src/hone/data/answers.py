@@ -96,6 +96,11 @@ class AnswerSet:
     mismatched_reference: float = 0.0
 
     @property
+    def row(self) -> int:
+        """Ordinal of the input row."""
+        return self.sequences[0].row
+
+    @property
     def ids(self) -> tuple[int, ...]:
         """All tokens that are computed for it: the prompt once, then each answer."""
         return joined(self.sequences).ids

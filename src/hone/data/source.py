@@ -25,7 +25,7 @@ from hone.data.tables import hub_rows, looks_like_table, parquet_rows, table_row
 from hone.errors import DataError
 from hone.files import sha256_file
 
-__all__ = ["RawRow", "is_hub_id", "read_rows", "source_hash", "source_kind"]
+__all__ = ["RawRow", "is_hub_id", "read_rows", "require_source", "source_hash", "source_kind"]
 
 _TABLE_EXTENSIONS = frozenset({".csv", ".tsv", ".tab"})
 _JSON_EXTENSIONS = frozenset({".jsonl", ".ndjson", ".json"})
@@ -72,6 +72,19 @@ def read_rows(path_or_hub_id: str) -> Iterator[RawRow]:
         return parquet_rows(path)
     _refuse_foreign(path, head)
     return _text_rows(path, head)
+
+
+def require_source(path_or_hub_id: str) -> None:
+    """Stop where a source is missing, or is no file; a data set of the hub is taken to be there.
+
+    Args:
+        path_or_hub_id: as for :func:`read_rows`.
+
+    Raises:
+        DataError: as at once of :func:`read_rows`.
+    """
+    if not is_hub_id(path_or_hub_id):
+        _require_file(Path(path_or_hub_id))
 
 
 def source_kind(path: Path) -> Literal["json_lines", "json_document", "table", "parquet"]:

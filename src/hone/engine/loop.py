@@ -7,6 +7,7 @@ together: each computes its part of every step, all decide alike, and the first 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,12 +99,14 @@ class LoopResult:
         total_steps: steps it had planned.
         stopped_early: validation loss had stopped falling.
         best: the weights that are kept; the last ones where nothing was validated.
+        taken: indices of the sequences that a step was computed on; all, unless the steps end within the first pass.
     """
 
     progress: Progress
     total_steps: int
     stopped_early: bool
     best: Mapping[str, Tensor]
+    taken: frozenset[int] = frozenset()
 
 
 def micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int) -> list[PackedBatch]:
@@ -193,7 +196,8 @@ def train(
             raise InterruptedRunError(f"stopped after step {step} of {total}; the state is saved")
     finished = state.finish(total)
     refresh()
-    return finished
+    steps = itertools.islice(_planned(settings, len(sequences), each, after=0), finished.progress.step)
+    return replace(finished, taken=frozenset(index for _, _, indices in steps for index in indices))
 
 
 def _planned(settings: LoopSettings, count: int, each: int, *, after: int) -> Iterator[tuple[int, int, list[int]]]:

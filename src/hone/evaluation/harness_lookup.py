@@ -16,6 +16,9 @@ from hone.errors import ConfigError, DataError, HoneError, MissingDependencyErro
 __all__ = ["failing_clearly", "find_tasks", "is_path", "require_harness", "silence"]
 
 
+_INDEX = "reading lm-evaluation-harness's index of some 14,000 files, as groups and tags ask for: one to three minutes"
+
+
 def require_harness() -> None:
     """Say how the harness is installed where it is not.
 
@@ -32,11 +35,12 @@ def require_harness() -> None:
         ) from error
 
 
-def find_tasks(names: Sequence[str]) -> list[dict[str, Any]]:
+def find_tasks(names: Sequence[str], *, say: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
     """The harness's tasks under each name, with their data.
 
     Args:
         names: of tasks, groups or tags of the harness; or paths of a task's YAML file or of a folder of such files.
+        say: takes a sentence on what is about to be done, where it takes long.
 
     Raises:
         ConfigError: there is no such task.
@@ -44,7 +48,12 @@ def find_tasks(names: Sequence[str]) -> list[dict[str, Any]]:
         MissingDependencyError: a package that a task needs is not installed.
     """
     files = _files_of_tasks([name for name in names if not is_path(name)])
-    return [failing_clearly(name, partial(_found, name, files)) for name in names]
+    found = []
+    for name in names:
+        indexed = name not in files and not is_path(name)
+        say(f"{name}: {_INDEX if indexed else 'opening the task and its data'}")
+        found.append(failing_clearly(name, partial(_found, name, files)))
+    return found
 
 
 def is_path(name: str) -> bool:

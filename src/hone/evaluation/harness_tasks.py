@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
@@ -89,12 +89,15 @@ class HarnessTasks:
         return [_is_right(one, self.metrics[name], self.name) for name in self.tasks for one in samples[name]]
 
 
-def open_tasks(names: Sequence[str], *, limit: int | None = None) -> list[HarnessTasks]:
+def open_tasks(
+    names: Sequence[str], *, limit: int | None = None, say: Callable[[str], None] = lambda text: None
+) -> list[HarnessTasks]:
     """Find tasks, fetch their data, and rehearse them.
 
     Args:
         names: of tasks, groups or tags of the harness; or paths of a task's YAML file or of a folder of such files.
         limit: take the first questions of each task only, this many of them.
+        say: takes a sentence on what is about to be done, where it takes long.
 
     Raises:
         MissingDependencyError: lm-evaluation-harness, or a package that a task needs, is not installed.
@@ -102,7 +105,7 @@ def open_tasks(names: Sequence[str], *, limit: int | None = None) -> list[Harnes
         DataError: a task's data cannot be fetched, or the harness cannot make questions of it.
     """
     require_harness()
-    return [_rehearsed(name, tasks, limit) for name, tasks in zip(names, find_tasks(names), strict=True)]
+    return [_rehearsed(name, tasks, limit) for name, tasks in zip(names, find_tasks(names, say=say), strict=True)]
 
 
 def _rehearsed(name: str, tasks: Mapping[str, Any], limit: int | None) -> HarnessTasks:

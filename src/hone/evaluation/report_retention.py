@@ -20,6 +20,11 @@ _KEPT = {
 }
 
 
+_NOTHING_TO_LOSE = (
+    "?", "Nothing to lose: the base is not better than guessing at general questions", "open",
+)  # fmt: skip
+
+
 def retention_context(retention: Mapping[str, Any] | None) -> JsonDict | None:
     """What the templates show; None where nothing was measured.
 
@@ -29,9 +34,10 @@ def retention_context(retention: Mapping[str, Any] | None) -> JsonDict | None:
     if retention is None:
         return None
     strength = retention.get("strength")
+    nothing_to_lose = retention["kept"] and retention.get("nothing_to_lose")  # older results do not say it
     points = [] if strength is None else strength["points"]
     return {
-        "finding": _KEPT[retention["kept"]],
+        "finding": _NOTHING_TO_LOSE if nothing_to_lose else _KEPT[retention["kept"]],
         "keep": retention["keep"],
         "losses": retention["losses"],
         "measures": list(_measures(retention)),

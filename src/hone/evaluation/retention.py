@@ -160,6 +160,11 @@ class Retention:
         return bool(self.losses)
 
     @property
+    def nothing_to_lose(self) -> bool:
+        """Whether questions were asked, and the base is not better than guessing in any skill of theirs."""
+        return bool(self.questions) and all(one.base is None for one in self.questions)
+
+    @property
     def borderline(self) -> bool:
         """Whether a bound on likelihoods lies inside an interval, so that more texts could change the finding."""
         bounds = KEEP_BOUNDS[self.keep]
@@ -178,6 +183,7 @@ class Retention:
             "keep": self.keep,
             "bounds": None if bounds is None else bounds.to_json(),
             "kept": None if bounds is None else not self.forgot,
+            "nothing_to_lose": self.nothing_to_lose,
             "losses": list(self.losses),
             "probes": self.questions[0].to_json() if self.questions else None,
             "files": [one.to_json() for one in self.questions[1:] if one.lm_eval is None],

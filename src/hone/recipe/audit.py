@@ -14,10 +14,12 @@ from hone.data.audit.presidio import PresidioSearch
 from hone.data.audit.repair import Repair, repair_file
 from hone.data.audit.report import AuditReport
 from hone.data.faults import FAULTS, RefusedSource
+from hone.errors import ConfigError
 
 __all__ = ["audit_file", "describe_warnings", "repair", "require_usable"]
 
 _MOST_NAMED = 4
+_PROMPTS_ONLY = "prompts only: usable with --method grpo, rloo or ppo and a --reward; other methods need answers"
 
 
 def audit_file(
@@ -28,7 +30,7 @@ def audit_file(
     benchmarks: Sequence[str] = (),
     allow_few_rows: bool = False,
     presidio: bool = False,
-    tasks: bool = False,
+    tasks: bool | None = False,
 ) -> AuditReport:
     """Check a file without a model.
 
@@ -39,12 +41,24 @@ def audit_file(
         benchmarks: further files whose prompts no row should repeat; rows that do are warned of.
         allow_few_rows: whether fewer than 10 usable rows are accepted.
         presidio: whether Presidio looks for personal data as well.
-        tasks: whether answers will be graded, so that rows may lack one.
+        tasks: whether answers will be graded, so that rows may lack one; with None, where all rows lack one, and a
+            note says which methods train on them.
 
     Raises:
         DataError: a file is missing or cannot be read, or no row of ``evaluation_data`` can be used.
         MissingDependencyError: Presidio is asked for, and not installed.
     """
+    if tasks is None:
+        report = audit_file(source, mapping=mapping, evaluation_data=evaluation_data, benchmarks=benchmarks,
+                            allow_few_rows=allow_few_rows, presidio=presidio, tasks=False)  # fmt: skip
+        if report.kept or report.cut or not report.rows:
+            return report
+        prompts = audit_file(source, mapping=mapping, evaluation_data=evaluation_data, benchmarks=benchmarks,
+                             allow_few_rows=allow_few_rows, presidio=presidio, tasks=True)  # fmt: skip
+        if not prompts.kept and not prompts.cut:
+            return report
+        coverage = prompts.coverage and {**prompts.coverage, "answer_characters": None}
+        return replace(prompts, prompts_only=True, coverage=coverage, notes=(*prompts.notes, _PROMPTS_ONLY))
     search = PresidioSearch() if presidio else None
     held_out = [held_out_prompts(evaluation_data, mapping=mapping, tasks=tasks)] if evaluation_data else []
     held_out += [held_out_prompts(name, code="probe_copy") for name in benchmarks]
@@ -59,9 +73,11 @@ def repair(report: AuditReport, out: Path, *, mapping: Mapping[str, str] | None 
 
     Raises:
         RefusedSource: the file cannot be used at all, for another reason than that too few rows are left.
-        ConfigError: ``out`` is the file itself.
+        ConfigError: ``out`` is the file itself, or the rows are prompts only.
         StorageError: it cannot be written.
     """
+    if report.prompts_only:
+        raise ConfigError("repairs rows with answers, and none of these has one", where="--fix", remedy="leave it out")
     if any(fault.severity == "refused" and fault.code != "too_few_rows" for fault in report.faults):
         require_usable(report)
     return repair_file(report.source, out, report, mapping=mapping, redact=redact)

@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         recorder.record(Event("progress", {"task": f"{arm}: {task}", "done": done, "total": len(examples)}))
 
     further = [(text, parse_endpoint(text)) for text in config.against or ()]
-    documents, questions = open_documents(config.documents, home=home), question_sets(config)
+    documents, questions = open_documents(config.documents, home=home), question_sets(config, recorder)
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.version}"}))
     answerer = load_answerer(
         config.version, home=home, device=config.device, dtype=config.dtype, note=note,

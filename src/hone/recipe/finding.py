@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hone.errors import ModelError, StorageError, VersionError
-from hone.model.adapter_files import read_adapter_notes
 from hone.model.catalog import resolve_model
-from hone.model.load import LoadedModel, load_base
 from hone.registry.aliases import AliasTarget, find_alias
 from hone.registry.versions import Version, resolve_version
 from hone.types import JsonDict
+
+if TYPE_CHECKING:  # importing the model imports torch, which finding a name does not need
+    from hone.model.load import LoadedModel
 
 __all__ = ["base_named", "find_run", "load_named_base", "notes_of_run"]
 
@@ -38,6 +40,8 @@ def load_named_base(reference: str, *, home: Path, device: str | None, dtype: st
     Raises:
         ModelError: there is no such base, or it is not the one any more that the alias was reverted to.
     """
+    from hone.model.load import load_base
+
     alias = _alias_on_base(home, reference)
     base = load_base(base_named(home, reference), home=home, device=device, dtype=dtype, note=note)
     if alias is not None and base.base_hash != alias.base_hash:
@@ -105,6 +109,8 @@ def notes_of_run(folder: Path) -> JsonDict:
     Raises:
         StorageError: it is missing or damaged.
     """
+    from hone.model.adapter_files import read_adapter_notes
+
     notes = read_adapter_notes(folder / "adapter")
     template = notes.get("template")
     known = {"template", *notes, *(f"template.{key}" for key in template)} if isinstance(template, dict) else {*notes}

@@ -112,7 +112,7 @@ def _lines(name: str, result: _Json, *, base: str | None, license_name: str | No
     yield f"# {_cell(name)}"
     yield ""
     yield (
-        f"{_cell(known_as)}, tuned on {data['train']} rows with hone {__version__}. Status: "
+        f"{_cell(known_as)}, tuned on {training.get('rows_used', data['train'])} rows with hone {__version__}. Status: "
         f"**{result.get('status', 'not registered')}**. " + _license_sentence(license_name)
     )
     yield ""
@@ -122,7 +122,7 @@ def _lines(name: str, result: _Json, *, base: str | None, license_name: str | No
     yield ""
     yield (
         f"{data['rows']} rows of `{_cell(data['source'])}`: {data['kept']} kept, {data['cut']} cut, {data['dropped']} "
-        f"dropped; {data['train']} trained on, {data['validation']} to choose the step that is kept, "
+        f"dropped; {data['train']} to train on, {data['validation']} to choose the step that is kept, "
         f"{data['held_out']} held out."
     )
     yield ""

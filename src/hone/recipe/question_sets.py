@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hone.config.schema import EvaluateConfig, RunConfig
 from hone.data.render import Renderer
+from hone.engine.events import Event, Recorder
 from hone.errors import TemplateError
 from hone.evaluation.harness_model import HarnessModel
 from hone.evaluation.harness_tasks import HarnessTasks, open_tasks
@@ -65,22 +66,28 @@ class QuestionSet:
     ready_for: Callable[[LoadedModel, Renderer], ReadySet]
 
 
-def question_sets(config: EvaluateConfig | RunConfig) -> list[QuestionSet]:
+def question_sets(config: EvaluateConfig | RunConfig, recorder: Recorder | None = None) -> list[QuestionSet]:
     """The sets of questions that a command is to ask, hone's own suite first; none where retention is not measured.
 
     Args:
         config: its options ``probes``, ``retention``, ``lm_eval`` and ``lm_eval_limit``.
+        recorder: is told what takes long; nobody is, unless given.
 
     Raises:
         DataError: a file of questions cannot be used, or a task's data cannot be fetched.
         ConfigError: there is no such task, or it cannot be asked.
         MissingDependencyError: tasks are given, and lm-evaluation-harness is not installed.
     """
+
+    def say(text: str) -> None:
+        if recorder is not None:
+            recorder.record(Event("stage", {"name": "questions", "detail": text}))
+
     if not config.probes:
         return []
     files = [(Path(path).name, read_questions(path)) for path in config.retention or ()]
     written = [("probes", probe_suite(config.probes)), *files]
-    opened = open_tasks(config.lm_eval, limit=config.lm_eval_limit) if config.lm_eval else []
+    opened = open_tasks(config.lm_eval, limit=config.lm_eval_limit, say=say) if config.lm_eval else []
     return [*(_written(name, items) for name, items in written), *(_harness(one) for one in opened)]
 
 

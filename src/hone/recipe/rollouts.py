@@ -51,6 +51,11 @@ class AskedPrompt:
     task: Task
     ids: tuple[int, ...]
 
+    @property
+    def row(self) -> int:
+        """Ordinal of the input row."""
+        return self.task.row
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:

@@ -83,7 +83,7 @@ def run(
     require_repeatable(config)
     held_out_data = _held_out_data(config, loaded)
     audit = _audited(config, evaluation_data=config.evaluation_data)
-    training = _training(home, question_sets(config), should_stop, parallel)
+    training = _training(home, question_sets(config, recorder), should_stop, parallel)
     with _working(config, home, recorder, kind="run", name=name, resume=resume, parallel=parallel) as work:
         _store_audit(work, audit)
         seeds = Repeated(

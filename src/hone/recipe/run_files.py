@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from hone.config.load import dump_resolved
 from hone.config.schema import TrainConfig
@@ -43,6 +43,11 @@ PROBE_FILE = "probe.safetensors"
 """Log-probabilities of some rows of the training, in the run's folder, for invariants 10 and 11."""
 
 _Config = TypeVar("_Config", bound=TrainConfig)
+
+
+class _OfRow(Protocol):
+    @property
+    def row(self) -> int: ...
 
 
 def held_out_file(folder: RunFolder) -> Path:
@@ -149,9 +154,19 @@ def describe_data(rows: PreparedRows) -> JsonDict:
 
 
 def describe_training(
-    config: TrainConfig, result: LoopResult, base: LoadedModel, adaptation: Adaptation, fast_layers: FastLayers | None
-) -> JsonDict:
-    """The ``training`` object of the result."""
+    config: TrainConfig, result: LoopResult, base: LoadedModel, adaptation: Adaptation, fast_layers: FastLayers | None,
+    *, items: Sequence[_OfRow],
+) -> JsonDict:  # fmt: skip
+    """The ``training`` object of the result.
+
+    Args:
+        config: as it was resolved.
+        result: of the loop.
+        base: trained on.
+        adaptation: what was trained.
+        fast_layers: None on the reference path.
+        items: what the loop's steps took their batches from.
+    """
     progress = result.progress
     return {
         "method": config.method,
@@ -159,6 +174,7 @@ def describe_training(
         "steps": progress.step,
         "total_steps": result.total_steps,
         "stopped_early": result.stopped_early,
+        "rows_used": len({items[index].row for index in result.taken} - {0}),  # 0: outside of the data
         "tokens": progress.tokens,
         "supervised_tokens": progress.supervised_tokens,
         "seconds": round(progress.seconds, 3),

@@ -224,7 +224,7 @@ def train_sft(
     return SftResult(
         base=base_facts,
         data=describe_data(rows),
-        training=describe_training(config, result, base, adaptation, fast_layers)
+        training=describe_training(config, result, base, adaptation, fast_layers, items=method.train)
         | {"devices": parallel.world_size, "sharded": place.sharded}
         | {"strength": strength.value, **chosen.to_json()}
         | method.facts

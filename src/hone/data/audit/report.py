@@ -68,6 +68,7 @@ class AuditReport:
         notes: sentences about what was not looked at, and why.
         late_drops: rows that other rows or files rule out, with code and reason.
         learned: what the model told, where one was given.
+        prompts_only: whether no row has an answer, and the rows were judged as prompts.
     """
 
     source: str
@@ -84,6 +85,7 @@ class AuditReport:
     notes: tuple[str, ...] = ()
     late_drops: dict[int, tuple[str, str]] = field(default_factory=dict)
     learned: JsonDict | None = None
+    prompts_only: bool = False
 
     def count(self, severity: Severity) -> int:
         """Faults of one severity, over all codes."""
@@ -124,6 +126,7 @@ class AuditReport:
             "notes": list(self.notes),
             "first": [{"code": code, "count": count, "remedy": remedy} for code, count, remedy in self.first_steps()],
             "learned": self.learned,
+            "prompts_only": self.prompts_only,
         }
 
 
