@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,7 +110,7 @@ def unused_numbers(spec: Mapping[str, Any]) -> list[str]:
 def _of_reinforcement(spec: Mapping[str, Any], numbers: Mapping[str, Any]) -> JsonDict:
     """The grader with the models that it asks by hone's names, and how many answers a prompt gets."""
     inside = spec["grader_models"]
-    grader: JsonDict = json.loads(json.dumps(spec["method"]["reinforcement"]["grader"]))
+    grader: JsonDict = copy.deepcopy(spec["method"]["reinforcement"]["grader"])
     for part in parts_of(grader):  # of a copy: a job shows its grader as it was sent
         if part["type"] == "score_model":
             part["model"] = inside[part["model"]]
