@@ -96,7 +96,11 @@ def _operation(settings: ServerSettings, metrics: Metrics, is_ready: Callable[[]
         """Whether the server lives."""
         return {"status": "ok"}
 
-    @router.get("/readyz", responses={503: {"description": "It stops, or its registry cannot be used."}})
+    @router.get(
+        "/readyz",
+        response_class=PlainTextResponse,
+        responses={503: {"description": "It stops, or its registry cannot be used."}},
+    )
     def readiness() -> Response:
         """Whether requests are to be sent here."""
         if not is_ready():
