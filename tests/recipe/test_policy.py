@@ -135,7 +135,8 @@ def test_the_whole_job_is_judged_by_the_held_out_reward(
     assert all("prompt" in one for one in held_out), "the row's own columns are kept for the grader"
 
 
-def test_a_grader_in_openais_format(options: Callable[..., TrainConfig], tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_grader_in_openais_format(options: Callable[..., TrainConfig], tmp_path: Path, as_file: bool) -> None:
     grader = {
         "type": "multi", "name": "both", "calculate_output": "like + 0.5 * same",
         "graders": {
@@ -149,7 +150,7 @@ def test_a_grader_in_openais_format(options: Callable[..., TrainConfig], tmp_pat
     path.write_text(json.dumps(grader), encoding="utf-8")
     data = write_jsonl(tmp_path / "answered.jsonl", [row(number) for number in range(24)])
     result = train(
-        options(method="grpo", data=str(data), reward=str(path), max_steps=2),
+        options(method="grpo", data=str(data), reward=str(path) if as_file else json.dumps(grader), max_steps=2),
         home=tmp_path / "home",
         recorder=Listener(),
     )

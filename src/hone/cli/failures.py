@@ -35,6 +35,8 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 _AS_NEAR = 0.05
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
+_MOST_OF_A_NAME = 60
 _OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}
 
 
@@ -85,6 +87,10 @@ def as_hone_error(error: BaseException, arguments: Sequence[str]) -> HoneError:
         if error.errno in _NO_PERMISSION:
             remedy = "check who may write there, or name another folder with --output or HONE_HOME"
         return StorageError(f"{error.strerror}", where=str(error.filename) if error.filename else None, remedy=remedy)
+    if isinstance(error, OSError) and error.errno in _NO_NAME:
+        name = str(error.filename)
+        where = name if len(name) <= _MOST_OF_A_NAME else f"{name[:_MOST_OF_A_NAME]}..."
+        return BadInputError(f"no such file: {error.strerror}", where=where, remedy="name a file, or a folder")
     return _bug(error, arguments)
 
 

@@ -83,7 +83,7 @@ def open_reward(text: str, *, home: Path, option: str = "--reward", note: Note =
         raise ConfigError(f"{text} names no function", where=option, remedy=f"write {option} {text}:FUNCTION")
     if text.lstrip().startswith("{"):
         return _GraderReward(_parse_grader(text, "the grader", option), home, option, note)
-    if text.endswith(".json") or Path(text).is_file():
+    if text.endswith(".json") or os.path.isfile(text):
         return _GraderReward(_read_grader(Path(text), option), home, option, note)
     found = _FUNCTION.fullmatch(text)
     if found:

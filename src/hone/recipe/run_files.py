@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -103,7 +104,7 @@ def _with_absolute_paths(config: _Config) -> _Config:
         for name in ("data", "model", "evaluation_data", "replay_data", "documents", "output", "reward", "watch_reward")
     }
     paths = {
-        name: Path(value).absolute() for name, value in named.items() if value is not None and Path(value).exists()
+        name: Path(value).absolute() for name, value in named.items() if value is not None and os.path.exists(value)
     }
     kept = {name: path if isinstance(named[name], Path) else str(path) for name, path in paths.items()}
     for name in ("reward", "watch_reward"):
