@@ -29,6 +29,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "options against each other": (["run", "x", "--lm-eval-limit", "5"], "--lm-eval-limit 5 has no effect"),
     "an option that is refused later": (["run", "{folder}/good.jsonl", "--name", "a/b"], "Error: --name: "),
     "missing file": (["run", "{folder}/none.jsonl"], "none.jsonl: no such file"),
+    "a share that draws nothing": (["chat", "x", "--top-p", "0.5"], "--top-p 0.5 has no effect with --temperature 0"),
     "text where a file is named": (["run", "What is a lamp? " * 20], "no such file: File name too long"),
     "text where a version is named": (["evaluate", "What is a lamp? " * 20], "no such file: File name too long"),
     "a near name": (["run", "{folder}/god.jsonl"], "good.jsonl"),

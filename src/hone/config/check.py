@@ -82,8 +82,8 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str], word
             + f"{file} and {aside} are both given: {file} names the file of held-out rows, {aside} sets rows of the "
             "data aside; give one of them"
         )
-    top_p = values.get("top_p")
-    if isinstance(top_p, int | float) and top_p < 1 and values.get("temperature", 0) == 0:
+    top_p, temperature = (_number(values.get(name)) for name in ("top_p", "temperature"))
+    if top_p is not None and top_p < 1 and not temperature:
         problems.append(
             _place(places, "top_p")
             + f"{_said(words, 'top_p', top_p)} has no effect with {_said(words, 'temperature', 0)}, which always takes "
@@ -104,6 +104,14 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str], word
             "weights; leave it out"
         )
     return problems
+
+
+def _number(value: Any) -> float | None:
+    """A number, which a command line gives as text; None for anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _retention_problems(values: Mapping[str, Any], places: Mapping[str, str], words: Mapping[str, str]) -> list[str]:
