@@ -131,7 +131,7 @@ def too_few(tasks: Path, home: Path) -> dict[str, Any]:
 
 
 def forgets(tasks: Path, home: Path) -> dict[str, Any]:
-    """Ten times the learning rate, no general rows, and no sweep of the strength: ``hone train`` has none."""
+    """Twenty times the usual learning rate, no general rows, and no sweep of the strength: ``hone train`` has none."""
     task = tasks / "e2e-data-to-text"
     trained = hone(
         home, "train", task / "train.jsonl", "--learning-rate", "0.01", "--epochs", "4", "--general-rows", "0"
@@ -159,7 +159,7 @@ CASES = (
     Case("ship", ("ship",), "is better", "e2e-data-to-text: a form that the base does not know", data_to_text),
     Case("too_few", ("not_enough_evidence",), r"more (than \d+ )?held-out row", "the version of `ship` on four rows",
          too_few),
-    Case("forgets", ("do_not_ship",), "It forgot", "e2e-data-to-text at ten times the usual learning rate, "
+    Case("forgets", ("do_not_ship",), "It forgot", "e2e-data-to-text at twenty times the usual learning rate, "
          "without general rows, at full strength", forgets),
     Case("shuffled", ("do_not_ship",), "a form and not the task", "e2e-data-to-text with the answers shuffled among "
          "the training rows", shuffled),
