@@ -213,6 +213,7 @@ def test_reinforcement_has_steps_of_its_own() -> None:
     assert (chosen.batch_size, chosen.max_steps) == (8, 128)
     assert chosen.epochs == math.ceil(64 * 8 / 120)
     assert _choose(steps_each=1, row_lengths=[100] * 5).batch_size == 5
+    assert _choose(steps_each=1, epochs=9).max_steps is None, "who asks for passes gets them all"
     given = _choose(steps_each=1, max_steps=3, batch_size=2)
     assert (given.batch_size, given.max_steps) == (2, 3)
 

@@ -261,11 +261,9 @@ def choose_training(facts: Facts, given: Given, method: MethodRules) -> Training
         batch_size = int(settle("batch_size", min(rows, PROMPTS_A_STEP), "prompts of a step, each answered often"))
         epochs = max(1, math.ceil(ROLLOUT_STEPS * batch_size / rows))
         settle("epochs", epochs, f"{ROLLOUT_STEPS} steps of {batch_size} prompts, for {_counted(rows)}")
-        settle(
-            "max_steps",
-            ROLLOUT_STEPS * method.steps_each,
-            "steps of rollouts take long; give more where the reward still rises",
-        )
+        if given.epochs is None or given.max_steps is not None:
+            reason = "steps of rollouts take long; give more where the reward still rises"
+            settle("max_steps", ROLLOUT_STEPS * method.steps_each, reason)
     longest = max(facts.row_lengths)
     reason = f"the model's context; the longest row has {longest}"
     longest = min(longest, int(settle("max_length", facts.context_length, reason)))
