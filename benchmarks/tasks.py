@@ -157,6 +157,19 @@ def chosen(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def unproven(results: dict[str, dict[str, Any]]) -> str:
+    """Which versions are not proven, and by which figure; they are neither promoted nor exported."""
+    broken = [
+        f"{name} ({one['name']}: {one['measured']:g}, bound {one['bound']})"
+        for name, result in results.items()
+        for one in result["proof"]
+        if not one["holds"]
+    ]
+    if not broken:
+        return "All versions are proven: every measured invariant holds.\n"
+    return f"Unproven, and so neither promoted nor exported: {', '.join(broken)}.\n"
+
+
 def page(results: dict[str, dict[str, Any]], command: str) -> str:
     """The whole of docs/results.md."""
     better = sum(tuned_and_base(result)["interval"][0] > 0 for result in results.values())
@@ -176,6 +189,7 @@ to six training rows that are like the question; retrieval is there where the ta
 
 {table(results)}
 
+{unproven(results)}
 One seed of training each; intervals are over held-out rows, not over training seeds (not measured).
 Which metric decides follows from the training answers (docs/evaluate.md); the others stand below with their intervals.
 Labels are matched strictly: a base that answers with a sentence around the label scores 0 there.
