@@ -66,8 +66,12 @@ def test_the_list_of_commands_is_not_shortened_either(hone: Hone, monkeypatch: p
 
 
 def test_what_was_not_given_is_left_to_the_config(
-    hone: Hone, finished_run: FinishedRun, monkeypatch: pytest.MonkeyPatch
+    hone: Hone, finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    for name in ("rows.jsonl", "held.jsonl"):
+        (tmp_path / name).touch()
     seen: list[RunConfig] = []
 
     def fake(config: RunConfig, **_: object) -> Any:
@@ -96,6 +100,8 @@ def test_the_command_line_wins_over_a_config_file(
         lambda config, **_: seen.append(config) or finished_run.ended.json,  # type: ignore[func-returns-value]
     )
     file = tmp_path / "options.yaml"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "from_file.jsonl").touch()
     file.write_text("data: from_file.jsonl\nepochs: 2\nrank: 3\n", encoding="utf-8")
     assert hone("run", "--config", file, "--rank", 5).code == 0
     assert seen == [RunConfig(data="from_file.jsonl", epochs=2, rank=5)]

@@ -37,7 +37,7 @@ def test_the_summary_has_every_seed_the_mean_and_what_the_intervals_are_over(
 def test_a_number_of_seeds_that_makes_no_sense_is_an_error_with_its_rule(rows: Path, hone: Hone, count: str) -> None:
     ended = hone("run", rows, f"--seeds={count}")
     assert ended.code == 2
-    assert "seeds = " in ended.err
+    assert f"--seeds {count}: must be " in ended.err
     assert "hone run --help" in ended.err
 
 

@@ -13,7 +13,8 @@ from hone.cli.tables import text_table
 __all__ = ["retention_lines"]
 
 _Json = Mapping[str, Any]
-_NOTHING = "nothing to lose, as the base is not better than guessing at general questions"
+_NOTHING = "nothing to lose"
+_GUESSES = "At general questions the base itself is not better than guessing."
 _KEPT = {True: "kept", False: "lost beyond the bounds", None: "not judged"}
 
 
@@ -28,9 +29,12 @@ def retention_lines(retention: _Json | None, *, columns: int) -> Iterator[str | 
         return
     yield ""
     # older results do not say it
-    found = _NOTHING if retention["kept"] and retention.get("nothing_to_lose") else _KEPT[retention["kept"]]
+    is_guessing = retention["kept"] and retention.get("nothing_to_lose")
+    found = _NOTHING if is_guessing else _KEPT[retention["kept"]]
     title = f"Retention outside of the domain: {found} (--keep {retention['keep']})"
     yield Text(title, style="bold")
+    if is_guessing:
+        yield _GUESSES
     yield ""
     yield from text_table([["", "base", "tuned", "difference", "95% interval"], *_rows(retention)], indent=2)
     for one in _question_sets(retention):
