@@ -115,6 +115,19 @@ def test_one_and_the_same_answer_is_pointed_out() -> None:
     assert not decide(right_or_wrong(half(60, 0.5), [True] * 60)).warnings
 
 
+@pytest.mark.parametrize(("other", "decision"), [(10, "do_not_ship"), (5, "do_not_ship"), (4, "ship")])
+def test_one_answer_to_every_question_is_no_task_learnt(other: int, decision: str) -> None:
+    """The base answers in sentences, so that the most frequent label alone is better than it."""
+    references = ["ham"] * (30 - other) + ["spam"] * other
+    arms = [
+        ArmResult(name, [answer] * 30, [True] * 30, [1] * 30)
+        for name, answer in (("base", "I think that it is ham."), ("tuned", "ham"))
+    ]
+    verdict = decide(evaluate_arms(LABELS, references, references, arms))
+    assert verdict.decision == decision
+    assert ("a form and not the task" in verdict.reason) == (decision == "do_not_ship")
+
+
 def test_a_second_metric_that_got_worse_is_pointed_out() -> None:
     references = [f"sentence number {n} of thirty" for n in range(30)]
     noise = np.random.default_rng(0).random(30)

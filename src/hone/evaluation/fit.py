@@ -2,12 +2,14 @@
 
 A model that was trained on answers of other questions learns their form, and overlap with any reference of the data
 rises with it. Its answers then fit the references of other rows as well as their own. The distance between the two
-scores is what is owed to the question itself; where tuning makes it smaller, the gain was of form alone.
+scores is what is owed to the question itself; where tuning makes it smaller, the gain was of form alone. One and the
+same answer to every row owes its question nothing, however wide the interval is.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +28,9 @@ _OTHERS = 4
 # Where one answer is right and all others are wrong, an answer that fits its question by less than this share of what
 # the references do fits it by chance.
 _CHANCE_SHARE = 0.25
+# Rows whose right answer is another than the most frequent one: where there are so many, a model that knows the task
+# does not give one answer to all.
+_ROWS_THAT_DIFFER = 5
 _EXACTING: tuple[ShapeKind, ...] = ("labels", "json", "short")
 
 
@@ -58,19 +63,23 @@ class Fit:
         of_references: the distance that the references themselves have.
         against_base: the distance of each tuned arm minus the base's.
         exacting: the answers are right or wrong, so that a fit near 0 is chance.
+        constant: arms that gave one and the same answer to all rows, of which at least five want another one.
     """
 
     arms: Mapping[str, ArmFit]
     of_references: float
     against_base: Mapping[str, Comparison]
     exacting: bool
+    constant: frozenset[str] = frozenset()
 
     def is_form_alone(self, arm: str) -> bool:
-        """Whether the arm's answers are shown to belong to their questions less than the base's, or by chance only.
+        """Whether the arm's answers belong to their questions less than the base's, by chance, or not at all.
 
         Args:
             arm: a tuned arm.
         """
+        if arm in self.constant:
+            return True
         compared, fit = self.against_base.get(arm), self.arms[arm]
         if compared is not None and compared.different and compared.difference < 0:
             return True
@@ -147,7 +156,16 @@ def measure_fit(
             for name in tuned
         },
         exacting=shape.kind in _EXACTING,
+        constant=_constant(references, predictions),
     )
+
+
+def _constant(references: Sequence[str], predictions: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """The arms that give one and the same answer where rows want different ones."""
+    most_frequent = max(Counter(one.strip() for one in references).values())
+    if len(references) - most_frequent < _ROWS_THAT_DIFFER:
+        return frozenset()
+    return frozenset(name for name, answers in predictions.items() if len({one.strip() for one in answers}) == 1)
 
 
 def _other_rows(rows: int, *, seed: int) -> list[list[int]]:
