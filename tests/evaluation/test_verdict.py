@@ -115,7 +115,7 @@ def test_one_and_the_same_answer_is_pointed_out() -> None:
     assert not decide(right_or_wrong(half(60, 0.5), [True] * 60)).warnings
 
 
-@pytest.mark.parametrize(("other", "decision"), [(10, "do_not_ship"), (5, "do_not_ship"), (4, "ship")])
+@pytest.mark.parametrize(("other", "decision"), [(10, "do_not_ship"), (5, "do_not_ship"), (4, "not_enough_evidence")])
 def test_one_answer_to_every_question_is_no_task_learnt(other: int, decision: str) -> None:
     """The base answers in sentences, so that the most frequent label alone is better than it."""
     references = ["ham"] * (30 - other) + ["spam"] * other
@@ -126,6 +126,19 @@ def test_one_answer_to_every_question_is_no_task_learnt(other: int, decision: st
     verdict = decide(evaluate_arms(LABELS, references, references, arms))
     assert verdict.decision == decision
     assert ("a form and not the task" in verdict.reason) == (decision == "do_not_ship")
+
+
+def test_labels_that_may_be_right_by_chance_are_not_enough_evidence() -> None:
+    """Better than a base that writes sentences, and not better than guessing."""
+    references = ["ham", "spam"] * 15
+    guesses = np.random.default_rng(0).permutation(references).tolist()
+    arms = [
+        ArmResult("base", ["I think that it is ham."] * 30, [True] * 30, [1] * 30),
+        ArmResult("tuned", guesses, [True] * 30, [1] * 30),
+    ]
+    verdict = decide(evaluate_arms(LABELS, references, references, arms))
+    assert verdict.decision == "not_enough_evidence"
+    assert "not shown to belong to their questions" in verdict.reason
 
 
 def test_a_second_metric_that_got_worse_is_pointed_out() -> None:

@@ -236,6 +236,13 @@ def test_an_unknown_version_is_refused(finished: Finished) -> None:
         asked("questions@9", finished.home)
 
 
+def test_another_arm_that_is_not_there_is_refused_before_any_arm_answers(finished: Finished) -> None:
+    heard = Listener()
+    with pytest.raises(VersionError, match="question@7"):
+        asked("questions", finished.home, heard, limit=4, against=("question@7",))
+    assert not heard.of("progress")
+
+
 @pytest.fixture
 def mine(run_options: Callable[..., RunConfig], hone_home: Path, evaluated_here: None) -> Path:
     """A run's folder that a test may damage."""

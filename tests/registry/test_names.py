@@ -31,6 +31,8 @@ def test_an_alias_is_no_number() -> None:
     assert check_alias("production") == "production"
     with pytest.raises(ConfigError, match="version's number"):
         check_alias("3")
+    with pytest.raises(ConfigError, match="trained from"):
+        check_alias("base")
 
 
 @given(st.text(max_size=100))

@@ -2,7 +2,8 @@
 
 The choice of the arm is ``choice.py``'s; here it gets its name:
 
-    tuned             ship; do_not_ship where it is worse than the base on a part of the rows (``slices.py``)
+    tuned             ship; do_not_ship where it is worse than the base on a part of the rows (``slices.py``);
+                      not_enough_evidence where labels, JSON or short answers may be right by chance (``fit.py``)
     tuned_retrieval   ship_with_retrieval
     prompted, few_shot   prompting_is_enough
     retrieval         retrieval_is_enough
@@ -66,6 +67,9 @@ def decide_between_arms(evaluation: Evaluation) -> ArmsDecision:
         if evaluation.fit is not None and evaluation.fit.is_form_alone(choice.arm):
             reason = f"{rows} {ARM_NAMES[choice.arm]} {_form(evaluation, evaluation.fit, choice.arm)}"
             return ArmsDecision("do_not_ship", reason, None, warnings)
+        if evaluation.fit is not None and not evaluation.fit.is_shown(choice.arm):
+            reason = f"{rows} {ARM_NAMES[choice.arm]} {_chance(evaluation, evaluation.fit, choice.arm)}"
+            return ArmsDecision("not_enough_evidence", reason, None, warnings)
         if parts := worse_slices(evaluation, choice.arm):
             return ArmsDecision("do_not_ship", f"{rows} {_worse_on(evaluation, choice.arm, parts)}", None, warnings)
         others = [name for name in ARM_NAMES if name in evaluation.arms and name not in ("base", choice.arm)]
@@ -95,6 +99,18 @@ def decide_between_arms(evaluation: Evaluation) -> ArmsDecision:
     reason = f"{rows} {ARM_NAMES[choice.arm]} {word} {ARM_NAMES[best]}: {_against(evaluation, best, choice.arm)}."
     enough: Decision = "retrieval_is_enough" if choice.arm == "retrieval" else "prompting_is_enough"
     return ArmsDecision(enough, reason + _price(evaluation, choice.arm, best), choice.arm, warnings)
+
+
+def _chance(evaluation: Evaluation, fit: Fit, arm: str) -> str:
+    """That the arm's answers may be right by chance alone."""
+    digits = _digits(evaluation)
+    own, others = (f"{one:.{digits}f}" for one in (fit.arms[arm].own, fit.arms[arm].others))
+    low, high = fit.arms[arm].interval or (0.0, 0.0)
+    return (
+        f"is better ({_against(evaluation, arm, 'base')}), but its answers are not shown to belong to their questions: "
+        f"they reach {own} against their own references and {others} against those of other rows (interval of the "
+        f"distance {low:+.{digits}f} to {high:+.{digits}f}). More held-out rows would tell."
+    )
 
 
 def _form(evaluation: Evaluation, fit: Fit, arm: str) -> str:

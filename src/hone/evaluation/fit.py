@@ -88,6 +88,15 @@ class Fit:
         low, high = fit.interval
         return low <= 0 and high <= _CHANCE_SHARE * self.of_references
 
+    def is_shown(self, arm: str) -> bool:
+        """Whether answers that are right or wrong are shown to be more than chance; true for free text.
+
+        Args:
+            arm: a tuned arm.
+        """
+        interval = self.arms[arm].interval
+        return not self.exacting or interval is None or interval[0] > 0
+
     def to_json(self) -> JsonDict:
         """The figures as plain JSON values."""
         return {

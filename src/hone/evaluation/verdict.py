@@ -49,8 +49,8 @@ class Verdict:
         numbers: those figures, for programs.
         warnings: what else a reader should know before acting, one sentence each.
         not_measured: {"what", "reason"} for each question that this evaluation leaves open.
-        exit_code: the command's exit code: 3 for do_not_ship, and for prompting_is_enough where the tuned model is
-            worse than its base; else 0.
+        exit_code: the command's exit code: 3 for do_not_ship, and where prompting or retrieval is enough and the
+            tuned model is worse than its base; else 0.
     """
 
     decision: Decision
@@ -100,7 +100,8 @@ def decide(evaluation: Evaluation) -> Verdict:
 def _verdict(
     decision: Decision, reason: str, numbers: JsonDict, warnings: list[str], evaluation: Evaluation
 ) -> Verdict:
-    worse = decision == "prompting_is_enough" and is_better(evaluation, "base", "tuned")
+    enough = decision in ("prompting_is_enough", "retrieval_is_enough")
+    worse = enough and is_better(evaluation, "base", "tuned")
     exit_code = 3 if decision == "do_not_ship" or worse else 0
     return Verdict(decision, reason, numbers, tuple(warnings), tuple(_not_measured(evaluation)), exit_code)
 

@@ -24,6 +24,7 @@ from hone.proof.postflight import check_stops
 from hone.recipe.answer_cache import cache_folder
 from hone.recipe.arm_answers import ArmAnswers, endpoint_result
 from hone.recipe.contest import Contender, open_documents, possible_arms, prepare, retrieved, unanswerable
+from hone.recipe.finding import find_run
 from hone.recipe.held_out import EvaluationResult, answer_limit, held_out_rows, judged_with_retention, task_shape
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.judged import evaluate_judged, load_judged
@@ -61,6 +62,9 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         recorder.record(Event("progress", {"task": f"{arm}: {task}", "done": done, "total": len(examples)}))
 
     further = [(text, parse_endpoint(text)) for text in config.against or ()]
+    for text, endpoint in further:
+        if endpoint is None:
+            find_run(text, home, note=lambda _text: None)  # a name that is not there is not found after all arms only
     documents, questions = open_documents(config.documents, home=home), question_sets(config, recorder)
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.version}"}))
     answerer = load_answerer(

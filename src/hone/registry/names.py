@@ -34,7 +34,7 @@ def check_name(name: str) -> str:
 
 
 def check_alias(alias: str) -> str:
-    """The alias itself, where it may be one: the rule for names, and not digits alone, which are version numbers.
+    """The alias itself, where it may be one by the rule for names: not `base`, and not digits, as version numbers are.
 
     Raises:
         ConfigError: it breaks the rule.
@@ -42,6 +42,12 @@ def check_alias(alias: str) -> str:
     if alias.isdigit():
         raise ConfigError(
             f"{alias!r} cannot be an alias: it reads as a version's number",
+            where="alias",
+            remedy="for example: production",
+        )
+    if alias == "base":
+        raise ConfigError(
+            "'base' cannot be an alias: it is the model that a version was trained from",
             where="alias",
             remedy="for example: production",
         )
