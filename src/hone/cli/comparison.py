@@ -158,7 +158,7 @@ def _how_lines(evaluation: _Json, columns: int) -> Iterator[str | Text]:
     if said:
         yield ""
     for name, text in said:
-        yield paragraph(text, columns=columns, first=f"  {_arm_title(name):<10}", most_lines=_LINES_OF_A_TEXT)
+        yield paragraph(text, columns=columns, first=f"  {_arm_title(name):<9} ", most_lines=_LINES_OF_A_TEXT)
 
 
 def example_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]:
@@ -174,7 +174,7 @@ def example_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]:
         texts |= {_arm_title(arm): answer for arm, answer in row["answers"].items()}
         for label, text in texts.items():
             shown = text if text.strip() else "(nothing)"
-            yield paragraph(shown, columns=columns, first=f"  {label:<10}", most_lines=_LINES_OF_A_TEXT)
+            yield paragraph(shown, columns=columns, first=f"  {label:<9} ", most_lines=_LINES_OF_A_TEXT)
 
 
 def _example_title(row: _Json, metric: _Json, part: str, differences: Sequence[_Json]) -> str:

@@ -18,12 +18,14 @@ __all__ = ["family_json", "history_lines", "lineage_text", "result_text", "tree_
 
 
 def result_text(version: Version) -> str:
-    """The deciding metric of each arm, as ``chrF 1.5 -> 20.5``."""
+    """The deciding metric of base and tuned, as ``chrF 1.5 -> 20.5``."""
     evaluation = version.evaluation
     if not evaluation:
         return "not compared"
     metric = evaluation["metrics"][evaluation["metric"]]
-    scores = [figure(arm["score"], metric["name"]) for arm in evaluation["arms"].values()]
+    arms = evaluation["arms"]
+    names = [name for name in ("base", "tuned") if name in arms] or list(arms)
+    scores = [figure(arms[name]["score"], metric["name"]) for name in names]
     return f"{metric['title']} {' -> '.join(scores)}"
 
 
