@@ -19,7 +19,7 @@ from hone.evaluation.grounding import measure_grounding
 from hone.evaluation.shape import TaskShape
 from hone.evaluation.slices import slices_of
 from hone.evaluation.verdict import decide
-from hone.model.endpoint import parse_endpoint
+from hone.model.endpoint import Endpoint, parse_endpoint
 from hone.proof.postflight import check_stops
 from hone.recipe.answer_cache import cache_folder
 from hone.recipe.arm_answers import ArmAnswers, endpoint_result
@@ -61,10 +61,7 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     def progress(arm: str, task: str, done: int) -> None:
         recorder.record(Event("progress", {"task": f"{arm}: {task}", "done": done, "total": len(examples)}))
 
-    further = [(text, parse_endpoint(text)) for text in config.against or ()]
-    for text, endpoint in further:
-        if endpoint is None:
-            find_run(text, home, note=lambda _text: None)  # a name that is not there is not found after all arms only
+    further = _others(config, home)
     documents, questions = open_documents(config.documents, home=home), question_sets(config, recorder)
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.version}"}))
     answerer = load_answerer(
@@ -106,6 +103,19 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         proof += [*measure_merged(answerer), check_stops(tuned.stopped)]
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
     return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data, retention)
+
+
+def _others(config: EvaluateConfig, home: Path) -> list[tuple[str, Endpoint | None]]:
+    """The further arms, each with its endpoint where it is one; a name that is not there is refused before all work.
+
+    Raises:
+        VersionError: there is no such version or base.
+    """
+    found = [(text, parse_endpoint(text)) for text in config.against or ()]
+    for text, endpoint in found:
+        if endpoint is None:
+            find_run(text, home, note=lambda _text: None)
+    return found
 
 
 def _is_run_folder(reference: str) -> bool:
