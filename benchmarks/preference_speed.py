@@ -29,6 +29,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
+from side_by_side.page import write_between  # noqa: E402
+
 BEGIN = "<!-- written by benchmarks/preference_speed.py: begin -->"
 END = "<!-- written by benchmarks/preference_speed.py: end -->"
 BETA, RATE, MAX_NORM = 0.1, 2e-4, 1.0
@@ -308,8 +310,7 @@ def main() -> None:
     found = json.loads(options.json.read_text(encoding="utf-8"))
     print(table(found))
     if options.page:
-        before, rest = options.page.read_text(encoding="utf-8").split(BEGIN)
-        options.page.write_text(f"{before}{BEGIN}\n\n{table(found)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        write_between(options.page, BEGIN, END, table(found))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from side_by_side.page import write_between
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BEGIN = "<!-- written by benchmarks/preferences.py: begin -->"
 END = "<!-- written by benchmarks/preferences.py: end -->"
@@ -145,9 +147,7 @@ def main() -> None:
     if results:
         print(table(results))
     if options.page:
-        before, rest = options.page.read_text(encoding="utf-8").split(BEGIN)
-        text = f"{before}{BEGIN}\n\n{table(results)}\n{END}{rest.split(END)[1]}"
-        options.page.write_text(text, encoding="utf-8")
+        write_between(options.page, BEGIN, END, table(results))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
 from side_by_side.machine import Others, describe  # noqa: E402
+from side_by_side.page import write_between  # noqa: E402
 
 BEGIN = "<!-- written by benchmarks/rollouts.py: begin -->"
 END = "<!-- written by benchmarks/rollouts.py: end -->"
@@ -184,8 +185,7 @@ def main() -> None:
     found = json.loads(options.json.read_text(encoding="utf-8"))
     print(table(found))
     if options.page:
-        before, rest = options.page.read_text(encoding="utf-8").split(BEGIN)
-        options.page.write_text(f"{before}{BEGIN}\n\n{table(found)}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        write_between(options.page, BEGIN, END, table(found) + "\n")
 
 
 if __name__ == "__main__":

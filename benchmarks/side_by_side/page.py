@@ -21,11 +21,18 @@ _EQUAL = (
 
 def write_page(path: Path, results: dict[str, Any]) -> None:
     """Put the results between the marks of the page, or make the page."""
-    text = path.read_text(encoding="utf-8") if path.exists() else _EMPTY_PAGE
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{path} has no place for the figures: put these two lines where they belong:\n{BEGIN}\n{END}")
-    before, rest = text.split(BEGIN, 1)
-    path.write_text(f"{before}{BEGIN}\n\n{section(results)}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+    if not path.exists():
+        path.write_text(_EMPTY_PAGE, encoding="utf-8")
+    write_between(path, BEGIN, END, section(results))
+
+
+def write_between(path: Path, begin: str, end: str, text: str) -> None:
+    """Put ``text`` between two marks of a page; what stood there goes, whatever else stands on it stays."""
+    page = path.read_text(encoding="utf-8")
+    if begin not in page or end not in page:
+        raise SystemExit(f"{path} has no place for the figures: put these two lines where they belong:\n{begin}\n{end}")
+    before, rest = page.split(begin, 1)
+    path.write_text(f"{before}{begin}\n\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 def section(results: dict[str, Any]) -> str:

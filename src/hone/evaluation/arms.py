@@ -8,7 +8,6 @@ p-values are corrected, metric by metric, over the pairs with a tuned arm, and o
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ from hone.evaluation.scorers import METRICS, Metric, likelihood_statistics, metr
 from hone.evaluation.shape import TaskShape
 from hone.evaluation.slices import Slice, compare_on_slices
 from hone.evaluation.statistics import PairedBootstrap
-from hone.evaluation.sums import FloatArray
+from hone.evaluation.sums import FloatArray, most_common_share
 from hone.types import JsonDict
 
 __all__ = ["ArmResult", "evaluate_arms"]
@@ -112,7 +111,7 @@ def evaluate_arms(
         answers=answers,
         not_measured=[*map(dict, not_run), *unmeasured],
         method=_method(bootstrap, clusters is not None),
-        reference_most_common_share=_most_common_share(references),
+        reference_most_common_share=most_common_share(references),
         grounding=grounding,
         fit=measure_fit(primary, shape, references, {arm.arm: arm.predictions for arm in arms}, bootstrap),
         slices=compare_on_slices(slices, primary, sums, like=bootstrap, clusters=clusters),
@@ -288,16 +287,12 @@ def _summary(
         stop_share=sum(map(bool, arm.stopped)) / len(arm.stopped),
         tokens=None if arm.output_tokens is None else sum(arm.output_tokens),
         seconds=arm.seconds,
-        most_common_share=_most_common_share(arm.predictions),
+        most_common_share=most_common_share(arm.predictions),
         prompt_tokens=None if read is None else sum(read),
         computed_prompt_tokens=None if read is None else sum(read) - arm.shared_prompt_tokens * (len(read) - 1),
         answers=len(arm.predictions),
         how=arm.how,
     )
-
-
-def _most_common_share(texts: Sequence[str]) -> float:
-    return Counter(text.strip() for text in texts).most_common(1)[0][1] / len(texts)
 
 
 def _method(bootstrap: PairedBootstrap, clustered: bool) -> JsonDict:

@@ -9,7 +9,6 @@ same answer to every row owes its question nothing, however wide the interval is
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ import numpy as np
 from hone.evaluation.scorers import Metric
 from hone.evaluation.shape import ShapeKind, TaskShape
 from hone.evaluation.statistics import Comparison, PairedBootstrap
-from hone.evaluation.sums import Aggregate, FloatArray
+from hone.evaluation.sums import Aggregate, FloatArray, most_common_share
 from hone.types import JsonDict
 
 __all__ = ["ArmFit", "Fit", "measure_fit"]
@@ -171,10 +170,9 @@ def measure_fit(
 
 def _constant(references: Sequence[str], predictions: Mapping[str, Sequence[str]]) -> frozenset[str]:
     """The arms that give one and the same answer where rows want different ones."""
-    most_frequent = max(Counter(one.strip() for one in references).values())
-    if len(references) - most_frequent < _ROWS_THAT_DIFFER:
+    if round(len(references) * (1 - most_common_share(references))) < _ROWS_THAT_DIFFER:
         return frozenset()
-    return frozenset(name for name, answers in predictions.items() if len({one.strip() for one in answers}) == 1)
+    return frozenset(name for name, answers in predictions.items() if most_common_share(answers) == 1)
 
 
 def _other_rows(rows: int, *, seed: int) -> list[list[int]]:

@@ -18,7 +18,7 @@ from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
 from hone.evaluation.scorers import Metric
 from hone.evaluation.shape import TaskShape
 from hone.evaluation.statistics import PairedBootstrap
-from hone.evaluation.sums import FloatArray, mean_aggregate
+from hone.evaluation.sums import FloatArray, mean_aggregate, most_common_share
 from hone.types import ArmName, JsonDict
 
 __all__ = ["PREFERENCE_ACCURACY", "ArmMargins", "JudgedPair", "compare_preferences"]
@@ -160,12 +160,8 @@ def _summary(arm: ArmMargins, right: FloatArray, bootstrap: PairedBootstrap) -> 
         stop_share=sum(stopped) / len(stopped) if stopped else 1.0,
         tokens=arm.tokens,
         seconds=arm.seconds,
-        most_common_share=_most_common_share(list((arm.texts or {}).values())),
+        most_common_share=most_common_share(list((arm.texts or {}).values())),
     )
-
-
-def _most_common_share(texts: Sequence[str]) -> float:
-    return max(map(texts.count, texts)) / len(texts) if texts else 0.0
 
 
 def _answers(

@@ -6,7 +6,6 @@ a reference answer. A reward that rises while these fall, while answers grow lon
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
 from hone.evaluation.scorers import Metric, metrics_for
 from hone.evaluation.shape import TaskShape
 from hone.evaluation.statistics import PairedBootstrap
-from hone.evaluation.sums import FloatArray, ratio
+from hone.evaluation.sums import FloatArray, most_common_share, ratio
 from hone.types import JsonDict
 
 __all__ = ["REWARD", "WATCH_REWARD", "GradedArm", "GradedRows", "compare_rewards"]
@@ -123,7 +122,7 @@ def compare_rewards(
         answers=answers,
         not_measured=[],
         method=bootstrap.describe("distinct prompt"),
-        reference_most_common_share=_most_common_share(rows.references) if rows.have_answers else 1.0,
+        reference_most_common_share=most_common_share(rows.references) if rows.have_answers else 1.0,
     )
     further = {
         arm.result.arm: {
@@ -181,16 +180,12 @@ def _summary(
         stop_share=sum(map(bool, result.stopped)) / len(result.stopped),
         tokens=None if result.output_tokens is None else sum(result.output_tokens),
         seconds=result.seconds,
-        most_common_share=_most_common_share(result.predictions),
+        most_common_share=most_common_share(result.predictions),
         prompt_tokens=None if read is None else sum(read),
         computed_prompt_tokens=None if read is None else sum(read) - result.shared_prompt_tokens * (len(read) - 1),
         answers=len(result.predictions),
         how=result.how,
     )
-
-
-def _most_common_share(texts: Sequence[str]) -> float:
-    return Counter(text.strip() for text in texts).most_common(1)[0][1] / len(texts)
 
 
 def _average(values: Sequence[float]) -> float | None:

@@ -6,12 +6,13 @@ scores [...]. The corpus score is ``aggregate(statistics.sum(axis=0))``; a resam
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Aggregate", "FloatArray", "mean_aggregate", "mean_statistics", "ratio"]
+__all__ = ["Aggregate", "FloatArray", "mean_aggregate", "mean_statistics", "most_common_share", "ratio"]
 
 FloatArray = npt.NDArray[np.float64]
 Aggregate = Callable[[FloatArray], FloatArray]
@@ -32,3 +33,8 @@ def mean_statistics(scores: Sequence[float] | Sequence[bool]) -> FloatArray:
 def mean_aggregate(sums: FloatArray) -> FloatArray:
     """Mean of row scores, from 0 to 100; sums [..., 2] hold (sum of scores, rows)."""
     return 100.0 * ratio(sums[..., 0], sums[..., 1])
+
+
+def most_common_share(texts: Sequence[str]) -> float:
+    """Share of ``texts``, 0 to 1, that are the most frequent one but for space around it; 0 of none."""
+    return Counter(text.strip() for text in texts).most_common(1)[0][1] / len(texts) if texts else 0.0

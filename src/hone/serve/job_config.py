@@ -53,9 +53,9 @@ def run_config(job: Job, folder: Path, *, bases: Mapping[str, str], home: Path) 
         raise DataError(f"No such File object: {spec['training_file']}")
     kind, numbers = spec["method"]["type"], {name: _chosen(value) for name, value in _numbers(spec).items()}
     data, rate = str(upload_path(home, spec["training_file"])), numbers["learning_rate_multiplier"]
+    examples = [] if kind == "reinforcement" else load_examples(data, preferences=kind == "dpo").examples
     if rate is not None:
-        examples = [] if kind != "supervised" else load_examples(data).examples
-        rate *= _base_rate(bases[spec["model"]], examples, home) * _RATE_FACTORS[kind]
+        rate *= _base_rate(bases[spec["model"]], examples if kind == "supervised" else (), home) * _RATE_FACTORS[kind]
     asked = {
         "data": data,
         "model": bases[spec["model"]],
@@ -71,7 +71,7 @@ def run_config(job: Job, folder: Path, *, bases: Mapping[str, str], home: Path) 
     if kind == "reinforcement":
         asked |= _of_reinforcement(spec, numbers)
     elif asked["epochs"] is None:
-        asked["epochs"] = auto_epochs(len(load_examples(data, preferences=kind == "dpo").examples))
+        asked["epochs"] = auto_epochs(len(examples))
     if kind == "dpo":
         asked["beta"] = numbers["beta"]
     return load_config(RunConfig, asked)
