@@ -3,11 +3,12 @@
     python benchmarks/preference_speed.py --json FOLDER/preference_speed.json
     python benchmarks/preference_speed.py --json FOLDER/preference_speed.json --page docs/performance.md
 
-Held equal: weights, the adapter to start from, token ids, the pairs of each step, beta, AdamW and its rate, clipping,
-dtype. TRL runs in its default way (the reference is computed anew in each step), and at its best known one (the
-reference is computed before, and its time counted apart, as hone's is), each with all pairs of a step at once and with
-two at a time. TRL's own collator and loss are called in a plain step, without its trainer's logging and dispatch, which
-is in its favour. Every run is a process of its own, A B C ..., C B A ...; a round is one pair of hone with each peer.
+Held equal: weights, the adapter to start from, token ids (running text of the bundled example), the pairs of each step,
+beta, AdamW and its rate, clipping, dtype. TRL runs in its default way (all pairs of a step at once, the reference
+computed anew in each), and at its best known one (the reference computed before, and its time counted apart, as hone's
+is), with all pairs of a step at once and with two at a time; all under bfloat16 autocast, which is TRL's default.
+TRL's own collator and loss are called in a plain step, without its trainer's logging and dispatch, which is in its
+favour. Every run is a process of its own, A B C ..., C B A ...; a round is one pair of hone with each peer.
 What lies under a cosine of 0.99 with the float32 gradient of TRL on eager attention is not timed.
 """
 
@@ -29,15 +30,17 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
+from side_by_side.machine import Others, describe  # noqa: E402
 from side_by_side.page import write_between  # noqa: E402
 
 BEGIN = "<!-- written by benchmarks/preference_speed.py: begin -->"
 END = "<!-- written by benchmarks/preference_speed.py: end -->"
 BETA, RATE, MAX_NORM = 0.1, 2e-4, 1.0
-PAIRS_PER_STEP, WARMUP, TIMED = 8, 2, 4
+PAIRS_PER_STEP, WARMUP, TIMED = 8, 1, 3
 SHORTEST, LONGEST = 64, 192
 LEAST_COSINE, LOSS_BOUND = 0.99, 0.01
-SYSTEMS = ("hone", "trl best, 8 at once", "trl best, 2 at once", "trl default, 8 at once", "trl default, 2 at once")
+FASTEST = ("hone", "trl best, 2 at once")
+SYSTEMS = (*FASTEST, "trl best, 8 at once", "trl default, 8 at once")
 
 
 def make(folder: Path, model: str, dtype: str | None) -> None:
@@ -48,10 +51,13 @@ def make(folder: Path, model: str, dtype: str | None) -> None:
     base = load_base(model, home=folder / "home", device="cpu", dtype=dtype)
     facts = export(base, folder, str(base.dtype).removeprefix("torch."))
     source = random.Random("hone-preference-speed")
-    size = base.model.config.get_text_config().vocab_size
+    rows = (HERE.parent / "examples" / "support" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    text = "\n".join(one["content"] for row in rows for one in json.loads(row)["messages"])
+    running = base.tokenizer.encode(text, add_special_tokens=False)
 
     def tokens(count: int) -> list[int]:
-        return [source.randrange(size // 10, size) for _ in range(count)]
+        start = source.randrange(len(running) - count)
+        return running[start : start + count]
 
     steps = []
     for _ in range(WARMUP + TIMED):
@@ -155,7 +161,8 @@ def trl_side(folder: Path, request: dict[str, Any], adapter: str, *, best: bool,
         trainer.precompute_ref_logps = True
         for step in batches:
             for batch in step:
-                chosen, rejected = trainer.compute_ref_log_probs(model, batch)
+                with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                    chosen, rejected = trainer.compute_ref_log_probs(model, batch)
                 batch |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
     reference_seconds = time.perf_counter() - started
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
@@ -165,7 +172,8 @@ def trl_side(folder: Path, request: dict[str, Any], adapter: str, *, best: bool,
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for batch in step:
-            loss = trainer.compute_loss(model, dict(batch)) / len(step)
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                loss = trainer.compute_loss(model, dict(batch)) / len(step)
             loss.backward()
             total += loss.item()
         if adapter == "probe":
@@ -199,6 +207,8 @@ def worker(folder: Path, system: str, adapter: str, out: Path) -> None:
     from safetensors.torch import save_file
 
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    if adapter == "probe":
+        request["steps"] = request["steps"][:1]
     if system == "hone":
         found = hone_side(folder, request, adapter)
     else:
@@ -235,32 +245,43 @@ def least_cosine(one: str, other: str) -> float:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Parity of all systems, then the rounds."""
+    """Parity of all systems, then the rounds; what the file of results holds already is not done again."""
+    path: Path = options.json
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = {"model": options.model, "threads": options.threads, "parity": {}, "rounds": [], **found}
+
+    def keep() -> None:
+        path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+    if len(found["rounds"]) >= options.rounds:
+        return found
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make(folder, options.model, options.dtype)
         request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-        oracle = run(folder, "oracle", "probe", options.threads)
-        parity: dict[str, Any] = {}
-        for system in SYSTEMS:
-            found = run(folder, system, "probe", options.threads)
-            cosine = least_cosine(found["gradients"], oracle["gradients"])
-            parity[system] = {"cosine": cosine, "loss": found["losses"][0], "oracle_loss": oracle["losses"][0]}
-            print(
-                f"{system}: cosine {cosine:.5f}, loss {found['losses'][0]:.5f} ({oracle['losses'][0]:.5f})", flush=True
-            )
-        timed = [name for name in SYSTEMS if parity[name]["cosine"] >= LEAST_COSINE]
-        rounds: list[dict[str, Any]] = []
-        for number in range(options.rounds):
-            order = timed if number % 2 == 0 else timed[::-1]
-            rounds.append({name: run(folder, name, "start", options.threads) for name in order})
-            print(
-                f"round {number + 1}: " + ", ".join(f"{n} {_step(one):.2f} s" for n, one in rounds[-1].items()),
-                flush=True,
-            )
         real = sum(3 * len(prompt) + len(prompt) for step in request["steps"][WARMUP:] for prompt, _, _ in step)
-        return {"parity": parity, "rounds": rounds, "dtype": request["dtype"], "model": options.model,
-                "tokens_per_step": real / TIMED, "threads": options.threads}  # fmt: skip
+        found |= {"dtype": request["dtype"], "tokens_per_step": real / TIMED, "machine": describe()}
+        if set(SYSTEMS) - found["parity"].keys():
+            oracle = run(folder, "oracle", "probe", options.threads)
+            for system in SYSTEMS:
+                one = run(folder, system, "probe", options.threads)
+                cosine = least_cosine(one["gradients"], oracle["gradients"])
+                losses = {"loss": one["losses"][0], "oracle_loss": oracle["losses"][0]}
+                found["parity"][system] = {"cosine": cosine, **losses}
+                print(f"{system}: {found['parity'][system]}", file=sys.stderr, flush=True)
+            keep()
+        timed = [name for name in SYSTEMS if found["parity"][name]["cosine"] >= LEAST_COSINE]
+        while len(found["rounds"]) < options.rounds:
+            number = len(found["rounds"])
+            wanted = timed if number < options.slow_rounds else [name for name in timed if name in FASTEST]
+            order = wanted if number % 2 == 0 else wanted[::-1]
+            others = Others()
+            runs = {name: run(folder, name, "start", options.threads) for name in order}
+            found["rounds"].append({**runs, "others_share": others.share()})
+            keep()
+            told = ", ".join(f"{name} {_step(one):.2f} s" for name, one in runs.items())
+            print(f"round {len(found['rounds'])}: {told}", file=sys.stderr, flush=True)
+    return found
 
 
 def _step(one: dict[str, Any]) -> float:
@@ -270,23 +291,25 @@ def _step(one: dict[str, Any]) -> float:
 def table(found: dict[str, Any]) -> str:
     """The figures as Markdown: tokens count for each answer, a prompt for both."""
     lines = [
-        "| system | s a step | tokens/s | hone is faster by | reference, s | peak RSS, GB | least cosine | last loss |",
-        "|---|---|---|---|---|---|---|---|",
+        "| system | rounds | s a step | tokens/s | hone is faster by | reference, s | peak, GB | cosine | last loss |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    rounds = found["rounds"]
-    for name in rounds[0]:
+    for name in (one for one in SYSTEMS if one in found["rounds"][0]):
+        rounds = [one for one in found["rounds"] if name in one]
         seconds = median(_step(one[name]) for one in rounds)
         ratios = sorted(_step(one[name]) / _step(one["hone"]) for one in rounds)
         lines.append(
-            f"| {name} | {seconds:.2f} | {found['tokens_per_step'] / seconds:.0f} | "
+            f"| {name} | {len(rounds)} | {seconds:.2f} | {found['tokens_per_step'] / seconds:.0f} | "
             f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | "
             f"{median(one[name]['reference_seconds'] for one in rounds):.1f} | "
             f"{max(one[name]['peak_rss_bytes'] for one in rounds) / 1e9:.2f} | "
             f"{found['parity'][name]['cosine']:.4f} | {rounds[0][name]['losses'][-1]:.4f} |"
         )
+    rounds = found["rounds"]
     note = (
         f"\n{PAIRS_PER_STEP} pairs a step, prompts and answers of {SHORTEST} to {LONGEST} tokens, {found['dtype']}, "
-        f"{found['threads']} threads, {len(rounds)} rounds, {TIMED} steps after {WARMUP} to warm up.\n"
+        f"{found['threads']} threads, {len(rounds)} rounds, {TIMED} steps after {WARMUP} to warm up; other processes "
+        f"took at most {max(one['others_share'] or 0.0 for one in rounds):.0%} of the cores.\n"
     )
     return "\n".join(lines) + "\n" + note
 
@@ -302,12 +325,11 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct", help="the base")
     parser.add_argument("--dtype", help="of the weights; hone's choice unless given")
     parser.add_argument("--rounds", type=int, default=5, help="rounds")
+    parser.add_argument("--slow-rounds", type=int, default=1, help="rounds of all but hone and TRL at its fastest")
     parser.add_argument("--threads", type=int, default=2, help="of every process")
     parser.add_argument("--page", type=Path, help="page whose table is written anew")
     options = parser.parse_args()
-    if not options.json.exists():
-        options.json.write_text(json.dumps(measure(options), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    found = json.loads(options.json.read_text(encoding="utf-8"))
+    found = measure(options)
     print(table(found))
     if options.page:
         write_between(options.page, BEGIN, END, table(found))

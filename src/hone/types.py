@@ -41,7 +41,7 @@ AdaptationName = Literal[
 ]  # fmt: skip
 Keep = Literal["strict", "balanced", "off"]
 """How much of the base's general ability may be lost; ``off`` does not judge it."""
-MethodName = Literal["sft", "dpo", "ipo", "kto", "orpo", "simpo", "reward", "grpo", "rloo", "ppo"]
+MethodName = Literal["sft", "dpo", "ipo", "kto", "orpo", "simpo", "reward", "grpo", "rloo", "ppo", "raft", "distill"]
 ArmName = Literal["base", "prompted", "few_shot", "retrieval", "tuned", "tuned_retrieval"]
 
 

@@ -93,7 +93,7 @@ def test_rows_of_prompts_alone_are_no_fault(tmp_path: Path, hone: Hone) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     shown = hone("data", "check", file)
     assert shown.code == 0, shown.err
-    assert "prompts only: usable with --method grpo, rloo or ppo" in " ".join(shown.out.split())
+    assert "prompts only: usable with a --reward or a --teacher" in " ".join(shown.out.split())
     assert "unknown" not in shown.out
     found = hone("data", "check", file, "--json").json
     assert (found["prompts_only"], found["kept"], found["refused"]) == (True, 12, False)

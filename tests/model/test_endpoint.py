@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hone.errors import ConfigError, HoneError, ModelError
-from hone.model.endpoint import Endpoint, ask_endpoint, parse_endpoint
+from hone.model.endpoint import Endpoint, ask_endpoint, parse_endpoint, score_tokens
 
 KEY = "sk-not-to-be-shown"
 
@@ -113,6 +113,38 @@ def test_an_endpoint_that_is_not_there(server: Any) -> None:
     server.server_close()
     with pytest.raises(HoneError, match="cannot be reached"):
         ask_endpoint(endpoint, [HELLO], max_new_tokens=1, wait=lambda seconds: None)
+
+
+def scored(*choices: tuple[int, list[float | None], list[str]]) -> dict[str, Any]:
+    return {"choices": [{"index": index, "text": "", "logprobs": {"token_logprobs": values, "tokens": tokens}}
+                        for index, values, tokens in choices]}  # fmt: skip
+
+
+def test_tokens_are_scored_in_their_order(server: Any) -> None:
+    server.answers = [(200, scored((1, [None, -2.0, -9.0], ["c", "d", "x"]), (0, [None, -0.5], ["a", "x"])))]
+    logprobs, texts = score_tokens(at(server), [[5], [6, 7]], key=KEY)
+    assert (logprobs, texts) == ([[0.0], [0.0, -2.0]], ["a", "cd"])
+    (path, headers, body) = server.asked[0]
+    assert path == "/v1/completions"
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    assert body == {"model": "my-model", "prompt": [[5], [6, 7]], "echo": True, "logprobs": 0, "max_tokens": 1,
+                    "temperature": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((200, {"choices": [{"index": 0, "text": "x", "logprobs": None}]}), "gave no log-probabilities"),
+        ((200, scored((0, [-1.0], ["a"]))), "another number of tokens"),
+        ((200, {"choices": []}), "gave no log-probabilities"),
+        ((400, {"error": {"message": "echo is not supported"}}), "answered with 400"),
+    ],
+)
+def test_a_server_that_does_not_score_is_told(server: Any, answer: Any, told: str) -> None:
+    server.answers = [answer]
+    with pytest.raises(ModelError, match=told) as raised:
+        score_tokens(at(server), [[5, 6]], key=KEY)
+    assert "echo their log-probabilities" in raised.value.render()
 
 
 def test_what_names_an_endpoint() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hone.model import head as head_module
-from hone.model.head import OutputHead, find_output_head, token_divergences, token_logprobs
+from hone.model.head import OutputHead, find_output_head, reverse_divergences, token_divergences, token_logprobs
 from tests.tiny import FAMILIES, tiny_model
 
 WIDTH, VOCABULARY, ROWS = 16, 37, 23
@@ -156,3 +156,34 @@ def test_without_gradients_divergences_keep_nothing() -> None:
     hidden_SD, _, _ = _inputs()
     with torch.no_grad():
         assert token_divergences(hidden_SD, hidden_SD, _head()).tolist() == pytest.approx([0.0] * ROWS, abs=1e-6)
+
+
+@pytest.mark.parametrize("form", HEADS)
+@pytest.mark.parametrize("further", [-5, 0, 7])
+def test_divergences_from_a_teacher_equal_those_of_all_logits(
+    form: str, further: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "_CHUNK_VALUES", VOCABULARY * 4)
+    head, (hidden_SD, _, weights_S) = _head(**HEADS[form]), _inputs()
+    theirs = OutputHead(nn.Linear(24, VOCABULARY + further), 0.5, 4.0)
+    theirs_SE = torch.randn(ROWS, 24)
+    size = VOCABULARY + min(0, further)
+    logs_SV, their_logs_SV = (
+        torch.log_softmax(one.logits(states)[:, :size], dim=-1)
+        for one, states in ((head, hidden_SD), (theirs, theirs_SE))
+    )
+    expected_S = (logs_SV.exp() * (logs_SV - their_logs_SV)).sum(dim=-1)
+    (expected,) = torch.autograd.grad((expected_S * weights_S).sum(), hidden_SD)
+    found_S = reverse_divergences(hidden_SD, head, theirs_SE, theirs)
+    (found,) = torch.autograd.grad((found_S * weights_S).sum(), hidden_SD)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(found_S, expected_S, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_model_is_no_way_from_itself() -> None:
+    hidden_SD, _, _ = _inputs()
+    head = _head()
+    with torch.no_grad():
+        found_S = reverse_divergences(hidden_SD, head, hidden_SD, head)
+    assert found_S.tolist() == pytest.approx([0.0] * ROWS, abs=1e-6)

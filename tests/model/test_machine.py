@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import tomllib
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -148,21 +149,25 @@ def test_a_checkout_that_is_not_installed_has_no_bounds_to_break(monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("amx", "avx512", "flags", "expected"),
+    ("amx", "avx512", "flags", "faster", "dtype", "expected"),
     [
-        (True, True, "", "AMX"),
-        (False, True, "", "AVX512-BF16"),
-        (False, False, "amx_bf16", None),  # torch's own answer goes first
-        (None, None, "fpu amx_bf16 amx_tile avx512_bf16", "AMX"),
-        (None, None, "fpu avx512_bf16", "AVX512-BF16"),
-        (None, None, "fpu avx2", None),
+        (True, True, "", False, torch.bfloat16, "AMX"),
+        (False, True, "", True, torch.bfloat16, "AVX512-BF16"),
+        (False, True, "", False, torch.float32, "multiplies float32 faster"),
+        (False, False, "amx_bf16", True, torch.float32, "neither"),  # torch's own answer goes first
+        (None, None, "fpu amx_bf16 amx_tile avx512_bf16", False, torch.bfloat16, "AMX"),
+        (None, None, "fpu avx512_bf16", True, torch.bfloat16, "AVX512-BF16"),
+        (None, None, "fpu avx512_bf16", False, torch.float32, "multiplies float32 faster"),
+        (None, None, "fpu avx2", True, torch.float32, "neither"),
     ],
 )
-def test_processors_compute_in_bfloat16_only_with_a_unit_for_it(
+def test_processors_compute_in_bfloat16_only_where_that_is_faster(
     amx: bool | None,
     avx512: bool | None,
     flags: str,
-    expected: str | None,
+    faster: bool,
+    dtype: torch.dtype,
+    expected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -173,9 +178,26 @@ def test_processors_compute_in_bfloat16_only_with_a_unit_for_it(
             monkeypatch.delattr(torch.cpu, name, raising=False)
         else:
             monkeypatch.setattr(torch.cpu, name, lambda answer=answer: answer, raising=False)
-    dtype, why = explain_dtype("cpu")
-    assert dtype is (torch.bfloat16 if expected else torch.float32)
-    assert expected is None or expected in why
+    monkeypatch.setattr(devices, "_multiplies_bfloat16_faster", lambda: faster)
+    found, why = explain_dtype("cpu")
+    assert found is dtype
+    assert expected in why
+
+
+def test_the_faster_dtype_is_found_by_a_product_of_each() -> None:
+    left, right = torch.ones(256, 1024), torch.ones(1024, 1024)
+    seconds = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        one, other = left.to(dtype), right.to(dtype)
+        found = []
+        for _ in range(8):
+            started = time.perf_counter()
+            one @ other
+            found.append(time.perf_counter() - started)
+        seconds[dtype] = min(found)
+    ratio = seconds[torch.float32] / seconds[torch.bfloat16]
+    if max(ratio, 1 / ratio) > 1.3:  # nearer than that, either may win
+        assert devices._multiplies_bfloat16_faster() is (ratio > 1)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch, pack
 from hone.model.attention import packed_attention_enabled
+from hone.model.distillation import divergence_pass
 from hone.model.forward import packed_logprobs
+from hone.objective.imitation import distillation_loss
 from hone.objective.policy import Ratios, group_advantages, grpo_loss, leave_one_out_advantages, rloo_loss
 from hone.types import TokenSequence
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -157,3 +159,23 @@ def test_rloo(tmp_path: Path) -> None:
     torch.testing.assert_close(advantages_B, batch["advantages"], rtol=1e-5, atol=1e-4)
     loss_sum, weight, _ = rloo_loss(ratios, batch["advantages"])
     _assert_equal(policy, theirs, loss_sum / weight)
+
+
+def test_distillation_is_gkd_with_the_reverse_divergence() -> None:
+    from trl.experimental.gkd import GKDTrainer
+
+    student, teacher = tiny_model("llama", seed=1), tiny_model("llama", seed=2)
+    rows = [TokenSequence((3, 4, 5, 6, 7), (False, False, True, True, True), 0),
+            TokenSequence((3, 4, 9, 8), (False, False, True, True), 1)]  # fmt: skip
+    batch = pack(rows)
+    theirs = torch.zeros(())
+    for sequence in rows:
+        ids, labels = torch.tensor([sequence.ids]), torch.tensor([sequence.ids])
+        labels[0, ~torch.tensor(sequence.supervised)] = -100
+        logits = [model(ids).logits[:, :-1] for model in (student, teacher)]
+        logits[1] = logits[1].detach()
+        theirs = theirs + GKDTrainer.generalized_jsd_loss(*logits, labels=labels[:, 1:], beta=1.0, reduction="sum")
+    student.lm_head.requires_grad_(True)
+    with packed_attention_enabled(student):
+        loss_sum, weight, _ = distillation_loss(divergence_pass(packed_logprobs, teacher)(student, batch))
+    _assert_equal(student, theirs / weight, loss_sum / weight)

@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from hone.config import RunConfig, TrainConfig
+from hone.config.chat import GenerateConfig
 from hone.config.check import WITH_HALVES, WITHOUT_RANK
-from hone.config.schema import GenerateConfig
 from hone.errors import ConfigError, InterruptedRunError, ModelError
 from hone.model.adaptation import ADAPTATIONS
 from hone.recipe.answer import open_conversation

@@ -34,6 +34,9 @@ def nothing(prompt, answer, row):
 
 def words(prompt, answer, row):
     return "good"
+
+def alike(prompt, answer, row):
+    return 1.0
 '''
 
 
@@ -64,11 +67,17 @@ def _steps(folder: str | Path) -> list[JsonDict]:
     return [line for line in read_jsonl(Path(folder) / "metrics.jsonl") if line["event"] == "step"]
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo", "ppo"])
+@pytest.mark.parametrize("method", ["grpo", "rloo", "ppo", "raft"])
 def test_every_method_raises_the_reward(method: str, options: Callable[..., TrainConfig], tmp_path: Path) -> None:
     steps = 40 if method == "ppo" else 20
     config = options(
-        method=method, max_steps=steps, epochs=steps, batch_size=8, group_size=8, learning_rate=5e-2, kl_weight=0.0
+        method=method,
+        max_steps=steps,
+        epochs=steps,
+        batch_size=8,
+        group_size=8,
+        learning_rate=5e-2,
+        **({} if method == "raft" else {"kl_weight": 0.0}),
     )
     result = train(config, home=tmp_path / "home", recorder=Listener())
     assert all(invariant["holds"] for invariant in result["proof"]), result["proof"]
@@ -87,14 +96,22 @@ def test_every_method_raises_the_reward(method: str, options: Callable[..., Trai
     for line in lines:
         groups.setdefault((line["step"], line["row"]), []).append(line)
     assert {len(group) for group in groups.values()} == {8}
-    if method != "ppo":
+    if method == "raft":
+        best = [
+            (max(one["reward"] for one in group), [one for one in group if one["kept"]]) for group in groups.values()
+        ]
+        assert all(len(kept) <= 1 and all(one["reward"] == most for one in kept) for most, kept in best)
+        assert sum(len(kept) for _, kept in best) > len(best) / 2
+    elif method != "ppo":
         assert all(abs(sum(one["advantage"] for one in group)) < 0.05 for group in groups.values())
     assert not (Path(result["run_dir"]) / "adapter" / "value.safetensors").exists()
     assert result["training"]["policy"]["method"] == method
 
 
-@pytest.mark.parametrize("given", [{"method": "grpo"}, {"method": "grpo", "policy_epochs": 2},
-                                   {"method": "rloo"}, {"method": "ppo"}])  # fmt: skip
+@pytest.mark.parametrize("given", [
+    {"method": "grpo"}, {"method": "grpo", "policy_epochs": 2}, {"method": "rloo"}, {"method": "ppo"},
+    {"method": "raft", "policy_epochs": 2},
+])  # fmt: skip
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
     given: JsonDict, options: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
@@ -232,3 +249,12 @@ def test_other_ways_of_training(given: JsonDict, options: Callable[..., TrainCon
     steps = _steps(result["run_dir"])
     assert len(steps) == 3
     assert steps[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_where_all_answers_are_worth_the_same_raft_learns_nothing(
+    options: Callable[..., TrainConfig], rewards: Path, tmp_path: Path
+) -> None:
+    config = options(method="raft", reward=f"{rewards}:alike", max_steps=2)
+    result = train(config, home=tmp_path / "home", recorder=Listener())
+    steps = _steps(result["run_dir"])
+    assert [(one["loss"], one["gradient_norm"], one["undecided_groups"]) for one in steps] == [(0.0, 0.0, 1.0)] * 2

@@ -142,7 +142,7 @@ def test_questions_that_do_not_fit_are_left_out_and_said(finished: Finished, kno
 
 def test_a_file_of_something_else_is_refused(finished: Finished, known: Path, tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
-    with pytest.raises(DataError, match="1 rows are no questions"):
+    with pytest.raises(DataError, match="1 row is no question"):
         measured(loaded(finished), finished.home, known, files=[str(rows)])
 
 

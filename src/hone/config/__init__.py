@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hone.config.chat import ChatConfig, GenerateConfig
 from hone.config.continuing import CONTINUE_OPTIONS, ContinueConfig
 from hone.config.load import dump_resolved, load_config
 from hone.config.option_help import option_help
@@ -11,9 +12,7 @@ from hone.config.rank import RANK_OPTIONS, RankConfig
 from hone.config.reward import REWARD_OPTIONS, RewardConfig
 from hone.config.schema import (
     DEFAULT_MODEL,
-    ChatConfig,
     EvaluateConfig,
-    GenerateConfig,
     RunConfig,
     TrainConfig,
 )

@@ -17,7 +17,15 @@ from pydantic_core import ErrorDetails
 from hone.errors import ConfigError
 from hone.types import AdaptationName, MethodName
 
-__all__ = ["WITHOUT_RANK", "WITH_HALVES", "config_error", "cross_problems", "field_problems", "nearest"]
+__all__ = [
+    "POLICY_METHODS",
+    "WITHOUT_RANK",
+    "WITH_HALVES",
+    "config_error",
+    "cross_problems",
+    "field_problems",
+    "nearest",
+]
 
 
 # Adaptations that have no rank, and those that are a product of two halves A and B.
@@ -25,19 +33,24 @@ WITHOUT_RANK: frozenset[AdaptationName] = frozenset(
     {"full", "partial", "c3a", "fourierft", "ia3", "ln_tuning", "oft", "road", "waveft"}
 )
 WITH_HALVES: frozenset[AdaptationName] = frozenset({"lora", "rslora", "dora", "pissa"})
-_POLICY: tuple[MethodName, ...] = ("grpo", "rloo", "ppo")
+_REINFORCED: tuple[MethodName, ...] = ("grpo", "rloo", "ppo")
+# Methods that train on answers of the model's own.
+POLICY_METHODS: tuple[MethodName, ...] = (*_REINFORCED, "raft", "distill")
+# Those that hold the answers to a prompt against each other.
+_OF_GROUPS: tuple[MethodName, ...] = ("grpo", "rloo", "raft")
 # Options that some methods alone have.
 _OF_METHODS: Mapping[str, tuple[MethodName, ...]] = {
     "beta": ("dpo", "ipo", "kto", "orpo", "simpo"),
     "label_smoothing": ("dpo", "simpo"),
     "length_normalised": ("dpo", "ipo"),
     "target_margin": ("simpo",),
-    "reward": _POLICY,
-    "watch_reward": _POLICY,
-    "group_size": _POLICY,
-    "rollout_tokens": _POLICY,
-    "policy_epochs": _POLICY,
-    "kl_weight": _POLICY,
+    "reward": POLICY_METHODS,
+    "watch_reward": POLICY_METHODS,
+    "group_size": POLICY_METHODS,
+    "rollout_tokens": POLICY_METHODS,
+    "policy_epochs": POLICY_METHODS,
+    "kl_weight": _REINFORCED,
+    "teacher": ("distill",),
     "loss_normalisation": ("grpo",),
 }
 
@@ -97,11 +110,17 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str], word
         for name, methods in _OF_METHODS.items()
         if values.get(name) and values.get("method") and values["method"] not in methods
     ]
-    if values.get("method") in _POLICY and values.get("validation"):
+    if values.get("method") in POLICY_METHODS and values.get("validation"):
         problems.append(
             _place(places, "validation")
             + f"{_said(words, 'validation', values['validation'])} has no effect with {method}, which keeps its last "
             "weights; leave it out"
+        )
+    if values.get("method") in _OF_GROUPS and _number(values.get("group_size")) == 1:
+        problems.append(
+            _place(places, "group_size")
+            + f"{method} holds the answers to a prompt against each other, and {_said(words, 'group_size', 1)} leaves "
+            "nothing to hold against; give at least 2"
         )
     return problems
 

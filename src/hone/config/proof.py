@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
+from hone.config.option_types import Text
 from hone.config.schema import TrainConfig
 
 __all__ = ["PROOF_OPTIONS", "ProofConfig"]
-
-_Text = Annotated[str, Field(min_length=1)]
 
 PROOF_OPTIONS = (
     "version", "data", "model", "eval", "map", "adaptation", "rank", "batch_size", "max_length", "micro_batch_tokens",
@@ -22,12 +19,12 @@ PROOF_OPTIONS = (
 class ProofConfig(TrainConfig):
     """Options of ``hone proof``; those of a run mean what they mean there."""
 
-    version: _Text | None = Field(
+    version: Text | None = Field(
         None, description="Whose proof: a version (support, support@3), an alias, or a run's folder; or give --data."
     )
-    data: _Text | None = Field(  # type: ignore[assignment]  # a run always has rows, a version's proof names none
+    data: Text | None = Field(  # type: ignore[assignment]  # a run always has rows, a version's proof names none
         None, description="Training rows to check before a run, in place of a version."
     )
-    evaluation_data: _Text | None = Field(
+    evaluation_data: Text | None = Field(
         None, alias="eval", description="With --data, a file of held-out rows; rows are set aside unless given."
     )

@@ -4,7 +4,7 @@ Rows are scored in chunks that fit the processor's cache. Where the head is froz
 is made in the forward pass, from the same probabilities, and one [S, D] tensor is kept in place of [S, V]. Where the
 head is trained, the chunks are computed again in the backward pass. The idea is that of Liger Kernel's fused linear
 cross-entropy (Hsu et al. 2024, arXiv:2410.10989); returning log-probabilities and not a loss lets every objective use
-it. The divergence from a base with the same frozen head is made in the same way.
+it. Divergences from a base with the same frozen head, and from a teacher with another one, are made in the same way.
 
 Shape legend: S supervised tokens, D width of the model, V vocabulary, C rows of a chunk.
 """
@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-__all__ = ["OutputHead", "find_output_head", "token_divergences", "token_logprobs"]
+__all__ = [
+    "OutputHead",
+    "find_frozen_head",
+    "find_output_head",
+    "reverse_divergences",
+    "token_divergences",
+    "token_logprobs",
+]
 
 # Logits of one chunk: 2^23 values are 16 MB in bfloat16 and 32 MB in float32. Fewer rows waste the matrix product's
 # packing of the head; more leave the cache.
@@ -62,6 +69,13 @@ def find_output_head(model: PreTrainedModel) -> OutputHead | None:
 
 
 @torch.no_grad()
+def find_frozen_head(model: PreTrainedModel) -> OutputHead | None:
+    """The head as :func:`find_output_head` gives it, unless it is trained."""
+    head = find_output_head(model)
+    trained = head is not None and any(parameter.requires_grad for parameter in head.layer.parameters())
+    return None if trained else head
+
+
 def _checked_head(model: PreTrainedModel) -> OutputHead | None:
     layer: Any = model.get_output_embeddings()
     decoder: Any = model.get_decoder()
@@ -116,6 +130,44 @@ def token_divergences(hidden_SD: Tensor, base_SD: Tensor, head: OutputHead) -> T
         hidden_SD, base_SD, head.layer.weight, head.layer.bias, head.scale, head.softcap
     )
     return divergences_S
+
+
+def reverse_divergences(hidden_SD: Tensor, head: OutputHead, theirs_SE: Tensor, their_head: OutputHead) -> Tensor:
+    """KL(model || teacher) over the vocabulary at each place, in nats; float32, differentiable by the hidden states.
+
+    Args:
+        hidden_SD: the model's hidden states, in its head's dtype.
+        head: the model's, frozen.
+        theirs_SE: the teacher's hidden states at the same places; its width E may be another.
+        their_head: the teacher's. Where one vocabulary is longer, what only one of them has is left out: models of one
+            family are padded to different sizes.
+
+    Returns:
+        [S], float32. Its derivative by the logits is ``p (log p - log q - KL)``, p of the model and q of the teacher.
+    """
+    size = min(head.layer.weight.shape[0], their_head.layer.weight.shape[0])
+    divergences_S: Tensor = _ReverseDivergences.apply(  # type: ignore[no-untyped-call]
+        hidden_SD, _Scores.of(head, size), theirs_SE, _Scores.of(their_head, size)
+    )
+    return divergences_S
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """A head as the chunks take it: ``weight_VD``, ``bias_V``, ``scale``, ``softcap``."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    scale: float
+    softcap: float | None
+
+    @classmethod
+    def of(cls, head: OutputHead, size: int) -> _Scores:
+        bias_V: Tensor | None = head.layer.bias
+        return cls(head.layer.weight[:size], None if bias_V is None else bias_V[:size], head.scale, head.softcap)
+
+    def log_softmax(self, hidden_CD: Tensor) -> tuple[Tensor, Tensor | None]:
+        return _log_softmax(hidden_CD, self.weight_VD, self.bias_V, self.scale, self.softcap)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -198,6 +250,33 @@ class _TokenDivergences(torch.autograd.Function):
     def backward(ctx: Any, grad_S: Tensor) -> tuple[Tensor | None, ...]:
         (errors_SD,) = ctx.saved_tensors
         return errors_SD * grad_S.unsqueeze(1).to(errors_SD.dtype), None, None, None, None, None
+
+
+class _ReverseDivergences(torch.autograd.Function):
+    """Chunked heads and divergence, with the gradient made in the forward pass; see the module."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_SD: Tensor, ours: _Scores, theirs_SE: Tensor, theirs: _Scores) -> Tensor:
+        divergences_S = torch.empty(hidden_SD.shape[0], dtype=torch.float32, device=hidden_SD.device)
+        errors_SD = torch.empty_like(hidden_SD) if ctx.needs_input_grad[0] else None
+        for rows in _chunks(hidden_SD.shape[0], ours.weight_VD.shape[0]):
+            their_logs_CV, _ = theirs.log_softmax(theirs_SE[rows])
+            logs_CV, bounded_CV = ours.log_softmax(hidden_SD[rows])
+            probabilities_CV = logs_CV.exp()
+            gaps_CV = logs_CV.sub_(their_logs_CV)
+            divergences_C = (gaps_CV * probabilities_CV).sum(dim=-1)
+            divergences_S[rows] = divergences_C
+            if errors_SD is not None:
+                error_CV = gaps_CV.sub_(divergences_C.unsqueeze(1)).mul_(probabilities_CV)
+                before_CV = _before_head(error_CV, bounded_CV, ours.scale).to(hidden_SD.dtype)
+                torch.mm(before_CV, ours.weight_VD, out=errors_SD[rows])
+        ctx.save_for_backward(errors_SD)
+        return divergences_S
+
+    @staticmethod
+    def backward(ctx: Any, grad_S: Tensor) -> tuple[Tensor | None, ...]:
+        (errors_SD,) = ctx.saved_tensors
+        return errors_SD * grad_S.unsqueeze(1).to(errors_SD.dtype), None, None, None
 
 
 def _chunks(size: int, vocabulary: int) -> list[slice]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 __all__ = ["POLICY_EPOCHS", "POLICY_RATE_FACTOR", "PROMPTS_A_STEP", "ROLLOUT_STEPS", "choose_rollout_tokens"]
 
-POLICY_RATE_FACTOR = 0.2
+POLICY_RATE_FACTOR = 0.5
 """Learning rate over that of supervised fine-tuning."""
-POLICY_EPOCHS: Mapping[str, int] = {"grpo": 1, "rloo": 1, "ppo": 2}
+POLICY_EPOCHS: Mapping[str, int] = {"grpo": 1, "rloo": 1, "ppo": 2, "raft": 1, "distill": 1}
 """Optimizer steps over the same answers; PPO's clipping is for more than one (Schulman et al. 2017)."""
 PROMPTS_A_STEP = 8
 """Prompts that a step answers."""

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hone.config.schema import ChatConfig
+from hone.config.chat import ChatConfig
 from hone.errors import ConfigError, TemplateError
 from hone.model.generate import SamplingSettings, generate, stream
 from hone.model.lora import adapter_disabled

@@ -30,7 +30,7 @@ from hone.recipe.contest import Contender, as_example
 from hone.recipe.inference import Answerer, training_path
 from hone.types import Example, JsonDict, Message, TokenSequence
 
-__all__ = ["KEY_VARIABLE", "ArmAnswers", "endpoint_result"]
+__all__ = ["KEY_VARIABLE", "ArmAnswers", "asked_messages", "endpoint_result"]
 
 KEY_VARIABLE = "HONE_ENDPOINT_KEY"
 """The environment variable that holds the key of an endpoint."""
@@ -181,7 +181,7 @@ def endpoint_result(
     Raises:
         ModelError, HoneError: as for :func:`hone.model.endpoint.ask_endpoint`.
     """
-    conversations = [(_asked(one), list(map(dict, one.tools))) for one in examples]
+    conversations = [(asked_messages(one), list(map(dict, one.tools))) for one in examples]
     started = time.perf_counter()
     answers = ask_endpoint(
         endpoint,
@@ -203,7 +203,8 @@ def endpoint_result(
     )
 
 
-def _asked(example: Example) -> list[JsonDict]:
+def asked_messages(example: Example) -> list[JsonDict]:
+    """The turns before the answer, in OpenAI's form."""
     messages = example_to_openai(example)["messages"][:-1]
     return [{key: value for key, value in message.items() if key != "weight"} for message in messages]
 

@@ -19,7 +19,7 @@ from hone.errors import ConfigError
 __all__ = ["audit_file", "describe_warnings", "repair", "require_usable"]
 
 _MOST_NAMED = 4
-_PROMPTS_ONLY = "prompts only: usable with --method grpo, rloo or ppo and a --reward; other methods need answers"
+_PROMPTS_ONLY = "prompts only: usable with a --reward or a --teacher (docs/preferences.md); other methods need answers"
 
 
 def audit_file(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hone.config.schema import GenerateConfig
+from hone.config.chat import GenerateConfig
 from hone.data.answers import AnswerRenderer
 from hone.errors import ModelError
 from hone.recipe.answer import Answer, Conversation

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from hone.data.pack import PackedBatch, pack, plan_micro_batches
 from hone.evaluation.divergence import kl_divergence
 from hone.model.forward import Forward, logits_pass, packed_hidden, packed_logprobs, targets_of
-from hone.model.head import OutputHead, find_output_head, token_divergences, token_logprobs
+from hone.model.head import find_frozen_head, token_divergences, token_logprobs
 from hone.model.lora import adapter_disabled
 from hone.recipe.method import Method
 from hone.types import TokenSequence
@@ -90,7 +90,7 @@ class _HeldForward:
         """Values [S] of a batch, those of general rows last."""
         if not isinstance(batch, HeldBatch):
             return self._forward(model, batch)
-        head = _frozen_head(model) if self._forward is packed_logprobs else None
+        head = find_frozen_head(model) if self._forward is packed_logprobs else None
         base_G = self._base(model, batch, packed_hidden if head else self._logits)
         device = base_G.device
         held_S = torch.tensor([batch.general[owner] is not None for owner in batch.owners_S], device=device)
@@ -115,10 +115,3 @@ class _HeldForward:
                     found |= dict(zip(indices, (part.clone() for part in parts), strict=True))
             self._of_base = [found[number] for number in range(len(self._general))]
         return torch.cat([self._of_base[number] for number in batch.general if number is not None])
-
-
-def _frozen_head(model: PreTrainedModel) -> OutputHead | None:
-    """The head, where it is known and the base has the same one."""
-    head = find_output_head(model)
-    trained = head is not None and any(parameter.requires_grad for parameter in head.layer.parameters())
-    return None if trained else head

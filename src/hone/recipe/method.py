@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from hone.config.check import POLICY_METHODS
 from hone.config.schema import TrainConfig
 from hone.data.loader import LoadedData, load_examples
 from hone.engine.around import AroundSteps
@@ -34,7 +35,6 @@ __all__ = [
 ]
 
 _ROLLOUTS_BETWEEN = 8
-_POLICY = ("grpo", "rloo", "ppo")
 _OF_PAIRS = ("dpo", "ipo", "orpo", "simpo", "reward")
 
 
@@ -141,8 +141,8 @@ def say_choice(recorder: Recorder, choice: Choice) -> None:
 
 
 def is_policy_method(method: str | None) -> bool:
-    """Whether a method learns from graded answers of its own."""
-    return method in _POLICY
+    """Whether a method learns from answers of the model's own."""
+    return method in POLICY_METHODS
 
 
 def load_rows(config: TrainConfig, source: str, *, preferences: bool = True) -> LoadedData:
@@ -183,19 +183,7 @@ def choose_method(config: TrainConfig, loaded: LoadedData) -> MethodName:
             where="--devices",
             remedy="leave --devices out",
         )
-    given = "--reward" if config.reward else "--watch-reward" if config.watch_reward else None
-    if given and not is_policy_method(wanted):
-        raise ConfigError(
-            f"{wanted} learns from the rows and grades no answers",
-            where=given,
-            remedy="say which method learns from rewards (--method grpo, rloo or ppo), or leave the reward out",
-        )
-    if is_policy_method(wanted) and not config.reward:
-        raise ConfigError(
-            f"{wanted} learns from what answers are worth, and nothing says that",
-            where="--reward",
-            remedy="give module:function, a JSON file with a grader, or a reward model; docs/preferences.md shows each",
-        )
+    _require_grading(config, wanted)
     if reason:
         raise ConfigError(
             f"method = {wanted} does not go with the rows of {loaded.source} ({loaded.format})",
@@ -204,3 +192,32 @@ def choose_method(config: TrainConfig, loaded: LoadedData) -> MethodName:
             remedy=f"use --method {fitting}, or leave it out; docs/preferences.md has the shapes of rows",
         )
     return wanted
+
+
+def _require_grading(config: TrainConfig, method: MethodName) -> None:
+    """Refuse a method without what it learns from, and rewards or a teacher that it would not look at."""
+    given = "--reward" if config.reward else "--watch-reward" if config.watch_reward else None
+    if given and not is_policy_method(method):
+        raise ConfigError(
+            f"{method} learns from the rows and grades no answers",
+            where=given,
+            remedy="say which method learns from rewards (--method grpo, rloo, ppo or raft), or leave the reward out",
+        )
+    if config.teacher and method != "distill":
+        raise ConfigError(
+            f"{method} learns from the rows and asks no teacher",
+            where="--teacher",
+            remedy="give --method distill, or leave the teacher out",
+        )
+    if method == "distill" and not config.teacher:
+        raise ConfigError(
+            "distill makes the model like another one, and nothing says which",
+            where="--teacher",
+            remedy="give a base, a version, or an endpoint as URL#MODEL, with the same tokenizer",
+        )
+    if is_policy_method(method) and method != "distill" and not config.reward:
+        raise ConfigError(
+            f"{method} learns from what answers are worth, and nothing says that",
+            where="--reward",
+            remedy="give module:function, a JSON file with a grader, or a reward model; docs/preferences.md shows each",
+        )

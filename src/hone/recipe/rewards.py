@@ -29,6 +29,7 @@ from hone.recipe.function_reward import FunctionReward
 from hone.recipe.graded_answer import GradedAnswer
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.reward import answer_scores
+from hone.recipe.teacher import TeacherLikeness
 from hone.types import Example, JsonDict, Message
 
 __all__ = ["GradedAnswer", "Reward", "open_reward", "open_stored_reward", "require_rewards"]
@@ -114,6 +115,8 @@ def open_stored_reward(stored: JsonDict, *, home: Path, note: Note = lambda text
     Raises:
         ConfigError: its function is no longer there.
     """
+    if stored["kind"] == "teacher":
+        return TeacherLikeness(stored["name"], stored["max_new_tokens"], home, note)
     if stored["kind"] == "grader":
         return _GraderReward(stored["grader"], home, "--reward", note)
     return open_reward(stored["name"], home=home, note=note)

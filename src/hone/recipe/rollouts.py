@@ -132,8 +132,8 @@ def repetition(ids: Sequence[int]) -> float:
 class _Told:
     """What the training pass said of an answer."""
 
-    kl: float = 0.0
-    advantage: float = 0.0
+    kl: float
+    advantage: float | None
 
 
 @dataclass
@@ -142,17 +142,17 @@ class Rollouts:
 
     Args:
         actor: answers.
-        reward: grades what is trained on.
+        reward: grades what is trained on; None where a teacher says what is better.
         watch: a second reward that nothing is trained on; None for none.
         group_size: answers to a prompt.
         steps_each: optimizer steps over the same answers.
         seed: of the draws.
-        finish: works out of rewards and log-probabilities what the objective needs before the step.
+        finish: picks what is trained on, and works out what the objective needs before the step.
         recorder: receives an event for each answer.
     """
 
     actor: Actor
-    reward: Reward
+    reward: Reward | None
     watch: Reward | None
     group_size: int
     steps_each: int
@@ -178,60 +178,60 @@ class Rollouts:
             GradedAnswer(row.task, row.task.item, self.actor.text(answer))
             for row, answer in zip(asked, answers, strict=True)
         ]
-        rewards = self.reward(graded)
-        watched = None if self.watch is None else self.watch(graded)
+        rewards, watched = (None if one is None else one(graded) for one in (self.reward, self.watch))
         groups = []
         for number, row in enumerate(rows):
             places = tuple(range(number * self.group_size, (number + 1) * self.group_size))
             sequences = tuple(self.actor.sequence(row.ids, answers[place], row.task.row) for place in places)
-            groups.append(RolloutGroup(sequences, places, tuple(rewards[place] for place in places)))
+            worth = (0.0,) * len(places) if rewards is None else tuple(rewards[place] for place in places)
+            groups.append(RolloutGroup(sequences, places, worth))
         self._first, self._told = step, {}
         self._lines = [
             {"step": step, "row": row.task.row, "sample": sample, "prompt": last_user_text(row.task),
-             "answer": one.text, "reward": rewards[place],
+             "answer": one.text, **({} if rewards is None else {"reward": rewards[place]}),
              **({} if watched is None else {"watch_reward": watched[place]}),
              "tokens": len(answers[place].ids), "ended": answers[place].stopped,
              "repetition": round(repetition(answers[place].ids), _DECIMALS)}
             for place, (row, sample, one) in enumerate(zip(asked, samples, graded, strict=True))
         ]  # fmt: skip
         self._figures = self._of_rollouts()
-        return self.finish(self.actor.references(groups))
+        return self.finish(groups)
 
-    def tell(self, batch: RolloutBatch, kl_B: Tensor, advantages_B: Tensor) -> None:
+    def tell(self, batch: RolloutBatch, kl_B: Tensor, advantages_B: Tensor | None) -> None:
         """Take what the training pass found of some answers.
 
         Args:
             batch: of the answers.
-            kl_B: estimated divergence from the base, a token.
-            advantages_B: of each.
+            kl_B: estimated divergence from the base, or from the teacher, a token.
+            advantages_B: of each; None where the method has none.
         """
-        for place, kl, advantage in zip(batch.places_B, kl_B.tolist(), advantages_B.tolist(), strict=True):
+        advantages = [None] * len(batch.places_B) if advantages_B is None else advantages_B.tolist()
+        for place, kl, advantage in zip(batch.places_B, kl_B.tolist(), advantages, strict=True):
             self._told[place] = _Told(kl, advantage)
 
     def after(self, step: int) -> Mapping[str, float]:
         """Figures of the step; behind the first one over new answers, their lines are written."""
         kl = statistics.fmean(one.kl for one in self._told.values())
         if step == self._first:
+            trained_on_all = len(self._told) == len(self._lines)
             for place, line in enumerate(self._lines):
-                told = self._told[place]
-                self.recorder.record(
-                    Event("rollout", {**line, "advantage": round(told.advantage, _DECIMALS),
-                                      "kl": round(told.kl, _DECIMALS)})
-                )  # fmt: skip
+                told = self._told.get(place)
+                kept = {} if trained_on_all else {"kept": told is not None}
+                self.recorder.record(Event("rollout", {**line, **kept, **({} if told is None else _line_of(told))}))
         return {**self._figures, "kl": round(kl, _DECIMALS)}
 
     def _of_rollouts(self) -> dict[str, float]:
-        size = self.group_size
-        rewards = [line["reward"] for line in self._lines]
-        groups = [rewards[start : start + size] for start in range(0, len(rewards), size)]
         figures = {
-            "reward": statistics.fmean(rewards),
             "length": statistics.fmean(line["tokens"] for line in self._lines),
             "ended": statistics.fmean(line["ended"] for line in self._lines),
             "repetition": statistics.fmean(line["repetition"] for line in self._lines),
-            # groups whose answers are all worth the same teach nothing
-            "undecided_groups": statistics.fmean(min(group) == max(group) for group in groups),
         }
+        if self.reward is not None:
+            rewards, size = [line["reward"] for line in self._lines], self.group_size
+            groups = [rewards[start : start + size] for start in range(0, len(rewards), size)]
+            figures["reward"] = statistics.fmean(rewards)
+            # groups whose answers are all worth the same teach nothing
+            figures["undecided_groups"] = statistics.fmean(min(group) == max(group) for group in groups)
         if self.watch is not None:
             figures["watch_reward"] = statistics.fmean(line["watch_reward"] for line in self._lines)
         return {name: round(value, _DECIMALS) for name, value in figures.items()}
@@ -239,3 +239,8 @@ class Rollouts:
     def _draw(self, step: int, row: AskedPrompt, sample: int) -> int:
         digest = hashlib.sha256(f"hone-rollout-{self.seed}-{step}-{row.task.row}-{sample}".encode()).digest()
         return int.from_bytes(digest[:4], "big")
+
+
+def _line_of(told: _Told) -> JsonDict:
+    advantage = {} if told.advantage is None else {"advantage": round(told.advantage, _DECIMALS)}
+    return {**advantage, "kl": round(told.kl, _DECIMALS)}

@@ -40,6 +40,11 @@ __all__ = [
     "store_proof",
 ]
 
+# Options that may name a file or folder.
+_PATHS = (
+    "data", "model", "evaluation_data", "replay_data", "documents", "output", "reward", "watch_reward", "teacher",
+)  # fmt: skip
+
 PROBE_FILE = "probe.safetensors"
 """Log-probabilities of some rows of the training, in the run's folder, for invariants 10 and 11."""
 
@@ -99,10 +104,7 @@ def _row_of(example: Example) -> JsonDict:
 
 def _with_absolute_paths(config: _Config) -> _Config:
     """So that the run can be resumed or repeated from any working folder; a hub id stays what it is."""
-    named = {
-        name: getattr(config, name, None)
-        for name in ("data", "model", "evaluation_data", "replay_data", "documents", "output", "reward", "watch_reward")
-    }
+    named = {name: getattr(config, name, None) for name in _PATHS}
     paths = {
         name: Path(value).absolute() for name, value in named.items() if value is not None and os.path.exists(value)
     }

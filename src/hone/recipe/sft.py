@@ -44,7 +44,7 @@ from hone.recipe.method import Method, is_policy_method, joined_proof, say_choic
 from hone.recipe.placement import memory_for_training, place_base, require_same_work
 from hone.recipe.planned import plan_run
 from hone.recipe.planner import choose_numbers
-from hone.recipe.policy import sequences_to_compute
+from hone.recipe.policy_options import sequences_to_compute
 from hone.recipe.proving import check_before, probe_files
 from hone.recipe.question_sets import QuestionSet
 from hone.recipe.rows import PreparedRows

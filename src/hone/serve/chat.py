@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from hone.config.schema import ChatConfig
+from hone.config.chat import ChatConfig
 from hone.data.ledger import RowError
 from hone.data.messages import parse_messages, parse_tools
 from hone.errors import HoneError

@@ -45,7 +45,9 @@ def read_questions(path: str | Path) -> list[ProbeItem]:
             items.append(_item(row.value, skill))
     if problems or not items:
         raise DataError(
-            f"{len(problems)} rows are no questions" if problems else "there is no question in it",
+            f"{len(problems)} {'row is no question' if len(problems) == 1 else 'rows are no questions'}"
+            if problems
+            else "there is no question in it",
             where=str(path),
             details=problems[:_MOST_PROBLEMS],
             remedy=f"{_FORMS}; hone.evaluation.probes.convert_questions turns known benchmarks into it",
