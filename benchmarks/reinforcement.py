@@ -23,8 +23,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from side_by_side.page import write_between
-
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 BEGIN = "<!-- written by benchmarks/reinforcement.py: begin -->"
 END = "<!-- written by benchmarks/reinforcement.py: end -->"
@@ -222,6 +220,8 @@ def main() -> None:
     if results:
         print(table(results))
     if options.page:
+        from side_by_side.page import write_between  # not above: hone reads this file for its rewards
+
         write_between(options.page, BEGIN, END, table(results))
 
 

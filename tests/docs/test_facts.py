@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from hone import errors
-from hone.config import schema
+from hone import config, errors
 from hone.data.detection import FORMATS
 from hone.data.faults import FAULTS
 from hone.data.near import NEAR_THRESHOLD
@@ -82,7 +81,7 @@ def test_every_default_is_the_fields_own() -> None:
     rows = table_rows(page_text("docs/configuration.md"))
     told = [(re.findall(r"`(\w+)`", cells[0]), cells[1].split(",")[0].strip("`")) for cells in rows if len(cells) == 3]
     wrong = []
-    for model in (schema.TrainConfig, schema.RunConfig, schema.EvaluateConfig, schema.GenerateConfig):
+    for model in (config.TrainConfig, config.RunConfig, config.EvaluateConfig, config.GenerateConfig):
         for name, field in model.model_fields.items():
             default = "required" if field.is_required() else field.default
             written = str(default).lower() if isinstance(default, bool) else str(default)

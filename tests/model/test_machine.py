@@ -6,8 +6,8 @@ import json
 import os
 import platform
 import re
-import tomllib
 import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 

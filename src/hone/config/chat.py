@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, Field, model_validator
 
 from hone.config.option_types import Count, Device, Dtype, NotNegative, Positive, Seed, Text
-from hone.config.schema import DEVICE_HELP, DTYPE_HELP, Options
+from hone.config.schema import DEVICE_HELP, DTYPE_HELP, OPTION_RULES, report_together
 
 __all__ = ["ChatConfig", "GenerateConfig"]
 
 
-class ChatConfig(Options):
+class ChatConfig(BaseModel):
     """Options of ``hone chat``."""
+
+    model_config = OPTION_RULES
+    _problems = model_validator(mode="wrap")(report_together)
 
     model: Text = Field(description="Who answers: a version (support, support@3), an alias, a run's folder or a base.")
     system: str | None = Field(

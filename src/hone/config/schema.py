@@ -49,18 +49,19 @@ __all__ = [
     "DEFAULT_PROBES",
     "DEVICE_HELP",
     "DTYPE_HELP",
+    "OPTION_RULES",
     "SEEDS_HELP",
     "EvaluateConfig",
-    "Options",
     "RunConfig",
     "TrainConfig",
+    "report_together",
 ]
 
 # 432 questions in all: they take about as long as the other measures of retention together
 DEFAULT_PROBES = 24
 
 
-def _report_together(
+def report_together(
     cls: type[BaseModel], values: Any, handler: ModelWrapValidatorHandler[Any], info: ValidationInfo
 ) -> Any:
     """Validate, and raise one ConfigError for everything that is wrong.
@@ -84,12 +85,8 @@ def _report_together(
     return config
 
 
-class Options(BaseModel):
-    """What all sets of options share: they never change, and all that is wrong with them is told at once."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
-    _problems = model_validator(mode="wrap")(_report_together)
-
+OPTION_RULES = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+"""What all sets of options share, beside :func:`report_together`."""
 
 # Options that several commands have, with one meaning.
 DEVICE_HELP = "cpu, cuda, cuda:N or mps; the fastest there is unless given."
@@ -109,8 +106,11 @@ _LM_EVAL_LIMIT_HELP = "Ask the first questions of each of these tasks only, this
 _MAPPING_HELP = "Columns of the data, as prompt=COLUMN,completion=COLUMN; found by themselves unless given."
 
 
-class TrainConfig(Options):
+class TrainConfig(BaseModel):
     """Options of ``hone train``."""
+
+    model_config = OPTION_RULES
+    _problems = model_validator(mode="wrap")(report_together)
 
     data: Text = Field(description="Training rows: a JSONL, JSON, CSV, TSV or Parquet file, or a hub data set.")
     model: Text = Field(DEFAULT_MODEL, description="The base: a hub id, a folder, or a .gguf file.")
@@ -294,8 +294,11 @@ class RunConfig(TrainConfig):
     lm_eval_limit: Count | None = Field(None, description=_LM_EVAL_LIMIT_HELP)
 
 
-class EvaluateConfig(Options):
+class EvaluateConfig(BaseModel):
     """Options of ``hone evaluate``."""
+
+    model_config = OPTION_RULES
+    _problems = model_validator(mode="wrap")(report_together)
 
     version: Text = Field(description="What to evaluate: a version (support, support@3), an alias, or a run's folder.")
     data: Text | None = Field(None, description="File of held-out rows; those of the version's run unless given.")
