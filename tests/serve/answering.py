@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+from fastapi import FastAPI, Request, Response
+
 from hone.config import TrainConfig
+from hone.errors import HoneError
 from hone.model.generate import Generation, SamplingSettings, generate
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.run import train
 from hone.serve.asked import GenerationRequest, ReadyModel, ResolvedModel, TokenEvent
+from hone.serve.chat import chat_router
 from hone.serve.inference import InferenceService
-from hone.types import Message
+from hone.serve.wire import ApiError, error_response
+from hone.types import JsonDict, Message
 from tests.recipe.conftest import Listener, row, write_jsonl
 from tests.tiny import save_tiny
 
@@ -106,3 +113,45 @@ def in_loop(work: Callable[[], Awaitable[None]], seconds: float = 120) -> None:
         await asyncio.wait_for(work(), seconds)
 
     asyncio.run(bounded())
+
+
+def _told(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HoneError)
+    return error_response(error)
+
+
+@asynccontextmanager
+async def client_of(runs: Runs, **given: Any) -> AsyncIterator[tuple[httpx.AsyncClient, InferenceService]]:
+    """A client of the routes over the runs, and what answers behind them; ``limits`` are the engines'."""
+
+    def resolve(name: str) -> ResolvedModel:
+        if name not in runs.references:
+            raise ApiError(f"no model {name}", status=404, param="model", code="model_not_found")
+        return ResolvedModel(name, runs.references[name], given.get("add_passages"))
+
+    async with serving(runs, limits=given.get("limits")) as service:
+        app = FastAPI()
+        app.add_exception_handler(HoneError, _told)
+        options = {name: given[name] for name in ("store", "lenient") if name in given}
+        app.include_router(chat_router(service, resolve, **options))
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+            yield client, service
+
+
+def with_client(runs: Runs, work: Callable[[httpx.AsyncClient], Awaitable[None]], **given: Any) -> None:
+    """Run a test's body with a client."""
+
+    async def inner() -> None:
+        async with client_of(runs, **given) as (client, _):
+            await work(client)
+
+    in_loop(inner)
+
+
+def pieces_of(response: httpx.Response) -> list[JsonDict]:
+    """The pieces of a stream that ended well."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in response.text.split("\n\n") if line]
+    assert lines.pop() == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]

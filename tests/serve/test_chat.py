@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request, Response
 
-from hone.errors import HoneError
 from hone.model.sampling import SamplingSettings
-from hone.serve.asked import Passages, ResolvedModel
-from hone.serve.chat import chat_router
-from hone.serve.inference import InferenceService
+from hone.serve.asked import Passages
 from hone.serve.json_grammar import JsonGrammar
 from hone.serve.json_schema import read_schema
-from hone.serve.wire import ApiError, error_response
 from hone.types import JsonDict, Message
-from tests.serve.answering import NEW_TOKENS, QUESTIONS, Runs, alone, generated, in_loop, make_runs, serving
+from tests.serve.answering import (
+    NEW_TOKENS,
+    QUESTIONS,
+    Runs,
+    alone,
+    client_of,
+    generated,
+    in_loop,
+    make_runs,
+    pieces_of,
+    with_client,
+)
 
 CHAT = "/v1/chat/completions"
 GREEDY: JsonDict = {"temperature": 0, "max_tokens": NEW_TOKENS}
@@ -33,45 +38,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return make_runs(tmp_path_factory.mktemp("chat"))
 
 
-def _told(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HoneError)
-    return error_response(error)
-
-
-@asynccontextmanager
-async def _client(runs: Runs, **given: Any) -> AsyncIterator[tuple[httpx.AsyncClient, InferenceService]]:
-    def resolve(name: str) -> ResolvedModel:
-        if name not in runs.references:
-            raise ApiError(f"no model {name}", status=404, param="model", code="model_not_found")
-        return ResolvedModel(name, runs.references[name], given.get("add_passages"))
-
-    async with serving(runs) as service:
-        app = FastAPI()
-        app.add_exception_handler(HoneError, _told)
-        options = {name: given[name] for name in ("store", "lenient") if name in given}
-        app.include_router(chat_router(service, resolve, **options))
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
-            yield client, service
-
-
-def _with_client(runs: Runs, work: Callable[[httpx.AsyncClient], Awaitable[None]], **given: Any) -> None:
-    async def inner() -> None:
-        async with _client(runs, **given) as (client, _):
-            await work(client)
-
-    in_loop(inner)
-
-
 def _body(model: str, **given: Any) -> JsonDict:
     return {"model": model, "messages": [{"role": "user", "content": QUESTIONS[0]}], **GREEDY, **given}
-
-
-def _chunks(response: httpx.Response) -> list[JsonDict]:
-    assert response.headers["content-type"].startswith("text/event-stream")
-    lines = [line for line in response.text.split("\n\n") if line]
-    assert lines.pop() == "data: [DONE]"
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
 @pytest.mark.parametrize("name", ["base", "four", "eight"])
@@ -93,7 +61,7 @@ def test_a_chat_answer_is_that_of_generate_whole_and_streamed(runs: Runs, name: 
         assert usage["total_tokens"] == usage["prompt_tokens"] + len(answer.ids)
 
         options = {"stream": True, "stream_options": {"include_usage": True}}
-        chunks = _chunks(await client.post(CHAT, json=_body(name, **options)))
+        chunks = pieces_of(await client.post(CHAT, json=_body(name, **options)))
         assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
         assert len({chunk["id"] for chunk in chunks}) == 1
         last = chunks.pop()
@@ -104,7 +72,7 @@ def test_a_chat_answer_is_that_of_generate_whole_and_streamed(runs: Runs, name: 
         reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
         assert reasons == [None] * (len(reasons) - 1) + [choice["finish_reason"]]
 
-    _with_client(runs, work)
+    with_client(runs, work)
 
 
 def test_several_answers_are_several_rows_of_generate(runs: Runs) -> None:
@@ -119,13 +87,13 @@ def test_several_answers_are_several_rows_of_generate(runs: Runs) -> None:
         assert [choice["message"]["content"] for choice in whole["choices"]] == expected
         assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
         texts = ["", "", ""]
-        for chunk in _chunks(await client.post(CHAT, json={**body, "stream": True})):
+        for chunk in pieces_of(await client.post(CHAT, json={**body, "stream": True})):
             for choice in chunk["choices"]:
                 texts[choice["index"]] += choice["delta"].get("content", "")
         assert texts == expected
         assert len({(await client.post(CHAT, json=_body("base", temperature=1))).text for _ in range(3)}) == 3
 
-    _with_client(runs, work)
+    with_client(runs, work)
 
 
 def test_stop_texts_and_log_probabilities(runs: Runs) -> None:
@@ -150,7 +118,7 @@ def test_stop_texts_and_log_probabilities(runs: Runs) -> None:
         assert nothing["choices"][0]["message"]["content"] == ""
         assert nothing["usage"]["completion_tokens"] == 0
 
-    _with_client(runs, work)
+    with_client(runs, work)
 
 
 def test_completions_go_on_with_a_text(runs: Runs) -> None:
@@ -174,7 +142,7 @@ def test_completions_go_on_with_a_text(runs: Runs) -> None:
         choices = (await client.post("/v1/completions", json=echoed)).json()["choices"]
         assert [choice["text"] for choice in choices] == [a + b for a, b in zip(texts, expected, strict=True)]
         told = {0: "", 1: ""}
-        for chunk in _chunks(await client.post("/v1/completions", json={**body, "stream": True})):
+        for chunk in pieces_of(await client.post("/v1/completions", json={**body, "stream": True})):
             told[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
         assert [told[0], told[1]] == expected
         scored = (await client.post("/v1/completions", json={**body, "prompt": texts[0], "logprobs": 2})).json()
@@ -183,7 +151,7 @@ def test_completions_go_on_with_a_text(runs: Runs) -> None:
         assert [len(top) for top in logprobs["top_logprobs"]] == [2] * len(answers[0].ids)
         assert logprobs["text_offset"][:2] == [0, len(logprobs["tokens"][0])]
 
-    _with_client(runs, work)
+    with_client(runs, work)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +186,7 @@ def test_what_cannot_be_answered_is_refused_in_the_apis_words(
         assert error["param"] == param
         assert error["message"]
 
-    _with_client(runs, work)
+    with_client(runs, work)
 
 
 def test_an_answer_is_json_where_that_is_asked_for(runs: Runs) -> None:
@@ -238,7 +206,7 @@ def test_an_answer_is_json_where_that_is_asked_for(runs: Runs) -> None:
             assert told["mood"] in ("glad", "sad")
             assert isinstance(told["far"], bool)
             assert len(told["moods"]) <= 2
-        chunks = _chunks(await client.post(CHAT, json=_body("four", **asked, stream=True)))
+        chunks = pieces_of(await client.post(CHAT, json=_body("four", **asked, stream=True)))
         text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
         assert text == whole[0]["message"]["content"]
         # a model that knows no JSON may not come to an end; as far as it comes, it is the beginning of an object
@@ -249,7 +217,7 @@ def test_an_answer_is_json_where_that_is_asked_for(runs: Runs) -> None:
         assert states
         assert choice["finish_reason"] == ("stop" if grammar.is_complete(states) else "length")
 
-    _with_client(runs, work)
+    with_client(runs, work)
 
 
 def test_embeddings_are_refused_clearly(runs: Runs) -> None:
@@ -257,7 +225,7 @@ def test_embeddings_are_refused_clearly(runs: Runs) -> None:
         response = await client.post("/v1/embeddings", json={"model": "base", "input": "x"})
         assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported_model")
 
-    _with_client(runs, work)
+    with_client(runs, work)
 
 
 def test_for_tests_of_shapes_what_cannot_be_honoured_is_left_out(runs: Runs) -> None:
@@ -265,7 +233,7 @@ def test_for_tests_of_shapes_what_cannot_be_honoured_is_left_out(runs: Runs) -> 
         body = _body("base", audio={"voice": "x"}, seed=-9007199254740991, logit_bias={"foo": 0}, store=True, stop="\n")
         assert (await client.post(CHAT, json=body)).status_code == 200
 
-    _with_client(runs, work, lenient=True)
+    with_client(runs, work, lenient=True)
 
 
 def test_passages_are_added_and_cited(runs: Runs) -> None:
@@ -290,7 +258,7 @@ def test_passages_are_added_and_cited(runs: Runs) -> None:
         assert message["content"] == answerer.text(expected.ids)
         assert message["citations"] == [{"source": "lamps.md"}]
 
-    _with_client(runs, work, add_passages=add_passages)
+    with_client(runs, work, add_passages=add_passages)
     assert asked == [QUESTIONS[0]]
 
 
@@ -306,12 +274,12 @@ def test_a_completion_is_kept_where_that_is_asked(runs: Runs) -> None:
         assert kept[0][0]["metadata"] == {"a": "b"}
         assert kept[1][1]["choices"] == whole["choices"]
 
-    _with_client(runs, work, store=lambda request, completion: kept.append((request, completion)))
+    with_client(runs, work, store=lambda request, completion: kept.append((request, completion)))
 
 
 def test_a_client_that_goes_takes_its_rows_along(runs: Runs) -> None:
     async def inner() -> None:
-        async with _client(runs) as (client, service):
+        async with client_of(runs) as (client, service):
             gone = asyncio.Event()
 
             async def app_receive() -> JsonDict:

@@ -32,6 +32,7 @@ from hone.model.prefix_store import PrefixStore, common_length
 from hone.model.row_attention import RowPlan, RowSpan, use_row_attention
 from hone.model.row_cache import CachedTokens, RowCache
 from hone.model.row_forward import check_row_path, plain_logits, row_logits
+from hone.model.row_scores import token_scores
 from hone.model.rows import BatcherLimits, FinishReason, Row, RowRequest, RowToken, next_token, with_logprobs
 from hone.model.sampling import row_generator
 
@@ -147,10 +148,11 @@ class Batcher:
             ModelError: its adapter is not in memory.
         """
         limit = min(self.context_length, self.limits.cache_tokens)
-        if not request.prompt or request.reserved > limit or request.settings.max_new_tokens < 1:
+        shortest = 1 if request.prompt_logprobs is None else 0
+        if not request.prompt or request.reserved > limit or request.settings.max_new_tokens < shortest:
             raise ConfigError(
                 f"a prompt of {len(request.prompt)} tokens and an answer of up to {request.settings.max_new_tokens}: "
-                f"at most {limit} fit together, and each has at least one",
+                f"at most {limit} fit together, and each has at least one; a prompt that is scored needs no answer",
                 remedy="ask for a shorter answer, or say less",
             )
         if request.adapter is not None:
@@ -196,7 +198,8 @@ class Batcher:
             # first come, first served: who needs much room is not passed for ever by those who need little
             if full or not self._laid_in(request.adapter):
                 return
-            known, source = self._known_prefix(request)
+            # keys and values tell nothing of how likely their tokens were
+            known, source = self._known_prefix(request) if request.prompt_logprobs is None else (0, None)
             if source == "soon":
                 continue
             slot = self._cache.add(len(request.prompt))
@@ -243,34 +246,50 @@ class Batcher:
         return work
 
     def _forward(self, work: Sequence[tuple[Row, int]]) -> Tensor:
-        """Logits [B, V], float32, of the rows that are read to their end."""
+        """Logits [B, V], float32, of the rows that are read to their end; prompts are scored as they are read."""
         plan = RowPlan([RowSpan(row.slot, count) for row, count in work], self.model.device)
         ids: list[int] = []
         last: list[int] = []
+        scored: list[int] = []
+        targets: list[tuple[Row, list[int]]] = []
         for row, count in work:
             begin = row.slot.length
+            if row.reads and row.request.prompt_logprobs is not None:
+                following = row.ids[begin + 1 : begin + count + 1]
+                scored += range(len(ids), len(ids) + len(following))
+                targets.append((row, following))
             ids += row.ids[begin : begin + count]
             if row.waiting == count:
                 last.append(len(ids) - 1)
         if self.adapters is not None:
             self.adapters.bank.select([(row.request.adapter, count) for row, count in work])
-        logits_BV = row_logits(self.model, ids, plan, last)
+        logits_KV = row_logits(self.model, ids, plan, [*last, *scored])
         plan.advance()
-        return logits_BV
+        place = len(last)
+        for row, following in targets:
+            found_SV = logits_KV[place : place + len(following)]
+            row.scores += token_scores(found_SV, following, row.request.prompt_logprobs or 0)
+            place += len(following)
+        return logits_KV[: len(last)].float()
 
     def _chosen(self, row: Row, greedy: int, logits_V: Tensor) -> RowToken:
         request = row.request
+        scores, row.scores = tuple(row.scores), []
+        if request.settings.max_new_tokens == 0:
+            self._leave(row)
+            return RowToken(row.ticket, None, "length", cached_tokens=row.cached, prompt_scores=scores)
         plain = request.settings.temperature == 0 and not request.bias and request.allowed is None
         token = greedy if plain else next_token(row, logits_V)
         if token in request.stop_ids:
             self._leave(row)
-            return RowToken(row.ticket, None, "stop", cached_tokens=row.cached)
-        row.ids.append(token)
-        finish: FinishReason | None = None
-        if row.written >= request.settings.max_new_tokens:
-            finish = "length"
-            self._leave(row)
-        event = RowToken(row.ticket, token, finish, cached_tokens=row.cached)
+            event = RowToken(row.ticket, None, "stop", cached_tokens=row.cached, stop_id=token, prompt_scores=scores)
+        else:
+            row.ids.append(token)
+            finish: FinishReason | None = None
+            if row.written >= request.settings.max_new_tokens:
+                finish = "length"
+                self._leave(row)
+            event = RowToken(row.ticket, token, finish, cached_tokens=row.cached, prompt_scores=scores)
         return event if request.top_logprobs is None else with_logprobs(event, logits_V, request.top_logprobs)
 
     def _leave(self, row: Row) -> None:
@@ -279,6 +298,8 @@ class Batcher:
         adapter, length = row.request.adapter, row.slot.length
         read = tuple(row.ids[:length])
         size = self._cache.view(row.slot, length).num_bytes
-        if length >= _SHORTEST_PREFIX and self.prefixes.fits(adapter, read, size):
+        # a text that was scored is rarely gone on with, and thousands of them would push the others out
+        wanted = length >= _SHORTEST_PREFIX and row.request.prompt_logprobs is None
+        if wanted and self.prefixes.fits(adapter, read, size):
             self.prefixes.add(adapter, read, self._cache.copied(row.slot, length))
         self._cache.remove(row.slot)

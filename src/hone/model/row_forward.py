@@ -30,7 +30,7 @@ def plain_logits(model: PreTrainedModel) -> Tensor:
 
 
 def row_logits(model: PreTrainedModel, ids: Sequence[int], plan: RowPlan, places: Sequence[int]) -> Tensor:
-    """Logits [B, V], float32, at ``places`` of the new tokens.
+    """Logits [B, V], in the model's dtype, at ``places`` of the new tokens.
 
     Args:
         model: see :func:`hone.model.row_attention.use_row_attention`.
@@ -48,7 +48,7 @@ def row_logits(model: PreTrainedModel, ids: Sequence[int], plan: RowPlan, places
         use_cache=False,
     )
     logits: Tensor = output.logits[0]
-    return logits.float()
+    return logits
 
 
 @torch.inference_mode()
@@ -71,7 +71,7 @@ def check_row_path(model: PreTrainedModel, cache: RowCache, expected_LV: Tensor)
         found.append(row_logits(model, ids, plan, list(range(count))))
         plan.advance()
     cache.remove(slot)
-    difference = (torch.cat(found) - expected_LV).abs().max() / expected_LV.abs().max()
+    difference = (torch.cat(found).float() - expected_LV).abs().max() / expected_LV.abs().max()
     bound = max(1e-3, 8 * torch.finfo(model.dtype).eps)
     if not difference <= bound:
         raise ModelError(

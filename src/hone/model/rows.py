@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hone.model.row_cache import CacheSlot
+from hone.model.row_scores import TokenScore
 from hone.model.sampling import SamplingSettings, TokenBias, choose_tokens
 
 __all__ = ["BatcherLimits", "FinishReason", "Row", "RowRequest", "RowToken", "next_token", "with_logprobs"]
@@ -48,13 +49,15 @@ class RowRequest:
     Args:
         prompt: token ids, at least one.
         stop_ids: tokens that end the answer.
-        settings: how tokens are chosen.
+        settings: how tokens are chosen; its longest answer may be 0 tokens where the prompt is scored.
         adapter: name of an adapter that was given to :class:`hone.model.batcher.Batcher`; None for the base.
         index: of the row among those of its request; it draws from (seed, index).
         bias: added to the logits.
         top_logprobs: likeliest tokens to report with each token; None for no log-probabilities at all.
         allowed: may refuse a token, also one that ends the answer, by the tokens written so far; the likeliest that
             it does not refuse is taken, or drawn. It must leave one. None allows all.
+        prompt_logprobs: likeliest tokens to report with each token of the prompt but the first, where the prompt is
+            to be scored; it is then read from its beginning, whatever is cached. None does not score it.
     """
 
     prompt: tuple[int, ...]
@@ -65,6 +68,7 @@ class RowRequest:
     bias: TokenBias = field(default_factory=TokenBias)
     top_logprobs: int | None = None
     allowed: Callable[[Sequence[int], int], bool] | None = None
+    prompt_logprobs: int | None = None
 
     @property
     def reserved(self) -> int:
@@ -80,9 +84,11 @@ class RowToken:
         ticket: of the row.
         token: written; None for a stop token, which is no part of the answer.
         finish: why the row ended; None while it goes on.
-        logprob: of the token, in nats, before temperature; None where it was not asked for.
+        logprob: of the token, or of the stop token, in nats, before temperature; None where it was not asked for.
         top: the likeliest tokens with their log-probabilities.
         cached_tokens: prompt tokens that did not have to be read.
+        stop_id: the stop token that ended the row.
+        prompt_scores: of the prompt's tokens but the first; with the row's first event, where they were asked for.
     """
 
     ticket: int
@@ -91,6 +97,8 @@ class RowToken:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     cached_tokens: int = 0
+    stop_id: int | None = None
+    prompt_scores: tuple[TokenScore, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -104,6 +112,7 @@ class Row:
         ids: prompt and answer.
         generator: of its draws.
         cached: prompt tokens that did not have to be read.
+        scores: of the prompt's tokens so far, until they are told.
     """
 
     ticket: int
@@ -112,6 +121,7 @@ class Row:
     ids: list[int]
     generator: torch.Generator
     cached: int
+    scores: list[TokenScore] = field(default_factory=list)
 
     @property
     def waiting(self) -> int:
@@ -174,9 +184,10 @@ def _in_turn(logits_V: Tensor, temperature: float, generator: torch.Generator) -
 
 
 def with_logprobs(event: RowToken, logits_V: Tensor, count: int) -> RowToken:
-    """``event`` with the log-probability of its token, and the ``count`` likeliest tokens."""
-    assert event.token is not None
+    """``event`` with the log-probability of its token, or of its stop token, and the ``count`` likeliest tokens."""
+    token = event.stop_id if event.token is None else event.token
+    assert token is not None
     logprobs_V = torch.log_softmax(logits_V, dim=-1)
     best = logprobs_V.topk(count)
     top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return replace(event, logprob=float(logprobs_V[event.token]), top=top)
+    return replace(event, logprob=float(logprobs_V[token]), top=top)

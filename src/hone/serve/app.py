@@ -31,7 +31,7 @@ from hone.types import JsonDict
 
 __all__ = ["create_app"]
 
-_FIELD = re.compile(r"(?!(?:int|float|str|bool)$)[A-Za-z_]\w*(?:\[\w+\])?|\d+")
+_FIELD = re.compile(r"(?!(?:int|float|str|bool|list\[.*)$)[A-Za-z_]\w*(?:\[\w+\])?|\d+")
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 

@@ -87,6 +87,10 @@ class ReadyModel:
         """The text of an answer's ids, as ``hone generate`` writes it."""
         return str(self.loaded.engine.base.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def written_out(self, ids: Sequence[int]) -> str:
+        """The text of ids, special ones written out."""
+        return str(self.loaded.engine.base.tokenizer.decode(list(ids)))
+
     def plain_ids(self, text: str) -> tuple[int, ...]:
         """Ids of a text that is no conversation, with what the tokenizer puts before every text."""
         return tuple(self.loaded.engine.base.tokenizer(text)["input_ids"])
@@ -104,6 +108,7 @@ class GenerationRequest:
         stops: texts that end an answer.
         bias: added to the logits.
         top_logprobs: likeliest tokens with each token; None for no log-probabilities.
+        prompt_logprobs: the same for the tokens of the prompts.
         allowed: makes, for an answer, what may refuse tokens; see :class:`hone.model.rows.RowRequest`.
     """
 
@@ -114,6 +119,7 @@ class GenerationRequest:
     stops: tuple[str, ...] = ()
     bias: TokenBias = field(default_factory=TokenBias)
     top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
     allowed: Callable[[], Callable[[Sequence[int], int], bool]] | None = None
 
 

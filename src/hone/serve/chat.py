@@ -115,25 +115,37 @@ async def _chat_answers(service: InferenceService, model: ReadyModel, body: Chat
 
 def _text_answers(service: InferenceService, model: ReadyModel, body: CompletionBody) -> AnswerSet:
     size = _vocabulary(model)
-    prompts = []
-    for prompt in body.prompts:
-        ids = model.plain_ids(prompt) if isinstance(prompt, str) else tuple(prompt)
-        if not ids or any(not 0 <= token < size for token in ids):
-            raise ApiError(f"a prompt has at least one token, and its ids are 0 to {size - 1}", param="prompt")
-        prompts.append(ids)
-    if not prompts:
-        raise ApiError("there is no prompt", param="prompt")
+    prompts = _prompt_ids(model, body, size)
     request = GenerationRequest(
         model=model,
         prompts=tuple(prompts),
-        settings=body.settings(_longest(service, model, prompts, body.max_tokens)),
+        settings=body.settings(_longest(service, model, prompts, body.max_tokens, param="prompt")),
         count=body.n or 1,
         stops=body.stops,
         bias=body.bias(size),
         top_logprobs=body.logprobs,
+        prompt_logprobs=body.logprobs if body.echo else None,
     )
-    prefixes = [model.text(ids) for ids in prompts] if body.echo else []
+    prefixes: list[str] = []
+    if body.echo:
+        told = zip(body.prompts, prompts, strict=True)
+        prefixes = [prompt if isinstance(prompt, str) else model.written_out(ids) for prompt, ids in told]
     return AnswerSet(Heading.new("text", model), request, prefixes=prefixes)
+
+
+def _prompt_ids(model: ReadyModel, body: CompletionBody, size: int) -> list[tuple[int, ...]]:
+    prompts = []
+    for place, prompt in enumerate(body.prompts):
+        ids = model.plain_ids(prompt) if isinstance(prompt, str) else tuple(prompt)
+        wrong = [token for token in ids if not 0 <= token < size]
+        if wrong:
+            raise ApiError(f"prompt {place}: {wrong[0]} is no token id (0 to {size - 1})", param="prompt")
+        if not ids:
+            raise ApiError(f"prompt {place} is empty; a prompt has at least one token", param="prompt")
+        prompts.append(ids)
+    if not prompts:
+        raise ApiError("there is no prompt", param="prompt")
+    return prompts
 
 
 def _conversation(body: ChatBody, model: ReadyModel) -> tuple[tuple[Message, ...], tuple[JsonDict, ...]]:
@@ -153,14 +165,21 @@ def _vocabulary(model: ReadyModel) -> int:
     return int(model.loaded.engine.base.model.config.get_text_config().vocab_size)
 
 
-def _longest(service: InferenceService, model: ReadyModel, prompts: list[tuple[int, ...]], wanted: int | None) -> int:
+def _longest(
+    service: InferenceService,
+    model: ReadyModel,
+    prompts: list[tuple[int, ...]],
+    wanted: int | None,
+    *,
+    param: str = "messages",
+) -> int:
     """Tokens that each answer may have."""
     longest = max(map(len, prompts))
     limit = min(model.context_length, service.limits.cache_tokens)
-    if longest >= limit:
+    if longest > limit or (longest == limit and wanted != 0):
         raise ApiError(
             f"the prompt has {longest} tokens, and the model can read {limit} together with its answer",
-            param="messages",
+            param=param,
             code="context_length_exceeded",
         )
     return min(_DEFAULT_TOKENS if wanted is None else wanted, limit - longest)
@@ -176,7 +195,7 @@ async def _respond(
     keep: Callable[[JsonDict], None] = lambda completion: None,
 ) -> Response:
     found = await _while_connected(http, answers)
-    if found.request.settings.max_new_tokens == 0:
+    if found.request.settings.max_new_tokens == 0 and found.request.prompt_logprobs is None:
         events: AsyncGenerator[TokenEvent, None] = _nothing()
     else:
         events = service.stream(found.request)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from hone.model.sampling import SamplingSettings, TokenBias
 from hone.serve.wire import ApiError
@@ -188,7 +188,7 @@ class ChatBody(_Body):
 class CompletionBody(_Body):
     """The body of ``/v1/completions``."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[StrictInt] | list[list[StrictInt]]
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None
     best_of: int | None = None
@@ -207,7 +207,6 @@ class CompletionBody(_Body):
             {
                 "best_of": self.best_of is not None and self.best_of != (self.n or 1),
                 "suffix": bool(self.suffix),
-                "echo": bool(self.echo) and self.logprobs is not None,
             },
             lenient=lenient,
         )

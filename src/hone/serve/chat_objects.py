@@ -15,6 +15,7 @@ from typing import Literal
 
 from hone.model.rows import RowToken
 from hone.serve.asked import GenerationRequest, ReadyModel, TokenEvent
+from hone.serve.completion_logprobs import CompletionLogprobs, readable_token
 from hone.types import JsonDict
 
 __all__ = ["AnswerSet", "Heading", "done_line", "event_line"]
@@ -72,6 +73,8 @@ class _Choice:
     text: str = ""
     finish: str | None = None
     events: list[TokenEvent] = field(default_factory=list)
+    logprobs: CompletionLogprobs | None = None
+    told: int = 0  # tokens of ``logprobs`` that a stream has given out
 
 
 class AnswerSet:
@@ -93,6 +96,9 @@ class AnswerSet:
         self.citations = list(citations)
         self._prefixes = list(prefixes) or [""] * len(request.prompts)
         self._choices = [_Choice() for _ in range(request.count * len(request.prompts))]
+        if heading.kind == "text" and request.top_logprobs is not None:
+            for choice in self._choices:
+                choice.logprobs = CompletionLogprobs(request.model.written_out)
 
     def add(self, event: TokenEvent) -> None:
         """Take an event in."""
@@ -100,6 +106,22 @@ class AnswerSet:
         choice.text += event.text
         choice.finish = event.finish or choice.finish
         choice.events.append(event)
+        if choice.logprobs is not None and event.token is not None:
+            if self._scores_prompts and len(choice.events) == 1:
+                self._add_prompt(choice.logprobs, event.index, event.token)
+            # the token that ends an answer is no part of its text, and as likely or unlikely as any
+            written = event.token.stop_id if event.token.token is None else event.token.token
+            if written is not None:
+                choice.logprobs.add(written, event.token.logprob, event.token.top)
+
+    def _add_prompt(self, logprobs: CompletionLogprobs, index: int, first: RowToken) -> None:
+        prompt, prefix = self.request.prompts[index // self.request.count], len(self._prefix(index))
+        # the text of the client lacks what the tokenizer put before it
+        logprobs.go_on_at(prefix - len(self.request.model.written_out(prompt)))
+        logprobs.add(prompt[0], None)
+        for token, score in zip(prompt[1:], first.prompt_scores, strict=True):
+            logprobs.add(token, score.logprob, score.top)
+        logprobs.go_on_at(prefix)
 
     @property
     def usage(self) -> JsonDict:
@@ -120,7 +142,7 @@ class AnswerSet:
         choices = []
         for index, choice in enumerate(self._choices):
             told: JsonDict = {"index": index, "finish_reason": choice.finish or "length"}
-            told["logprobs"] = self._logprobs(choice.events, self._prefix(index))
+            told["logprobs"] = self._logprobs(choice, choice.events)
             if self.heading.kind == "text":
                 told["text"] = self._prefix(index) + choice.text
             else:
@@ -131,6 +153,8 @@ class AnswerSet:
     def openings(self) -> list[JsonDict]:
         """Pieces that come before the first token."""
         if self.heading.kind == "text":
+            if self._scores_prompts:  # a prompt and how likely it is come in one piece, with the first token
+                return []
             named = [(index, self._prefix(index)) for index in range(len(self._choices))]
             return [self._piece(index, text, None, None) for index, text in named if text]
         delta = {"role": "assistant", "content": "", "refusal": None, **self._cited()}
@@ -143,10 +167,14 @@ class AnswerSet:
 
     def piece(self, event: TokenEvent) -> JsonDict | None:
         """An event as a chunk; None where there is nothing to tell."""
-        logprobs = self._logprobs([event], self._prefix(event.index))
-        if not event.text and event.finish is None and logprobs is None:
+        choice = self._choices[event.index]
+        logprobs = self._logprobs(choice, [event], start=choice.told)
+        choice.told = 0 if choice.logprobs is None else len(choice.logprobs)
+        begins = self._scores_prompts and event is choice.events[0]
+        text = (self._prefix(event.index) if begins else "") + event.text
+        if not text and event.finish is None and logprobs is None:
             return None
-        return self._piece(event.index, event.text, logprobs, event.finish)
+        return self._piece(event.index, text, logprobs, event.finish)
 
     def usage_chunk(self) -> JsonDict:
         """The last chunk, where usage was asked for."""
@@ -163,21 +191,20 @@ class AnswerSet:
     def _prefix(self, index: int) -> str:
         return self._prefixes[index // self.request.count]
 
+    @property
+    def _scores_prompts(self) -> bool:
+        return self.request.prompt_logprobs is not None
+
     def _cited(self) -> JsonDict:
         return {"citations": self.citations} if self.citations else {}
 
-    def _logprobs(self, events: Sequence[TokenEvent], prefix: str) -> JsonDict | None:
+    def _logprobs(self, choice: _Choice, events: Sequence[TokenEvent], start: int = 0) -> JsonDict | None:
+        if choice.logprobs is not None:
+            return choice.logprobs.object(start)
         if self.request.top_logprobs is None:
             return None
         tokens = [event.token for event in events if event.token is not None and event.token.token is not None]
-        if self.heading.kind == "chat":
-            return {"content": [self._chat_logprob(token) for token in tokens], "refusal": None}
-        return self._text_logprobs(tokens, len(prefix))
-
-    def _token_text(self, token: int) -> str:
-        """Text of a token; its id where it is a part of a character alone."""
-        text = self.request.model.renderer.token_text(token)
-        return f"token_id:{token}" if "\ufffd" in text else text
+        return {"content": [self._chat_logprob(token) for token in tokens], "refusal": None}
 
     def _chat_logprob(self, token: RowToken) -> JsonDict:
         assert token.token is not None
@@ -186,22 +213,9 @@ class AnswerSet:
         return {**self._one_logprob(token.token, token.logprob), "top_logprobs": top}
 
     def _one_logprob(self, token: int, logprob: float) -> JsonDict:
-        text = self._token_text(token)
+        text = readable_token(token, self.request.model.renderer.token_text(token))
         known = None if text == f"token_id:{token}" else list(text.encode(errors="replace"))
         return {"token": text, "logprob": logprob, "bytes": known}
-
-    def _text_logprobs(self, tokens: Sequence[RowToken], offset: int) -> JsonDict:
-        texts = [self._token_text(token.token) for token in tokens if token.token is not None]
-        offsets = []
-        for text in texts:
-            offsets.append(offset)
-            offset += len(text)
-        return {
-            "tokens": texts,
-            "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self._token_text(one): logprob for one, logprob in token.top} for token in tokens],
-            "text_offset": offsets,
-        }
 
 
 def event_line(content: JsonDict) -> bytes:

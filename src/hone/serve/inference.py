@@ -227,6 +227,7 @@ def _rows(request: GenerationRequest) -> list[RowRequest]:
             index=index,
             bias=request.bias,
             top_logprobs=request.top_logprobs,
+            prompt_logprobs=request.prompt_logprobs,
             allowed=None if request.allowed is None else request.allowed(),
         )
         for prompt in request.prompts
