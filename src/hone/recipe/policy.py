@@ -51,7 +51,7 @@ from hone.recipe.rollouts import Actor, AskedPrompt, Rollouts
 from hone.recipe.rows import PreparedRows
 from hone.types import Example, JsonDict, MethodName, Task, TokenSequence
 
-__all__ = ["PolicyOptions", "policy_method", "resolve_policy_options", "sequences_to_compute"]
+__all__ = ["PolicyOptions", "asked_prompts", "policy_method", "resolve_policy_options", "sequences_to_compute"]
 
 # The papers' own: Shao et al. 2024, section 4.2; Ahmadian et al. 2024 and TRL; Ouyang et al. 2022, appendix C.
 _KL_WEIGHTS: Mapping[str, float] = {"grpo": 0.04, "rloo": 0.05, "ppo": 0.02}
@@ -177,7 +177,7 @@ def policy_method(
         watch = open_reward(config.watch_reward, home=home, option="--watch-reward", note=note)
     options = resolve_policy_options(config, method, rows.answered(rows.train))
     _say_choices(options, config, rows, recorder)
-    prompts = _prompts(rows, rows.train, limit=base.context_length - options.rollout_tokens)
+    prompts = asked_prompts(rows, rows.train, limit=base.context_length - options.rollout_tokens)
     for one in filter(None, (reward, watch)):
         one.check([prompt.task.item for prompt in prompts])
     # decoding takes the attention that the model was loaded with, and not that of packed batches
@@ -219,7 +219,8 @@ def _named(head: nn.Linear | None) -> dict[str, nn.Parameter]:
     return {} if head is None else {f"value.{name}": parameter for name, parameter in head.named_parameters()}
 
 
-def _prompts(rows: PreparedRows, examples: Sequence[Example], *, limit: int) -> list[AskedPrompt]:
+def asked_prompts(rows: PreparedRows, examples: Sequence[Example], *, limit: int) -> list[AskedPrompt]:
+    """The prompts of ``examples`` that have at most ``limit`` tokens; a DataError where none has."""
     found = []
     for example in examples:
         assert isinstance(example, Task), "rows are read as tasks"
