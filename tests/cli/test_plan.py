@@ -24,6 +24,22 @@ def test_it_says_the_same_to_programs(hone: Hone, tiny_base: Path, rows: Path) -
     assert shown["estimates"][0]["name"] == shown["chosen"]["name"] == "LoRA rank 16"
 
 
+def test_answers_of_its_own_are_planned_with_two_times(hone: Hone, tiny_base: Path, rows: Path) -> None:
+    asked = ("plan", rows, "--model", tiny_base, "--device", "cpu", "--no-probe", "--reward", "rewards:any")
+    ended = hone(*asked, "--method", "grpo")
+    assert ended.code == 0
+    [answers] = [line for line in ended.out.splitlines() if line.startswith("Answers ")]
+    assert "are written, of " in answers
+    assert "with the longest ones it takes" in " ".join(ended.out.split())
+    [first] = [line for line in ended.out.splitlines() if line.startswith("LoRA rank 16  ")]
+    assert " s to " in first
+    assert "the reward's own time is not counted" in " ".join(ended.err.split())
+    assert hone(*asked, "--method", "grpo", "--json").json["estimates"][0]["rollouts"]["answers"] > 0
+    refused = hone(*asked)
+    assert refused.code == 2
+    assert "say which method learns from rewards" in " ".join(refused.err.split())
+
+
 def test_the_history_begins_empty_and_takes_no_data(hone: Hone, rows: Path) -> None:
     ended = hone("plan", "--history")
     assert ended.code == 0

@@ -11,9 +11,9 @@ from hone.model.attention import packed_attention_enabled
 from hone.model.forward import packed_logprobs
 from hone.model.lora import adapter_parameters, attach_adapter
 from hone.planning.cost import Training, checkpoint_size, forward_operations, training_operations, training_seconds
-from hone.planning.rates import Rates
 from hone.planning.shape import shape_of
 from hone.planning.workload import Load, Workload, load_of
+from tests.planning.unit_rates import unit_rates
 from tests.tiny import tiny_model, token_rows
 
 RANK = 4
@@ -69,12 +69,6 @@ def test_operations_by_hand() -> None:
     assert again.head == once.head == 2 * forward.head
 
 
-def _rates(**changes: float) -> Rates:
-    unit = {name: 1e30 for name in Rates.__dataclass_fields__ if name.endswith("_per_second")}
-    none = {"seconds_a_layer": 0.0, "seconds_a_trained_value": 0.0, "bytes_per_value": 2}
-    return Rates(**{**unit, **none, **changes})  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("rate", "cause", "expected"),
     [
@@ -96,7 +90,7 @@ def test_seconds_by_hand(rate: dict[str, float], cause: str, expected: float) ->
         sampled_steps=5,
     )
     training = Training(is_full=False, trained_values=100, rank=RANK, recompute_layers=0, checkpoints=2)
-    seconds = training_seconds(shape, workload, training, _rates(**rate))
+    seconds = training_seconds(shape, workload, training, unit_rates(**rate))
     assert seconds[cause] == pytest.approx(expected)
     assert sum(seconds.values()) == pytest.approx(expected, rel=1e-6)
 

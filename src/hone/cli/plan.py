@@ -36,7 +36,8 @@ def plan(
     """What a run would cost, before anything starts.
 
     Memory, time and money of each way of training on this machine or another, and which one hone would choose.
-    Nothing is trained; where the base can be loaded, two steps are timed, once.
+    Nothing is trained; where the base can be loaded, two steps are timed, once; of a method that writes its own
+    answers one, with its answers.
     """
     home = hone_home()
     if history:
@@ -90,6 +91,12 @@ def _plan_lines(planned: _Json, columns: int) -> _Lines:
     yield ""
     yield from text_table([_heading(planned), *map(_row, planned["estimates"])], right=(1, 2, 3, 4))
     yield ""
+    if rollouts := planned["estimates"][0]["rollouts"]:
+        text = (
+            f"{rollouts['answers']:,} are written, of {rollouts['answer_tokens']:g} tokens and at most "
+            f"{rollouts['most_answer_tokens']}; with the longest ones it takes {duration(rollouts['most_seconds'])}"
+        )
+        yield labelled("Answers", text, columns=columns)
     chosen = planned["chosen"]
     yield labelled("Chosen", f"{chosen['name']}: {chosen['reason']}", columns=columns)
     for choice in planned["choices"]:
@@ -123,12 +130,18 @@ def _row(one: _Json) -> list[str]:
     return [
         one["name"],
         byte_size(one["peak_memory_bytes"]),
-        duration(one["seconds"]),
+        _time(one),
         f"{one['tokens']:,}",
         price,
         f"{fits}; needs {one['needs']}" if one["needs"] else fits,
         one["limit"],
     ]
+
+
+def _time(one: _Json) -> str:
+    """Of methods that write answers also the time with the longest ones."""
+    expected, most = duration(one["seconds"]), duration(one["rollouts"]["most_seconds"] if one["rollouts"] else 0)
+    return f"{expected} to {most}" if one["rollouts"] and most != expected else expected
 
 
 def _error_lines(error: _Json, columns: int) -> _Lines:

@@ -15,6 +15,10 @@ class AroundSteps(Protocol):
     def steps_each(self) -> int:
         """Optimizer steps over what :meth:`before` gives once; a checkpoint stands only behind the last of them."""
 
+    @property
+    def grading_seconds(self) -> float:
+        """What the user's own rewards have taken so far, for whoever compares a run's time with what was predicted."""
+
     def before(self, step: int, rows: Sequence[Any]) -> Sequence[Any]:
         """What is trained on in place of ``rows``, as a function of the weights, the seed and ``step`` alone.
 
@@ -35,6 +39,7 @@ class NothingAround:
     """For methods that train on their rows as they are."""
 
     steps_each = 1
+    grading_seconds = 0.0
 
     def before(self, step: int, rows: Sequence[Any]) -> Sequence[Any]:
         """``rows``."""

@@ -23,10 +23,18 @@ from transformers.cache_utils import DynamicLayer
 from hone.model.folded_attention import folded_attention_enabled
 from hone.model.sampling import SamplingSettings, choose_tokens, row_generator
 
-__all__ = ["Generation", "SamplingSettings", "generate", "shared_opening", "stream"]
+__all__ = [
+    "SHORTEST_OPENING_TOKENS",
+    "Generation",
+    "SamplingSettings",
+    "generate",
+    "rows_together",
+    "shared_opening",
+    "stream",
+]
 
-# A shorter opening is not worth a pass of the model of its own.
-_SHORTEST_OPENING_TOKENS = 16
+SHORTEST_OPENING_TOKENS = 16
+"""A shorter opening is not worth a pass of the model of its own."""
 _USUAL_ROWS, _MOST_ROWS = 32, 64
 # Rows whose keys and values are in the way of nothing else in memory.
 _SHORT_ROWS_TOKENS = 10_240
@@ -78,7 +86,7 @@ def generate(
     answers: dict[int, Generation] = {}
     with folded_attention_enabled(model):
         while order:
-            size = batch_size or _rows_together(len(prompts[order[0]]) + settings.max_new_tokens)
+            size = batch_size or rows_together(len(prompts[order[0]]) + settings.max_new_tokens)
             batch, order = order[:size], order[size:]
             drawn = [
                 row_generator(settings.seed, index) if seeds is None else row_generator(seeds[index], 0)
@@ -90,7 +98,7 @@ def generate(
     return [answers[index] for index in range(len(prompts))]
 
 
-def _rows_together(longest: int) -> int:
+def rows_together(longest: int) -> int:
     """Rows of a batch, given the tokens of its longest: with more rows the weights are read less often a token."""
     return _MOST_ROWS if _MOST_ROWS * longest <= _SHORT_ROWS_TOKENS else _USUAL_ROWS
 
@@ -185,7 +193,7 @@ class _Decoder:
         """Fill the cache with what all rows begin with; gives its length in tokens, 0 where nothing was computed."""
         opening = shared_opening(prompts) if len(prompts) > 1 else 0
         keeps_all = bool(self.cache.layers) and all(type(layer) is DynamicLayer for layer in self.cache.layers)
-        if opening < _SHORTEST_OPENING_TOKENS or not keeps_all:
+        if opening < SHORTEST_OPENING_TOKENS or not keeps_all:
             return 0
         ids_1L = torch.tensor([list(prompts[0][:opening])], device=self.model.device)
         self.model(input_ids=ids_1L, past_key_values=self.cache, use_cache=True, logits_to_keep=1)

@@ -11,12 +11,12 @@ Legend: Nb numbers of the linear layers, Nh of the head, p of the adapter.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from hone.planning.decoding import decoding_seconds
 from hone.planning.rates import Rates
 from hone.planning.shape import ModelShape
-from hone.planning.workload import Load, Workload
+from hone.planning.workload import Load, RolloutWork, Workload
 
 __all__ = [
     "Operations",
@@ -106,6 +106,8 @@ def training_operations(shape: ModelShape, load: Load, training: Training) -> Op
 def training_seconds(shape: ModelShape, workload: Workload, training: Training, rates: Rates) -> dict[str, float]:
     """Seconds of the training loop by what takes them: steps, validations and checkpoints; nothing before or after it.
 
+    Of methods that write their own answers also these, but not their grading, which is the user's.
+
     Args:
         shape: of the base.
         workload: of the run.
@@ -121,10 +123,9 @@ def training_seconds(shape: ModelShape, workload: Workload, training: Training, 
     again = training.recompute_layers / shape.num_layers
     passes = workload.training.micro_batches * (1 + again / 3) + workload.validation.micro_batches / 3
     weight_bytes = shape.linear_values * rates.bytes_per_value
-    values_a_product = shape.linear_values / sum(layer.inputs for layer in shape.layers)
     products = steps.linear + checks.linear
-    return {
-        "matrix products": products / rates.linear_per_second(math.sqrt(values_a_product * shape.width)),
+    causes = {
+        "matrix products": products / rates.linear_per_second(shape.mean_width),
         "the output head": (steps.head + checks.head) / rates.head_per_second,
         "attention": (steps.attention + checks.attention) / rates.attention_per_second,
         # with few tokens a pass is as slow as the weights can be read, forwards and backwards
@@ -136,6 +137,28 @@ def training_seconds(shape: ModelShape, workload: Workload, training: Training, 
         "the optimizer": workload.steps * training.trained_values * rates.seconds_a_trained_value,
         "writing checkpoints": training.checkpoints * checkpoint_size(training) / rates.stored_bytes_per_second,
     }
+    return causes if workload.rollouts is None else causes | _rollout_seconds(shape, workload.rollouts, training, rates)
+
+
+def _rollout_seconds(shape: ModelShape, rollouts: RolloutWork, training: Training, rates: Rates) -> dict[str, float]:
+    """Seconds of what comes before the steps: answers are written, and their log-probabilities computed."""
+    adapter = 0 if training.is_full else training.trained_values
+    base = forward_operations(shape, rollouts.base, adapter_values=0)
+    policy = forward_operations(shape, rollouts.policy, adapter_values=adapter)
+    passes = (rollouts.base.micro_batches + rollouts.policy.micro_batches) / 3
+    a_pass = 2 * shape.linear_values * rates.bytes_per_value / rates.bytes_per_second
+    if training.is_quantized:
+        a_pass += 2 * shape.linear_values * _UNPACKED_BYTES / rates.bytes_per_second
+    scored = (
+        (base.linear + policy.linear) / rates.linear_per_second(shape.mean_width)
+        + (base.head + policy.head) / rates.head_per_second
+        + (base.attention + policy.attention) / rates.attention_per_second
+        + passes * (a_pass + shape.num_layers * rates.seconds_a_layer)
+    )
+    written = decoding_seconds(
+        shape, rollouts.decoding, rates, adapter_values=adapter, is_quantized=training.is_quantized
+    )
+    return {**written, "log-probabilities of the answers": scored}
 
 
 def checkpoint_size(training: Training) -> int:

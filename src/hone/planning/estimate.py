@@ -14,7 +14,7 @@ from hone.planning.shape import ModelShape
 from hone.planning.workload import Workload
 from hone.types import JsonDict
 
-__all__ = ["Estimate", "Place", "cheapest_that_fit", "estimate"]
+__all__ = ["Estimate", "LongestCase", "Place", "cheapest_that_fit", "estimate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,26 @@ class Place:
     margin: float
     price_per_hour: float | None = None
 
+    def price_of(self, seconds: float) -> float | None:
+        """What so many seconds cost; None where no rate is known."""
+        rate = self.machine.price_per_hour if self.price_per_hour is None else self.price_per_hour
+        return None if rate is None else seconds / 3600 * rate
+
+
+@dataclass(frozen=True, slots=True)
+class LongestCase:
+    """What a run takes at most whose answers' lengths nobody knows before.
+
+    Args:
+        answer_tokens: of each answer.
+        seconds: of the training loop, corrected.
+        price: of these seconds; None where no rate is known.
+    """
+
+    answer_tokens: int
+    seconds: float
+    price: float | None
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -61,6 +81,7 @@ class Estimate:
         fits: "yes", "tight" (within the margin of error) or "no"; None where free memory is not known.
         limit: what limits it, in a clause.
         corrected_by: earlier runs and probes that the figures were corrected by.
+        longest: the same with the longest answers, where answers are written; None for other methods.
     """
 
     name: str
@@ -77,6 +98,7 @@ class Estimate:
     fits: str | None
     limit: str
     corrected_by: int
+    longest: LongestCase | None = None
 
     @property
     def cannot_fit(self) -> bool:
@@ -104,6 +126,20 @@ class Estimate:
             "fits": self.fits,
             "limit": self.limit,
             "corrected_by": self.corrected_by,
+            "rollouts": self._rollouts(),
+        }
+
+    def _rollouts(self) -> JsonDict | None:
+        work = self.workload.rollouts
+        if work is None or self.longest is None:
+            return None
+        price = self.longest.price
+        return {
+            "answers": round(work.answers),
+            "answer_tokens": round(work.tokens / work.answers, 1),
+            "most_answer_tokens": self.longest.answer_tokens,
+            "most_seconds": round(self.longest.seconds, 2),
+            "most_price": None if price is None else round(price, 6),
         }
 
 
@@ -118,6 +154,7 @@ def estimate(
     sampled_rows: tuple[int, ...],
     adapted_values: int | None,
     correction: Correction,
+    longest: Workload | None = None,
 ) -> Estimate:
     """Put the parts together.
 
@@ -131,26 +168,38 @@ def estimate(
         sampled_rows: see :func:`hone.planning.peak.peak_memory`.
         adapted_values: numbers in the layers under the adapter.
         correction: from earlier runs.
+        longest: the same run with the longest answers, which decides about memory; None where none are written.
     """
+    most = longest or workload
     memory = peak_memory(
-        shape, training, largest=workload.largest, sampled_rows=sampled_rows, process_bytes=place.process_bytes,
+        shape, training, largest=most.largest, sampled_rows=sampled_rows, process_bytes=place.process_bytes,
         bytes_per_value=place.bytes_per_value, on_host=place.on_host, adapted_values=adapted_values,
+        decoding_bytes=most.rollouts.decoding_bytes if most.rollouts else 0,
     )  # fmt: skip
     peak = memory.process + round((memory.total - memory.process) * correction.memory)
     formula = training_seconds(shape, workload, training, place.rates)
     causes = {cause: seconds * correction.seconds for cause, seconds in formula.items()}
     seconds = sum(causes.values())
-    rate = place.machine.price_per_hour if place.price_per_hour is None else place.price_per_hour
     watts = place.machine.watts
     fits = _fits(peak - memory.process, place)
     return Estimate(
         name, options, workload, training, memory, peak, sum(formula.values()), seconds, causes,
-        price=None if rate is None else seconds / 3600 * rate,
+        price=place.price_of(seconds),
         watt_hours=None if watts is None else seconds / 3600 * watts,
         fits=fits,
         limit=_limit(fits, memory, causes, seconds),
         corrected_by=correction.runs,
+        longest=None if longest is None else _longest_case(shape, longest, training, place, correction),
     )  # fmt: skip
+
+
+def _longest_case(
+    shape: ModelShape, workload: Workload, training: Training, place: Place, correction: Correction
+) -> LongestCase:
+    assert workload.rollouts is not None, "methods that write answers have a longest case"
+    seconds = sum(training_seconds(shape, workload, training, place.rates).values()) * correction.seconds
+    tokens = round(workload.rollouts.tokens / workload.rollouts.answers)
+    return LongestCase(tokens, seconds, place.price_of(seconds))
 
 
 def _fits(needed: int, place: Place) -> str | None:

@@ -16,8 +16,10 @@ from typing import Any
 from hone.files import write_json
 from hone.types import JsonDict
 
-__all__ = ["Correction", "correction_of", "error_margin", "error_summary", "read_history", "record_outcome"]
+__all__ = ["WRITING", "Correction", "correction_of", "error_margin", "error_summary", "read_history", "record_outcome"]
 
+WRITING = "/writing"
+"""How the key of a method ends that writes its own answers."""
 _FOLDER = Path("plan") / "history"
 _SCHEMA = 1
 _LAST = 5
@@ -77,13 +79,14 @@ def correction_of(history: Sequence[Mapping[str, Any]], key: str) -> Correction:
     alike = [entry for entry in history if entry["key"] == key][-_LAST:]
     if alike:
         return Correction(_ratio(alike, "seconds"), _ratio(alike, "beyond_process_bytes"), len(alike))
-    # another method on the same machine and base tells how fast both are, not what the method keeps in memory
-    near = [entry for entry in history if _machine_and_base(entry["key"]) == _machine_and_base(key)][-_LAST:]
+    # another method on the same machine and base tells how fast both are, not what the method keeps in memory; writing
+    # answers says nothing of training on them, and training nothing of writing
+    near = [entry for entry in history if _near(entry["key"]) == _near(key)][-_LAST:]
     return Correction(_ratio(near, "seconds"), 1.0, len(near))
 
 
-def _machine_and_base(key: str) -> list[str]:
-    return key.split("/")[:4]
+def _near(key: str) -> tuple[list[str], bool]:
+    return key.split("/")[:4], key.endswith(WRITING)
 
 
 def _ratio(entries: Sequence[Mapping[str, Any]], figure: str) -> float:

@@ -31,6 +31,8 @@ _REACHED_ATTENTION = 0.3
 # A training step on a card launches some sixty kernels for a layer, forwards and backwards.
 _SECONDS_A_LAYER = 6e-4
 _STORED_BYTES_PER_SECOND = 5e8
+# Tokens are drawn by the host's processor, whatever the card.
+_SECONDS_A_DRAWN_VALUE = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ def rates_of(machine: Machine) -> Rates:
         seconds_a_layer=_SECONDS_A_LAYER,
         seconds_a_trained_value=28 / (0.7 * bandwidth),  # three float32 read, four written
         stored_bytes_per_second=_STORED_BYTES_PER_SECOND,
+        seconds_a_drawn_value=_SECONDS_A_DRAWN_VALUE,
         bytes_per_value=2,
         source=f"{machine.title}: {_REACHED:.0%} of its peak, which others reached; hone was not measured on it",
     )

@@ -41,7 +41,8 @@ class PeakMemory:
         process: Python and the libraries, before a model is loaded; none on a card.
         weights: the base, as the training computes with it.
         state: trained values with their gradients, moments and best copies.
-        activations: kept for the backward pass of the largest micro-batch, or by the proof where that takes more.
+        activations: kept for the backward pass of the largest micro-batch, or by the proof or by writing answers where
+            that takes more.
         saving: buffers while a checkpoint is written.
         libraries: what they take when they are first used.
     """
@@ -73,6 +74,7 @@ def peak_memory(
     process_bytes: int,
     on_host: bool,
     adapted_values: int | None = None,
+    decoding_bytes: int = 0,
 ) -> PeakMemory:
     """The peak of a run.
 
@@ -85,6 +87,7 @@ def peak_memory(
         process_bytes: of the process before it loads the base.
         on_host: the weights lie in main memory, where files are mapped and freed memory is kept.
         adapted_values: numbers in the layers that have an adapter; those of all linear layers where None.
+        decoding_bytes: keys, values and logits of answers that are written; 0 where none are.
     """
     adapted = shape.linear_values if adapted_values is None else adapted_values
     weights = shape.num_parameters * bytes_per_value
@@ -104,8 +107,8 @@ def peak_memory(
     if training.is_full and on_host:
         saving += shape.num_parameters * (shape.stored_bytes_per_value + bytes_per_value)  # the base is read again
     if not on_host:
-        return PeakMemory(0, weights, state, max(kept, proof), saving)
-    kept = round(kept * (1 + _LOST_SHARE))
+        return PeakMemory(0, weights, state, max(kept, proof, decoding_bytes), saving)
+    kept = round(max(kept, decoding_bytes) * (1 + _LOST_SHARE))
     return PeakMemory(process_bytes, weights, state, max(kept, proof), saving, _FIRST_USE_BYTES)
 
 

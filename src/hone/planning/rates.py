@@ -31,6 +31,7 @@ from hone.model.forward import packed_logprobs
 from hone.model.head import OutputHead, token_logprobs
 from hone.model.lora import adapter_parameters, attach_adapter
 from hone.model.machine import machine_identity
+from hone.model.sampling import choose_tokens, row_generator
 from hone.types import TokenSequence
 
 __all__ = ["Rates", "machine_key", "measured_rates", "rough_rates"]
@@ -42,6 +43,7 @@ _HEAD = (192, 512, 24_576)  # supervised tokens, width, vocabulary
 _OPTIMIZER_VALUES = 1 << 22
 _STORED_BYTES = 1 << 24
 _COPIED_VALUES = 1 << 24
+_DRAWN_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Rates:
         seconds_a_layer: what a decoder layer's forward and backward pass takes besides, however few the tokens.
         seconds_a_trained_value: the optimizer's.
         stored_bytes_per_second: written, synchronised and hashed.
+        seconds_a_drawn_value: of drawing a token, for each of the vocabulary's.
         bytes_per_value: of the dtype.
         source: where the figures come from.
     """
@@ -69,6 +72,7 @@ class Rates:
     seconds_a_layer: float
     seconds_a_trained_value: float
     stored_bytes_per_second: float
+    seconds_a_drawn_value: float
     bytes_per_value: int
     source: str = "measured on this machine"
 
@@ -118,6 +122,7 @@ def rough_rates(device: str, dtype: torch.dtype) -> Rates:
         seconds_a_layer=3e-3,
         seconds_a_trained_value=5e-9,
         stored_bytes_per_second=1e8,
+        seconds_a_drawn_value=1e-8,
         bytes_per_value=dtype.itemsize,
         source="guessed from one matrix product on this machine",
     )
@@ -151,6 +156,7 @@ def _measure(device: str, dtype: torch.dtype) -> Rates:
         seconds_a_layer=a_layer,
         seconds_a_trained_value=_seconds_a_trained_value(device),
         stored_bytes_per_second=_stored_bytes_per_second(),
+        seconds_a_drawn_value=_seconds_a_drawn_value(device),
         bytes_per_value=dtype.itemsize,
     )
 
@@ -219,6 +225,17 @@ def _seconds_a_trained_value(device: str) -> float:
     parameter.grad = torch.ones_like(parameter)
     optimizer = torch.optim.AdamW([parameter], fused=True)
     return _least(lambda: optimizer.step(), device) / _OPTIMIZER_VALUES
+
+
+def _seconds_a_drawn_value(device: str) -> float:
+    *_, vocabulary = _HEAD
+    logits_BV = torch.zeros(_DRAWN_ROWS, vocabulary, device=device)
+    generators = [row_generator(0, row) for row in range(_DRAWN_ROWS)]
+
+    def once() -> Tensor:
+        return choose_tokens(logits_BV, temperature=1.0, top_p=1.0, generators=generators)
+
+    return _least(once, device) / logits_BV.numel()
 
 
 def _stored_bytes_per_second() -> float:

@@ -6,6 +6,7 @@ counted on a laptop from its ``config.json`` alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,16 @@ class ModelShape:
     def head_values(self) -> int:
         """Numbers in the head (Nh)."""
         return self.vocabulary * self.width
+
+    @property
+    def mean_width(self) -> float:
+        """The width of a linear layer, between those that it reads and gives: what products are as fast as."""
+        return math.sqrt(self.linear_values / sum(layer.inputs for layer in self.layers) * self.width)
+
+    @property
+    def cache_values(self) -> int:
+        """Numbers of keys and values that are kept of a token."""
+        return 2 * self.kv_heads * self.head_width * self.num_layers
 
     def adapted(self, patterns: Sequence[str] | None) -> tuple[LayerWidths, ...]:
         """The linear layers that ``patterns`` name; all where None.

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hone.data.pack import PackedBatch, pack, plan_micro_batches, plan_steps
+from hone.planning.decoding import Decoding
 from hone.types import TokenSequence
 
-__all__ = ["Load", "Workload", "load_of", "plan_workload"]
+__all__ = ["Load", "RolloutWork", "Workload", "load_of", "plan_workload"]
 
 _MOST_STEPS = 240
 
@@ -56,6 +57,27 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutWork:
+    """The work of steps that write their own answers, before they train on them.
+
+    Args:
+        answers: that are written.
+        tokens: of all answers together.
+        decoding: of writing them.
+        base: forward passes alone under the base.
+        policy: forward passes alone under what is trained.
+        decoding_bytes: the most memory that writing takes beside the weights.
+    """
+
+    answers: float
+    tokens: float
+    decoding: Decoding
+    base: Load
+    policy: Load
+    decoding_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """The work of a run.
 
@@ -66,6 +88,7 @@ class Workload:
         validation: of all validations together.
         largest: the micro-batch with most tokens computed.
         sampled_steps: steps that were planned; the others are taken to be like them.
+        rollouts: of methods that write their own answers; None for others.
     """
 
     rows: int
@@ -74,6 +97,7 @@ class Workload:
     validation: Load
     largest: Load
     sampled_steps: int
+    rollouts: RolloutWork | None = None
 
 
 def load_of(batch: PackedBatch, *, block_queries: int) -> Load:

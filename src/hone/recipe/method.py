@@ -25,6 +25,7 @@ from hone.recipe.rows import PreparedRows
 from hone.types import JsonDict, MethodName, TokenSequence
 
 __all__ = [
+    "ROLLOUTS_BETWEEN",
     "Method",
     "choose_method",
     "is_policy_method",
@@ -34,7 +35,8 @@ __all__ = [
     "supervised_method",
 ]
 
-_ROLLOUTS_BETWEEN = 8
+ROLLOUTS_BETWEEN = 8
+"""Steps that write answers of their own, from one checkpoint to the next."""
 _OF_PAIRS = ("dpo", "ipo", "orpo", "simpo", "reward")
 
 
@@ -66,6 +68,11 @@ class Method:
     around: AroundSteps | None = None
     parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
+    @property
+    def grading_seconds(self) -> float:
+        """What the user's own rewards have taken so far."""
+        return 0.0 if self.around is None else self.around.grading_seconds
+
     def least_gradient_norm(self, progress: Progress) -> float | None:
         """The gradient norm that must not be 0: the smallest; where steps write their own answers, the largest.
 
@@ -83,7 +90,7 @@ class Method:
             batch_size: rows of a step.
         """
         of_pass = -(-len(self.train) // batch_size)
-        return of_pass if self.around is None else min(of_pass, _ROLLOUTS_BETWEEN) * self.around.steps_each
+        return of_pass if self.around is None else min(of_pass, ROLLOUTS_BETWEEN) * self.around.steps_each
 
 
 def supervised_method(rows: PreparedRows, forward: Forward, *, replay: Sequence[TokenSequence] = ()) -> Method:

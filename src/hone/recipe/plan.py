@@ -12,8 +12,6 @@ import torch
 from hone.config.plan import PlanConfig
 from hone.config.schema import TrainConfig
 from hone.data.answers import AnswerRenderer
-from hone.data.loader import load_examples
-from hone.data.render import Rendered
 from hone.errors import ConfigError
 from hone.model.attention import supports_packing
 from hone.model.device import check_device, check_dtype
@@ -25,15 +23,17 @@ from hone.planning.history import error_margin, error_summary, read_history
 from hone.planning.machines import THIS_MACHINE, Machine, parse_rate, rates_of, read_machines
 from hone.planning.rates import machine_key
 from hone.planning.shape import ModelShape, shape_of
-from hone.recipe.inference import make_renderer
-from hone.recipe.method import choose_method, is_policy_method
+from hone.recipe.method import choose_method, is_policy_method, load_rows
+from hone.recipe.plan_rendering import outline_renderer
 from hone.recipe.planned import rates_for
+from hone.recipe.planned_rollouts import is_planned_method, planned_rollouts
 from hone.recipe.planner import PLANNED_ADAPTATIONS, Planner
-from hone.recipe.probe import probe_speed
+from hone.recipe.policy_options import sequences_to_compute
+from hone.recipe.probe import probe_rollouts, probe_speed
 from hone.recipe.replay import choose_replay, replay_stand_ins
 from hone.recipe.rows import PreparedRows, RowRenderer, prepare_rows
 from hone.recipe.starting import like_start
-from hone.types import Example, JsonDict, Message, TokenSequence
+from hone.types import JsonDict
 
 __all__ = ["PLAN_SCHEMA", "plan", "plan_history"]
 
@@ -43,9 +43,6 @@ PLAN_SCHEMA = 1
 _OTHER_RANK = 64
 # Of a card's memory, what its driver and its allocator keep for themselves.
 _USABLE_SHARE = 0.93
-# English text has about four bytes a token with the vocabularies of today; a template adds a handful a message.
-_BYTES_PER_TOKEN = 4
-_TEMPLATE_TOKENS = 5
 _MLP = "mlp"
 
 
@@ -72,21 +69,24 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
         notes.append(text)
         note(text)
 
-    loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
+    loaded = load_rows(config, config.data)
     config = config.model_copy(update={"method": choose_method(config, loaded)})
     both = loaded.are_preferences
     aside = config.evaluation_data
-    held_out = load_examples(aside, mapping=config.mapping, preferences=both) if aside else None
+    held_out = load_rows(config, aside, preferences=both) if aside else None
     outline = load_outline(config.model, home=home, dtype=config.dtype, note=tell)
     shape = shape_of(outline.model, context_length=outline.context_length)
-    renderer = AnswerRenderer(_renderer(outline, loaded.examples, config, tell))
+    plain = outline_renderer(outline, loaded.examples, max_length=config.max_length, note=tell)
+    renderer = AnswerRenderer(plain)
     rows = prepare_rows(
         loaded, renderer, held_out_data=held_out, held_out=config.held_out,
-        validation=config.validation, seed=config.rows_seed, note=tell,
+        validation=0 if is_policy_method(config.method) else config.validation, seed=config.rows_seed, note=tell,
     )  # fmt: skip
     planner = _planner(config, outline, shape, rows, renderer, process_bytes=process_bytes, home=home, note=tell)
     if config.target_device is None and outline.base is not None and config.probe:
-        planner = _probed(config, planner, home=home, note=tell)
+        planner = _probed(config, planner, rows, outline, home=home, note=tell)
+    if planner.rollouts is not None:
+        tell(f"answers are taken to be {planner.rollouts.lengths(config)[1]}; the reward's own time is not counted")
     ways = list(_ways(config, planner, shape))
     estimates = [planner.estimate(way.config, name=way.name, options=way.options) for way in ways]
     choices = planner.choose(config)
@@ -112,9 +112,9 @@ def _require_plannable(config: PlanConfig) -> None:
             where="--adaptation",
             remedy=f"plan one of {', '.join(PLANNED_ADAPTATIONS)}",
         )
-    if is_policy_method(config.method):
+    if not is_planned_method(config):
         raise ConfigError(
-            f"{config.method} cannot be planned: what it costs is mostly the answers that it writes",
+            f"{config.method} cannot be planned: what it computes over the answers that it writes is not counted",
             where="--method",
             remedy="time a few steps: hone train DATA --max-steps 3 and the same options",
         )
@@ -205,40 +205,6 @@ def _chosen(config: PlanConfig, planner: Planner, asked: Estimate, choices: Trai
     }
 
 
-def _renderer(outline: Outline, examples: list[Example], config: PlanConfig, note: Note) -> RowRenderer:
-    if outline.base is not None:
-        return make_renderer(outline.base, examples, max_length=config.max_length, note=note)
-    note(f"tokens are estimated from bytes, {_BYTES_PER_TOKEN} to a token: the model's tokenizer is not there")
-    return _ByteRenderer(config.max_length or outline.context_length)
-
-
-@dataclass(frozen=True, slots=True)
-class _ByteRenderer:
-    """Takes every four bytes for a token; equal beginnings of rows are equal tokens, as for a real tokenizer."""
-
-    max_length: int
-
-    def render(self, example: Example) -> Rendered:
-        """One sequence of all messages; the assistant's are supervised."""
-        ids: list[int] = []
-        supervised: list[bool] = []
-        for message in example.messages:
-            tokens = [*range(_TEMPLATE_TOKENS), *_pieces(message)]
-            ids += tokens
-            supervised += [message.supervised and place >= _TEMPLATE_TOKENS for place in range(len(tokens))]
-        kept = slice(0, self.max_length)
-        cut = max(0, len(ids) - self.max_length)
-        sequence = TokenSequence(tuple(ids[kept]), tuple(supervised[kept]), example.row)
-        return Rendered((sequence,), cut)
-
-
-def _pieces(message: Message) -> list[int]:
-    text = (message.reasoning or "") + message.content + "".join(str(call.arguments) for call in message.tool_calls)
-    content = text.encode("utf-8", errors="replace")
-    starts = range(0, len(content), _BYTES_PER_TOKEN)
-    return [_TEMPLATE_TOKENS + int.from_bytes(content[start : start + _BYTES_PER_TOKEN]) for start in starts]
-
-
 def _planner(
     config: PlanConfig,
     outline: Outline,
@@ -270,10 +236,11 @@ def _planner(
             machines[THIS_MACHINE], rates, on_host, described["free_bytes"], process_bytes, dtype.itemsize, margin, rate
         )
         key = machine_key(device, dtype)
+    train, validating = sequences_to_compute(config, rows)
     return Planner(
-        shape, rows.computed(rows.train), rows.computed(rows.validation), place, history, key,
-        supports_packing(outline.model) and not config.reference_path,
+        shape, train, validating, place, history, key, supports_packing(outline.model) and not config.reference_path,
         replay_stand_ins(config, renderer, len(rows.train)), rows.shape.kind,
+        planned_rollouts(config, rows, context_length=outline.context_length, history=history),
     )  # fmt: skip
 
 
@@ -296,16 +263,25 @@ def _device_of(machine: JsonDict, device: str) -> JsonDict:
     return found
 
 
-def _probed(config: PlanConfig, planner: Planner, *, home: Path, note: Note) -> Planner:
-    """The same planner after two steps of the real model were timed, where that is worth it."""
+def _probed(
+    config: PlanConfig, planner: Planner, rows: PreparedRows, outline: Outline, *, home: Path, note: Note
+) -> Planner:
+    """The same planner after steps of the real model were timed, where that is worth it."""
     asked = planner.estimate(config, name="asked")
     key = planner.key_of(config, asked.training.recompute_layers)
     known = any(entry["key"] == key for entry in planner.history)
-    if known or asked.fits != "yes" or config.quantize is not None:
+    writes = planner.rollouts
+    if (known and (writes is None or writes.known)) or asked.fits != "yes" or config.quantize is not None:
         return planner
-    note("loading the base and timing two steps, once for this base and method")
-    probe_speed(config, planner, key=key, home=home, note=note)
-    return replace(planner, history=read_history(home))
+    if writes is None:
+        note("loading the base and timing two steps, once for this base and method")
+        probe_speed(config, planner, key=key, home=home, note=note)
+        return replace(planner, history=read_history(home))
+    note("loading the base, writing the answers of one step and timing it, once for this base and these rows")
+    probe_rollouts(config, planner, rows, key=key, home=home, note=note)
+    history = read_history(home)
+    known_now = planned_rollouts(config, rows, context_length=outline.context_length, history=history)
+    return replace(planner, history=history, rollouts=known_now)
 
 
 def _describe_rows(rows: PreparedRows, outline: Outline) -> JsonDict:

@@ -19,11 +19,13 @@ from hone.planning.choose import (
 )
 from hone.planning.cost import Training
 from hone.planning.estimate import Estimate, Place, cheapest_that_fit, estimate
-from hone.planning.history import correction_of
+from hone.planning.history import WRITING, correction_of
 from hone.planning.rollouts import POLICY_EPOCHS, POLICY_RATE_FACTOR
 from hone.planning.shape import ModelShape
-from hone.planning.workload import plan_workload
+from hone.planning.workload import Workload, plan_workload
 from hone.proof.sample import sample_sequences
+from hone.recipe.method import ROLLOUTS_BETWEEN
+from hone.recipe.planned_rollouts import PlannedRollouts
 from hone.types import JsonDict, TokenSequence
 
 __all__ = ["FREE_TEXT", "PLANNED_ADAPTATIONS", "Planner", "choose_numbers"]
@@ -106,6 +108,7 @@ class Planner:
         is_packed: rows are packed, and not padded as on the reference path.
         replay: rendered rows outside of the domain that are trained on beside it.
         answers: the kind of the rows' answers.
+        rollouts: of methods that write their own answers; None for others.
     """
 
     shape: ModelShape
@@ -117,6 +120,7 @@ class Planner:
     is_packed: bool = True
     replay: Sequence[TokenSequence] = ()
     answers: ShapeKind = "text"
+    rollouts: PlannedRollouts | None = None
 
     def choose(self, config: TrainConfig) -> TrainingChoices:
         """The numbers for ``config`` as a run would choose them that found this much memory free."""
@@ -136,7 +140,8 @@ class Planner:
         shape, path = self.shape, "packed" if self.is_packed else "padded"
         base = f"{shape.architecture}/{shape.num_parameters}/{shape.num_layers}x{shape.width}"
         method = f"{config.adaptation}/{config.quantize or 'plain'}/{'again' if recompute_layers else 'once'}/{path}"
-        return f"{self.key}/{base}/{method}"
+        # an answer that is written takes another time than one that is only trained on
+        return f"{self.key}/{base}/{method}" + ("" if self.rollouts is None else WRITING)
 
     def training_of(self, config: TrainConfig, choices: TrainingChoices, steps: int) -> Training:
         """What ``config`` trains."""
@@ -145,6 +150,8 @@ class Planner:
         if not is_full:
             values = self.shape.adapter_values(choices.rank or 0, config.layers)
         steps_of_pass = -(-(len(self.train) + len(self.replay)) // choices.batch_size)
+        if self.rollouts is not None:
+            steps_of_pass = min(steps_of_pass, ROLLOUTS_BETWEEN) * self.rollouts.options(config).policy_epochs
         return Training(
             is_full=is_full,
             trained_values=values,
@@ -164,23 +171,34 @@ class Planner:
             ModelError: a pattern of ``layers`` fits nothing.
         """
         chosen = choices or self.choose(config)
+        workload, longest = self._workloads(config, chosen)
+        adapted = None if config.layers is None else sum(layer.values for layer in self.shape.adapted(config.layers))
+        return estimate(
+            name, options, shape=self.shape, workload=workload, place=self.place, sampled_rows=self._sampled_rows(),
+            training=self.training_of(config, chosen, workload.steps), adapted_values=adapted,
+            correction=correction_of(self.history, self.key_of(config, chosen.recompute_layers)), longest=longest,
+        )  # fmt: skip
+
+    def _workloads(self, config: TrainConfig, chosen: TrainingChoices) -> tuple[Workload, Workload | None]:
+        """The work of a run; and with the longest answers, where it writes them."""
+        if self.rollouts is not None:
+            return self.rollouts.workloads(config, chosen, self.shape, self.place)
         workload = plan_workload(
             [*self.train, *self.replay], self.validation, batch_size=chosen.batch_size, epochs=chosen.epochs,
             max_steps=config.max_steps, micro_batch_tokens=chosen.micro_batch_tokens, seed=config.seed,
             block_queries=_CPU_BLOCK if self.place.on_host else _GPU_BLOCK,
         )  # fmt: skip
-        sampled = tuple(len(sequence.ids) for sequence in sample_sequences([*self.train, *self.validation]))
-        adapted = None if config.layers is None else sum(layer.values for layer in self.shape.adapted(config.layers))
-        return estimate(
-            name, options, shape=self.shape, workload=workload, place=self.place, sampled_rows=sampled,
-            training=self.training_of(config, chosen, workload.steps), adapted_values=adapted,
-            correction=correction_of(self.history, self.key_of(config, chosen.recompute_layers)),
-        )  # fmt: skip
+        return workload, None
+
+    def _sampled_rows(self) -> tuple[int, ...]:
+        """Tokens of the rows that the proof computes."""
+        rows = [*self.train, *self.validation] if self.rollouts is None else self.rollouts.rendered
+        return tuple(len(sequence.ids) for sequence in sample_sequences(rows))
 
     def remedies(self, config: TrainConfig, choices: TrainingChoices) -> Sequence[Estimate]:
         """The three cheapest changes of ``config`` that would make it fit, each with its figures."""
         longest = max(len(sequence.ids) for sequence in (*self.train, *self.validation))
-        changes: dict[str, JsonDict] = {}
+        changes: dict[str, JsonDict] = {} if self.rollouts is None else self.rollouts.smaller(config)
         every = self.shape.num_layers
         if choices.recompute_layers < every:
             changes[f"--recompute-layers {every}"] = {"recompute_layers": every}
@@ -199,14 +217,16 @@ class Planner:
         if config.quantize is None and config.adaptation != "full":
             changes[f"--quantize nf4 --recompute-layers {every}"] = {"quantize": "nf4", "recompute_layers": every}
         for length in (longest // 2, longest // 4):
-            if length >= 64:
+            if length >= 64 and self.rollouts is None:
                 changes[f"--max-length {length} --recompute-layers {every}"] = {
                     "max_length": length, "micro_batch_tokens": length, "recompute_layers": every,
                 }  # fmt: skip
         found = []
         for options, update in changes.items():
             changed = config.model_copy(update=update)
-            planner = self if changed.max_length is None else self._shortened(changed.max_length)
+            planner = self if "max_length" not in update else self._shortened(update["max_length"])
+            if self.rollouts is not None:
+                planner = replace(self, train=self.rollouts.sequences(changed))
             found.append(planner.estimate(changed, name=options, options=options))
         return cheapest_that_fit(found)
 

@@ -39,7 +39,7 @@ from hone.recipe.rows import PreparedRows
 from hone.recipe.teacher import LocalTeacher, TeacherLikeness, open_teacher
 from hone.types import Example, JsonDict, MethodName, Task
 
-__all__ = ["policy_method"]
+__all__ = ["asked_prompts", "policy_method"]
 
 _CHECKED_PROMPTS, _CHECKED_TOKENS = 4, 16
 # Sums in another order; in 16 bits the fast path rounds otherwise than the base's plain layers.
@@ -101,7 +101,7 @@ def policy_method(
     options = resolve_policy_options(config, method, rows.answered(rows.train))
     judges = _open_judges(config, options, base, home=home, recorder=recorder)
     _say_choices(options, config, rows, recorder)
-    prompts = _prompts(rows, rows.train, limit=base.context_length - options.rollout_tokens)
+    prompts = asked_prompts(rows, rows.train, limit=base.context_length - options.rollout_tokens)
     for one in filter(None, (judges.reward, judges.watch)):
         one.check([prompt.task.item for prompt in prompts])
     # decoding takes the attention that the model was loaded with, and not that of packed batches
@@ -167,7 +167,8 @@ def _named(head: nn.Linear | None) -> dict[str, nn.Parameter]:
     return {} if head is None else {f"value.{name}": parameter for name, parameter in head.named_parameters()}
 
 
-def _prompts(rows: PreparedRows, examples: Sequence[Example], *, limit: int) -> list[AskedPrompt]:
+def asked_prompts(rows: PreparedRows, examples: Sequence[Example], *, limit: int) -> list[AskedPrompt]:
+    """The prompts of ``examples`` that have at most ``limit`` tokens; a DataError where none has."""
     found = []
     for example in examples:
         assert isinstance(example, Task), "rows are read as tasks"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -149,6 +150,7 @@ class Rollouts:
         seed: of the draws.
         finish: picks what is trained on, and works out what the objective needs before the step.
         recorder: receives an event for each answer.
+        grading_seconds: that the rewards have taken so far.
     """
 
     actor: Actor
@@ -159,6 +161,7 @@ class Rollouts:
     seed: int
     finish: Finish
     recorder: Recorder
+    grading_seconds: float = 0.0
     _lines: list[JsonDict] = field(default_factory=list)
     _figures: dict[str, float] = field(default_factory=dict)
     _told: dict[int, _Told] = field(default_factory=dict)
@@ -178,7 +181,9 @@ class Rollouts:
             GradedAnswer(row.task, row.task.item, self.actor.text(answer))
             for row, answer in zip(asked, answers, strict=True)
         ]
+        started = time.perf_counter()
         rewards, watched = (None if one is None else one(graded) for one in (self.reward, self.watch))
+        self.grading_seconds += time.perf_counter() - started
         groups = []
         for number, row in enumerate(rows):
             places = tuple(range(number * self.group_size, (number + 1) * self.group_size))

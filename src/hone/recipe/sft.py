@@ -40,7 +40,7 @@ from hone.recipe.adapting import (
 )
 from hone.recipe.begin import begin_method
 from hone.recipe.inference import make_renderer, training_path
-from hone.recipe.method import Method, is_policy_method, joined_proof, say_choice
+from hone.recipe.method import Method, joined_proof, say_choice
 from hone.recipe.placement import memory_for_training, place_base, require_same_work
 from hone.recipe.planned import plan_run
 from hone.recipe.planner import choose_numbers
@@ -173,10 +173,10 @@ def train_sft(
     for choice in choices.choices:
         say_choice(recorder, choice)
     planned = None
-    if parallel.world_size == 1 and resume_from is None and not is_policy_method(config.method):
+    if parallel.world_size == 1 and resume_from is None:
         planned = plan_run(
             config, base, choices, train=sequences, validation=validating, process_bytes=process_bytes,
-            free_bytes=free_before, home=home, folder=folder, note=note, replay=replay.sequences,
+            free_bytes=free_before, home=home, folder=folder, note=note, rows=rows, replay=replay.sequences,
         )  # fmt: skip
     if parallel.is_first:
         config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
@@ -203,7 +203,7 @@ def train_sft(
             base = job.base
         method = begin_method(
             config, base, rows, forward=job.forward, max_tokens=choices.micro_batch_tokens, home=home,
-            recorder=recorder, renderer=renderer, replay=replay,
+            recorder=planned.hearing(recorder) if planned else recorder, renderer=renderer, replay=replay,
         )  # fmt: skip
         plain = "as the base is split" if place.sharded else "on the reference path"
         job.say("layers", fast_layers.describe() if fast_layers else f"the model's own, {plain}")
@@ -228,7 +228,7 @@ def train_sft(
         | {"devices": parallel.world_size, "sharded": place.sharded}
         | {"strength": strength.value, **chosen.to_json()}
         | method.facts
-        | {"plan": planned.compare(result, seconds=seconds) if planned else None},
+        | {"plan": planned and planned.compare(result, seconds=seconds, grading_seconds=method.grading_seconds)},
         manifest=rows.manifest,
         proof=proof,
         template_hash=renderer.template_hash,
