@@ -204,6 +204,16 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert process.wait(60) == 141
 
 
+def test_a_failure_that_nobody_reads_is_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hone", "run", str(tmp_path / "nowhere.jsonl"), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    assert process.wait(60) == 141
+
+
 def test_a_reader_that_leaves_while_lines_are_printed_is_no_error(tmp_path: Path, tiny_base: Path) -> None:
     """Lines printed through rich, which by itself would end with code 1."""
     file = tmp_path / "rows.jsonl"

@@ -95,18 +95,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         _settle_matplotlib()
     try:
-        with terminates_as_ctrl_c():
-            code = _invoke(given)
-        sys.stdout.flush()
-        return code
+        try:
+            with terminates_as_ctrl_c():
+                code = _invoke(given)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            raise SystemExit(print_failure(as_hone_error(error, given), as_json="--json" in given)) from error
     except BrokenPipeError:
         # the reader of a pipe has left, as `head` does: nothing can be said any more, nor at exit
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):  # either may be the pipe
             os.dup2(nowhere, stream.fileno())
         return _PIPE_CLOSED
-    except (Exception, KeyboardInterrupt) as error:
-        raise SystemExit(print_failure(as_hone_error(error, given), as_json="--json" in given)) from error
 
 
 def _settle_matplotlib() -> None:
