@@ -30,8 +30,7 @@ _HEAD = (
     "| task | method | rollouts | held out | base | tuned | difference | watched | KL | tokens an answer | minutes |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|\n"
 )
-_HELD_OUT_ARITHMETIC = 100
-_ARITHMETIC_ROWS = 500
+_HELD_OUT_ARITHMETIC = 60
 _EXAMPLES = 4
 _SAMPLES = 3
 EPOCHS = {"ppo": 2}
@@ -81,13 +80,19 @@ def _fields(value: dict[str, Any]) -> Counter[tuple[str, str]]:
 
 
 def _arithmetic_rows(folder: Path) -> tuple[Path, list[str]]:
-    """Sums and differences of some numbers, one answer each, asked with an instruction."""
+    """Sums and differences of two numbers, with four others as turns in front of each: without them the base chats.
+
+    The examples are not trained on.
+    """
     lines = (SHARED / "data" / "simple_arithmetic" / "simple_arithmetic_nospaces.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in lines.splitlines()]
-    kept = [row for row in rows if re.fullmatch(r"[\d+-]+=", row["context"])][:_ARITHMETIC_ROWS]
-    system = "Complete the equation with the number alone: 3+4= is answered with 7, and 20-32= with -12."
+    kept = [row for row in rows if re.fullmatch(r"\d+[+-]\d+=", row["context"])]
+    said = [(("user", row["context"]), ("assistant", row["continuation"].strip())) for row in kept]
+    turns = [[{"role": role, "content": text} for role, text in pair] for pair in said]
+    system = {"role": "system", "content": "Complete the equation with the number alone."}
+    before = [system, *(turn for pair in turns[:_EXAMPLES] for turn in pair)]
     path = folder / "arithmetic.jsonl"
-    asked = [{"system": system, "prompt": row["context"], "completion": row["continuation"]} for row in kept]
+    asked = [{"messages": [*before, *pair]} for pair in turns[_EXAMPLES:]]
     path.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
     return path, ["--held-out", str(_HELD_OUT_ARITHMETIC)]
 
@@ -111,7 +116,7 @@ def _snips_rows(folder: Path) -> tuple[Path, list[str]]:
 
 # Rows, reward, watched reward, and steps of 64 rollouts that end within half an hour on one thread.
 TASKS = {
-    "arithmetic": (_arithmetic_rows, "arithmetic", "exact", 40),
+    "arithmetic": (_arithmetic_rows, "arithmetic", "exact", 24),
     "snips": (_snips_rows, "snips", "same_json", 12),
 }
 
