@@ -192,16 +192,15 @@ def plan_run(
         margin=error_margin(history),
     )
     is_packed = supports_packing(base.model) and not config.reference_path
-    key = machine_key(base.device, base.dtype)
     rollouts = planned_rollouts(config, rows, context_length=base.context_length, history=history)
-    planner = Planner(shape, train, validation, place, history, key, is_packed, replay, rollouts=rollouts)
+    machine = machine_key(base.device, base.dtype)
+    planner = Planner(shape, train, validation, place, history, machine, is_packed, replay, rollouts=rollouts)
     foreseen = planner.estimate(config, name=config.adaptation, choices=choices)
     if foreseen.cannot_fit and is_packed:
         raise does_not_fit(foreseen, planner.remedies(config, choices), place, base.device)
-    key = planner.key_of(config, choices.recompute_layers)
-    plan = RunPlan(foreseen, key, process_bytes, home, folder, base.device, planner, config, choices)
     write_json(folder.plan, {"schema": 1, "plan": foreseen.to_json()})
-    return plan
+    key = planner.key_of(config, choices.recompute_layers)
+    return RunPlan(foreseen, key, process_bytes, home, folder, base.device, planner, config, choices)
 
 
 def does_not_fit(foreseen: Estimate, remedies: Sequence[Estimate], place: Place, device: str) -> ConfigError:
