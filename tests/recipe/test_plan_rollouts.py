@@ -157,20 +157,21 @@ def test_what_the_reward_takes_is_not_compared(
     assert entry["actual"]["seconds"] == stored["actual"]["seconds"]
 
 
-def test_a_run_that_cannot_fit_never_starts(
+def test_what_would_fit_is_said_and_nobody_is_refused(
     planned: Callable[..., JsonDict], trained: Callable[..., JsonDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fewer or shorter answers are among the changes that would make it fit."""
-    large: JsonDict = {"group_size": 64, "rollout_tokens": 100, "batch_size": 8, "recompute_layers": 2}
+    large: JsonDict = {"group_size": 64, "rollout_tokens": 100, "batch_size": 8, "recompute_layers": 2, "max_steps": 1}
     monkeypatch.setattr("hone.planning.peak._FIRST_USE_BYTES", 0)
     memory = planned(**large)["estimates"][0]["memory_by_part"]
-    monkeypatch.setattr(
-        "hone.recipe.sft.memory_for_training", lambda *_: round(0.8 * (memory["total"] - memory["process"]))
-    )
-    with pytest.raises(ConfigError, match="this run needs about") as raised:
-        trained(**large)
-    changes = [one.split(":")[0] for one in raised.value.details[1:]]
+    free = round(0.8 * (memory["total"] - memory["process"]))
+    monkeypatch.setattr("hone.recipe.plan._device_of", lambda machine, device: {"free_bytes": free})
+    found = planned(**large)
+    assert not found["chosen"]["starts"]
+    changes = [one["options"] for one in found["chosen"]["remedies"]]
     assert {"--group-size 32", "--rollout-tokens 50"} & set(changes), changes
+    monkeypatch.setattr("hone.recipe.sft.memory_for_training", lambda *_: free)
+    assert trained(**large)["training"]["steps"] == 1
 
 
 def test_prompts_that_leave_no_room_are_said(planned: Callable[..., JsonDict]) -> None:
