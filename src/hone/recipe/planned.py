@@ -196,8 +196,7 @@ def plan_run(
     machine = machine_key(base.device, base.dtype)
     planner = Planner(shape, train, validation, place, history, machine, is_packed, replay, rollouts=rollouts)
     foreseen = planner.estimate(config, name=config.adaptation, choices=choices)
-    # what writes its own answers was 20% under and 60% over in memory in its first runs: that refuses nobody yet
-    if foreseen.cannot_fit and is_packed and rollouts is None:
+    if foreseen.cannot_fit and is_packed and rollouts is None:  # of rollouts, memory was 20% under and 60% over
         raise does_not_fit(foreseen, planner.remedies(config, choices), place, base.device)
     write_json(folder.plan, {"schema": 1, "plan": foreseen.to_json()})
     key = planner.key_of(config, choices.recompute_layers)
