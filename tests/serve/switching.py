@@ -17,8 +17,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,13 +29,8 @@ from hone.recipe.run import train
 from hone.registry.aliases import move_alias, revert_places
 from hone.registry.runs import RunFolder
 from hone.registry.versions import register_version
-from hone.serve.answering import answering
-from hone.serve.app import create_app
-from hone.serve.inference import InferenceService
-from hone.serve.metrics import Metrics
-from hone.serve.server import GracefulServer, bind
-from hone.serve.settings import ServerSettings
 from tests.recipe.conftest import Listener, row, write_jsonl
+from tests.serve.running import serving_in_float32
 from tests.tiny import save_tiny
 
 QUESTION = "what of the lamp number 37 in red town?"
@@ -86,7 +79,7 @@ def switches(folder: Path, *, count: int, clients: int, seconds_between: float, 
     base = _prepare(folder)
     outcome, places, over = Outcome(), _Places(), threading.Event()
     home, draw = folder / "home", random.Random(seed)
-    with _server(home, base) as address:
+    with serving_in_float32(home, base) as address:
         _move(home, places, "support@1")
         expected = {name: _ask(address, name, stream=False)[1] for name in ("support@1", "support@2")}
         assert len(set(expected.values())) == 2, "the versions answer alike"
@@ -135,24 +128,6 @@ def _prepare(folder: Path) -> Path:
             base_hash=trained["base"]["hash"], template_hash="", data_manifest={}, status="proven",
         )  # fmt: skip
     return base
-
-
-@contextmanager
-def _server(home: Path, base: Path) -> Iterator[str]:
-    settings, metrics = ServerSettings(home=home, bases={"small": str(base)}), Metrics()
-    service = InferenceService(home, device="cpu", dtype="float32")
-    answers = answering(settings, service, metrics=metrics, lenient=False)
-    server = GracefulServer(
-        create_app(settings, answering=[answers.router], lifespan=answers.lifespan, metrics=metrics)
-    )
-    listening = bind("127.0.0.1", 0)
-    thread = threading.Thread(target=server.serve_on, args=(listening,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def _move(home: Path, places: _Places, place: str) -> None:
