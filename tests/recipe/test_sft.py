@@ -87,7 +87,7 @@ def test_the_stored_config_is_the_whole_run_again(train_options: TrainOptions, h
     open_values = {name for name, value in chosen.items() if value is None}
     of_other_methods = {
         "beta", "target_margin", "length_normalised", "start_from", "reward", "watch_reward", "group_size", "kl_weight",
-        "policy_epochs", "rollout_tokens", "loss_normalisation",
+        "policy_epochs", "rollout_tokens", "loss_normalisation", "teacher",
     }  # fmt: skip
     assert open_values - of_other_methods == {
         "mapping", "save_every_steps", "layers", "add_tokens", "memory_budget", "quantize", "general_data",
