@@ -123,18 +123,14 @@ def hone_side(folder: Path, request: dict[str, Any], adapter: str) -> dict[str, 
     return _figures(ends, losses, gradients, reference_seconds, torch.get_num_threads())
 
 
-def trl_side(folder: Path, request: dict[str, Any], adapter: str, *, best: bool, at_once: int, oracle: bool) -> Any:
-    """TRL's own loss and collator in a plain step."""
-    import torch
+def trl_trainer(folder: Path, dtype: Any, adapter: str, *, attention: str) -> Any:
+    """TRL's trainer on the base with the adapter, in evaluation mode; its reference is the base."""
     from datasets import Dataset
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
-    dtype = torch.float32 if oracle else getattr(torch, request["dtype"])
-    base = AutoModelForCausalLM.from_pretrained(
-        folder / "model", dtype=dtype, attn_implementation="eager" if oracle else "sdpa"
-    )
+    base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype, attn_implementation=attention)
     model = PeftModel.from_pretrained(base, folder / adapter, is_trainable=True)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     row = {"prompt": "a", "chosen": "b", "rejected": "c"}
@@ -149,6 +145,16 @@ def trl_side(folder: Path, request: dict[str, Any], adapter: str, *, best: bool,
         # TRL keeps a copy of an adapter that is trained further as its reference; here it is the base, as in hone
         model.delete_adapter("ref")
     model.eval()
+    return trainer
+
+
+def trl_side(folder: Path, request: dict[str, Any], adapter: str, *, best: bool, at_once: int, oracle: bool) -> Any:
+    """TRL's own loss and collator in a plain step."""
+    import torch
+
+    dtype = torch.float32 if oracle else getattr(torch, request["dtype"])
+    trainer = trl_trainer(folder, dtype, adapter, attention="eager" if oracle else "sdpa")
+    model = trainer.model
     parts = [
         [step[start : start + at_once] for start in range(0, len(step), at_once)]
         for step in request["steps"]

@@ -137,6 +137,7 @@ def test_tokens_are_scored_in_their_order(server: Any) -> None:
         ((200, {"choices": [{"index": 0, "text": "x", "logprobs": None}]}), "gave no log-probabilities"),
         ((200, scored((0, [-1.0], ["a"]))), "another number of tokens"),
         ((200, {"choices": []}), "gave no log-probabilities"),
+        ((200, scored((0, [None, None], ["a", "b"]))), "gave no log-probabilities"),
         ((400, {"error": {"message": "echo is not supported"}}), "answered with 400"),
     ],
 )

@@ -152,8 +152,8 @@ def score_tokens(
         # one token is written and left out: not every server takes a limit of none
         body: JsonDict = {"model": endpoint.model, "prompt": part, "echo": True, "logprobs": 0, "max_tokens": 1}
         found = _post(endpoint, "completions", body | {"temperature": 0}, key, wait)
-        for one, (values, text) in zip(part, _scores(endpoint, found, [len(one) for one in part]), strict=True):
-            logprobs.append([0.0, *values[1 : len(one)]])
+        for values, text in _scores(endpoint, found, [len(one) for one in part]):
+            logprobs.append(values)
             texts.append(text)
     return logprobs, texts
 
@@ -164,7 +164,8 @@ def _scores(endpoint: Endpoint, value: Any, counts: Sequence[int]) -> list[tuple
         choices = sorted(value["choices"], key=lambda choice: int(choice["index"]))
         told = [choice["logprobs"] for choice in choices]
         found = [
-            ([float(one or 0.0) for one in part["token_logprobs"][:count]], "".join(part["tokens"][:count]))
+            # the first token follows nothing and has none; any other that lacks one is a fault
+            ([0.0, *(float(one) for one in part["token_logprobs"][1:count])], "".join(part["tokens"][:count]))
             for part, count in zip(told, counts, strict=True)
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
