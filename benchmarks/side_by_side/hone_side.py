@@ -17,6 +17,7 @@ from hone.engine.events import Event
 from hone.engine.loop import LoopSettings, train
 from hone.model.adapter_files import load_adapter
 from hone.model.allocator import keep_freed_memory
+from hone.model.fast_layers import FastLayers
 from hone.model.load import load_base
 from hone.model.lora import adapter_parameters
 from hone.model.machine import available_device_bytes
@@ -28,6 +29,7 @@ from side_by_side.meter import Meter
 from side_by_side.spec import IGNORED_LABEL, Spec, Workload
 
 _SEED = 0
+_NO_FAST_LAYERS = FastLayers(0, 0, 0, ("switched off",))
 
 
 class _Clock:
@@ -65,7 +67,7 @@ def switch_off(part: str | None) -> None:
         return
     module, name, value = {
         "shared_prefixes": (pack_module, "_MIN_SHARED_TOKENS", 1 << 60),
-        "fast_layers": (inference_module, "fast_layers_enabled", lambda model: nullcontext()),
+        "fast_layers": (inference_module, "fast_layers_enabled", lambda model: nullcontext(_NO_FAST_LAYERS)),
         "chunked_head": (forward_module, "find_output_head", lambda model: None),
         "attention_products": (attention_module, "_BY_PRODUCTS", frozenset()),
         "kept_memory": (sys.modules[__name__], "keep_freed_memory", lambda: False),
