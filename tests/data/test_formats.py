@@ -204,6 +204,7 @@ def test_rows_of_no_format_have_no_say() -> None:
         ([{"canary": "x", "examples": [{"input": "q"}, {"input": "r"}]}], 'under "examples"'),
         ([{"1": {"q": 1}, "2": {"q": 2}}], "one object"),
         ([{"text": "q", "label": "a", "source": "web"}], "--map"),
+        ([{"Is it far?": "How long?", "Ten minutes on foot": "An hour."}], "looks like a row"),
     ],
 )
 def test_unknown_formats_come_with_the_way_out(values: list[dict[str, Any]], hint: str) -> None:

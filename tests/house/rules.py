@@ -17,7 +17,7 @@ MAX_FUNCTION_LINES = 60
 # Longer functions, by qualified name, each with its reason. One that has become short enough must leave this list.
 LONGER_FUNCTIONS: dict[str, str] = {
     "hone.engine.loop.train": "the loop reads top to bottom in 30 lines; the rest documents its twelve arguments",
-    "hone.recipe.sft.train_sft": "the whole job reads top to bottom in 45 lines; the rest documents its arguments",
+    "hone.recipe.sft.train_sft": "the whole job reads top to bottom in 60 lines; the rest documents its arguments",
 }
 
 # Modules that write files by themselves, not through hone.files (temporary name, fsync, rename), with the reason.

@@ -228,9 +228,14 @@ def test_rows_and_options_that_do_not_go_with_it(options: Callable[..., TrainCon
     for given, named in (
         ({"method": "dpo", "reward": "a:b"}, "reward"), ({"method": "ppo", "loss_normalisation": "dapo"}, "loss_norm"),
         ({"method": "grpo", "reward": "a:b", "validation": 4}, "validation"), ({"method": "grpo", "beta": 0.1}, "beta"),
+        ({"method": "raft", "clip_range": 0.1}, "clip_range"), ({"method": "sft", "clip_range": "0.3"}, "clip_range"),
+        ({"method": "rloo", "scale_advantages": False}, "scale_advantages"),
+        ({"method": "raft", "kl_weight": 0.0}, "kl_weight"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=named):
             TrainConfig.model_validate({"data": "rows.jsonl", **given})
+    stored = {"clip_range": 0.2, "scale_advantages": True}  # stands in every stored configuration
+    assert TrainConfig.model_validate({"data": "rows.jsonl", "method": "sft", **stored}).clip_range == 0.2
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_a_method_that_does_not_go_with_the_rows_is_refused(
         ({"method": "sft", "beta": 0.1}, "beta"),
         ({"method": "ipo", "label_smoothing": 0.1}, "label_smoothing"),
         ({"method": "dpo", "target_margin": 1.0}, "target_margin"),
+        ({"method": "kto", "length_normalised": False}, "length_normalised"),
         ({"method": "reward", "adaptation": "full"}, "method = reward"),
     ],
 )

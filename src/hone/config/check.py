@@ -52,7 +52,11 @@ _OF_METHODS: Mapping[str, tuple[MethodName, ...]] = {
     "kl_weight": _REINFORCED,
     "teacher": ("distill",),
     "loss_normalisation": ("grpo",),
+    "clip_range": _REINFORCED,
+    "scale_advantages": ("grpo",),
 }
+# Values that ask for nothing, so that they go with every method: what stands in a stored configuration.
+_ASKS_NOTHING: Mapping[str, float | bool] = {"label_smoothing": 0.0, "clip_range": 0.2, "scale_advantages": True}
 
 _LONGEST_WORD = 60
 # pydantic's wordings, and ours
@@ -108,7 +112,7 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str], word
     problems += [
         _place(places, name) + f"{_said(words, name, values[name])} has no effect with {method}; leave it out"
         for name, methods in _OF_METHODS.items()
-        if values.get(name) and values.get("method") and values["method"] not in methods
+        if _asks(name, values.get(name)) and values.get("method") and values["method"] not in methods
     ]
     if values.get("method") in POLICY_METHODS and values.get("validation"):
         problems.append(
@@ -123,6 +127,11 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str], word
             "nothing to hold against; give at least 2"
         )
     return problems
+
+
+def _asks(name: str, value: Any) -> bool:
+    nothing = _ASKS_NOTHING.get(name)
+    return value is not None and (nothing is None or nothing not in (value, _number(value)))
 
 
 def _number(value: Any) -> float | None:
@@ -233,7 +242,9 @@ def _word(words: Mapping[str, str], option: str) -> str:
 
 
 def _said(words: Mapping[str, str], option: str, value: object) -> str:
-    """An option with its value, as it is given: ``--top-p 0.5`` or ``top_p = 0.5``."""
+    """An option with its value, as it is given: ``--top-p 0.5``, ``--no-probe`` or ``top_p = 0.5``."""
+    if option in words and isinstance(value, bool):
+        return words[option] if value else words[option].replace("--", "--no-", 1)
     return f"{words[option]} {_typed(value)}" if option in words else f"{option} = {value}"
 
 

@@ -26,4 +26,6 @@ class PlanConfig(TrainConfig):
     )
     rate: Text | None = Field(None, description="Price of the machine, as 2.5/h; the table's unless given.")
     seeds: Seeds = Field(1, description=SEEDS_HELP)
-    probe: bool = Field(True, description="Load the base and time two steps, where that was not done before.")
+    probe: bool = Field(
+        True, description="Load the base and time two steps (of reinforcement one), where that was not done before."
+    )

@@ -44,6 +44,8 @@ __all__ = [
 
 SYSTEM_COLUMNS = ("system", "system_prompt")
 _LABEL_COMPANIONS = frozenset({"id", "idx", "index", "row"})
+# A name of a column is a word or a few; a sentence has an end, or goes on.
+_SENTENCE = re.compile(r"[.?!]$|^(\S+\s+){5}\S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,11 @@ def _unknown_format(rows: list[RawRow]) -> RefusedSource:
 
 
 def _map_remedy(keys: list[str]) -> str:
+    if len(keys) > 1 and any(_SENTENCE.search(key) for key in keys):
+        return (
+            "a table names its columns on its first line, and this one looks like a row: put a line of names, such as "
+            "prompt,completion, above it"
+        )
     if len(keys) == 2 and all(re.fullmatch(r"[\w -]{1,40}", key) for key in keys):
         return f"name the columns: --map prompt={keys[0]},completion={keys[1]} (or the other way round)"
     return (

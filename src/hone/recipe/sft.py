@@ -25,33 +25,22 @@ from hone.model.adaptation import Adaptation
 from hone.model.allocator import give_back_freed_memory, keep_freed_memory
 from hone.model.forward import Forward
 from hone.model.load import LoadedModel
-from hone.model.machine import resident_memory_bytes
 from hone.model.recompute import recompute_enabled
 from hone.planning.choose import TrainingChoices
-from hone.planning.shape import shape_of
 from hone.proof.invariant import Invariant, require_all
 from hone.proof.postflight import check_training, probe_sequences, write_probe
-from hone.recipe.adapting import (
-    NewTokens,
-    free_bytes,
-    load_base_as,
-    read_new_tokens,
-    require_memory,
-)
+from hone.recipe.adapting import NewTokens
 from hone.recipe.begin import begin_method
-from hone.recipe.inference import make_renderer, training_path
-from hone.recipe.method import Method, joined_proof, say_choice
-from hone.recipe.placement import memory_for_training, place_base, require_same_work
-from hone.recipe.planned import plan_run
-from hone.recipe.planner import choose_numbers
-from hone.recipe.policy_options import sequences_to_compute
+from hone.recipe.inference import training_path
+from hone.recipe.method import Method, joined_proof
+from hone.recipe.placement import memory_for_training
 from hone.recipe.proving import check_before, probe_files
 from hone.recipe.question_sets import QuestionSet
+from hone.recipe.ready import get_ready
 from hone.recipe.rows import PreparedRows
 from hone.recipe.run_files import PROBE_FILE, describe_base, describe_data, describe_training, store_inputs, store_proof
 from hone.recipe.starting import begin_adaptation, check_start, like_start, unlimited_renderer
 from hone.recipe.strength import material_for_sweep, set_kept_strength
-from hone.recipe.training_rows import rows_to_train_on
 from hone.registry.runs import RunFolder
 from hone.retrieval import PassageIndex
 from hone.types import Example, JsonDict, Keep
@@ -141,56 +130,28 @@ def train_sft(
     Raises:
         HoneError: as its parts do; nothing half-written is left.
     """
-
-    def note(text: str) -> None:
-        recorder.record(Event("note", {"text": text}))
-
     config = like_start(config, home=home)
     if config.method not in (None, "sft"):
         keep = "off"  # the sweep judges the domain by one right answer a row
-    recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.model}"}))
-    place = place_base(config, parallel, home=home)
-    process_bytes, free_before = resident_memory_bytes(), memory_for_training(parallel, parallel.device or place.device)
-    base = load_base_as(
-        config.model, quantize=config.quantize, home=home, device=place.device, dtype=place.dtype, note=note
-    )
-    new_tokens = read_new_tokens(config, base, note)
-    renderer = make_renderer(base, loaded.examples, max_length=config.max_length, note=note)
-    config, chosen = rows_to_train_on(
-        config, loaded, base, renderer, held_out_data=held_out_data, held_out=held_out, documents=documents,
-        folder=folder, home=home, parallel=parallel, sharded=place.sharded, recorder=recorder,
+    ready = get_ready(
+        config, loaded, held_out_data=held_out_data, held_out=held_out, documents=documents, folder=folder, home=home,
+        parallel=parallel, recorder=recorder, resumed=resume_from is not None,
     )  # fmt: skip
-    rows, replay = chosen.rows, chosen.replay
-    available_bytes = memory_for_training(parallel, parallel.device or base.device)
-    sequences, validating = sequences_to_compute(config, rows)
-    choices = choose_numbers(
-        config, shape_of(base.model, context_length=base.context_length), [*sequences, *validating],
-        free_bytes=free_bytes(config, base, available_bytes), bytes_per_value=base.model.dtype.itemsize,
-        has_validation=bool(validating), answers=rows.shape.kind, resumed=folder.config.exists(),
-    )  # fmt: skip
-    require_same_work(parallel, base, renderer, [*sequences, *validating])
-    require_memory(config, base, choices, available_bytes)
-    for choice in choices.choices:
-        say_choice(recorder, choice)
-    planned = None
-    if parallel.world_size == 1 and resume_from is None:
-        planned = plan_run(
-            config, base, choices, train=sequences, validation=validating, process_bytes=process_bytes,
-            free_bytes=free_before, home=home, folder=folder, note=note, rows=rows, replay=replay.sequences,
-        )  # fmt: skip
+    config, base, choices, place = ready.config, ready.base, ready.choices, ready.place
+    rows, renderer, planned = ready.chosen.rows, ready.renderer, ready.planned
     if parallel.is_first:
         config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
-        chosen.store(folder, base)
+        ready.chosen.store(folder, base)
 
     base_facts = describe_base(base)
-    adaptation = begin_adaptation(config, base, choices, new_tokens, home=home)
+    adaptation = begin_adaptation(config, base, choices, ready.new_tokens, home=home)
     # two checkpoints are kept and a third is written before the oldest goes; then the adapter itself
     needed_bytes = 4 * checkpoint_bytes(adaptation.parameters())
     if parallel.is_first:
         require_free_space(folder.path, needed_bytes, "the run's checkpoints and adapter")
     # fast layers lay weights together, and FSDP wants each for itself
     forward, path = training_path(base.model, reference=config.reference_path, fast=not place.sharded)
-    job = _Job(config, base, renderer, rows, choices, folder, recorder, forward, adaptation, new_tokens, parallel)
+    job = _Job(config, base, renderer, rows, choices, folder, recorder, forward, adaptation, ready.new_tokens, parallel)
     keep_freed_memory()
     material = material_for_sweep(
         keep, adaptation, base, renderer, questions=questions, home=home, parallel=parallel, sharded=place.sharded,
@@ -203,7 +164,7 @@ def train_sft(
             base = job.base
         method = begin_method(
             config, base, rows, forward=job.forward, max_tokens=choices.micro_batch_tokens, home=home,
-            recorder=planned.hearing(recorder) if planned else recorder, renderer=renderer, replay=replay,
+            recorder=planned.hearing(recorder) if planned else recorder, renderer=renderer, replay=ready.chosen.replay,
         )  # fmt: skip
         plain = "as the base is split" if place.sharded else "on the reference path"
         job.say("layers", fast_layers.describe() if fast_layers else f"the model's own, {plain}")
@@ -226,7 +187,7 @@ def train_sft(
         data=describe_data(rows),
         training=describe_training(config, result, base, adaptation, fast_layers, items=method.train)
         | {"devices": parallel.world_size, "sharded": place.sharded}
-        | {"strength": strength.value, **chosen.to_json()}
+        | {"strength": strength.value, **ready.chosen.to_json()}
         | method.facts
         | {"plan": planned and planned.compare(result, seconds=seconds, grading_seconds=method.grading_seconds)},
         manifest=rows.manifest,
