@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from hone.data.pack import PackedBatch, pack
 from hone.model.attention import packed_attention_enabled
@@ -23,7 +25,7 @@ from hone.model.lora import (
     detach_adapter,
 )
 from hone.types import TokenSequence
-from tests.tiny import FAMILIES, attach_random_adapter, tiny_model, token_rows
+from tests.tiny import FAMILIES, attach_random_adapter, save_tiny, tiny_model, token_rows
 
 PREFIX = tuple(range(40, 62))
 RAGGED = token_rows([23, 9, 31, 12])
@@ -233,3 +235,22 @@ def test_an_update_of_the_adapter_is_seen_by_the_next_forward_pass() -> None:
         last = -packed_logprobs(model, BATCHES["ragged"]).mean()
     # the fused update counts no versions up: a remembered factor would leave the loss where it was
     assert losses[0] > losses[1] > losses[2] > float(last)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_weights_read_from_a_file_are_in_memory_once(tmp_path: Path) -> None:
+    """Laid together, the file's own pages are let go, with every tensor that was not laid."""
+    folder = save_tiny(tmp_path / "base", "llama")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    attach_adapter(model, rank=4, alpha=8, seed=0)
+    with torch.no_grad():  # a graph would keep the weights
+        before = model(input_ids=torch.tensor([[3, 4, 5]])).logits
+    assert _is_mapped(folder), "transformers maps the file"
+    fuse_adapted_layers(model)
+    assert not _is_mapped(folder)
+    torch.testing.assert_close(model(input_ids=torch.tensor([[3, 4, 5]])).logits, before)
+
+
+def _is_mapped(folder: Path) -> bool:
+    gc.collect()
+    return str(folder) in Path("/proc/self/maps").read_text()

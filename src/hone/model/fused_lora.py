@@ -184,7 +184,22 @@ def fuse_adapted_layers(model: PreTrainedModel) -> list[FusedLora]:
     for group in groups:
         for member in group.members:
             member.fused = group
+    _leave_the_file(model, [member.base.weight for group in groups for member in group.members])
     return groups
+
+
+def _leave_the_file(model: PreTrainedModel, laid: Sequence[Tensor]) -> None:
+    """Copy what was not laid together, where it is the smaller part.
+
+    Weights that were read from a file are views of its pages, and all of these stay in memory as long as one tensor
+    uses them: beside the weights that are laid together, the same ones a second time.
+    """
+    taken = {id(weight) for weight in laid}
+    rest = [one for one in model.parameters() if id(one) not in taken and type(one) is nn.Parameter]
+    rest = [one for one in rest if not one.requires_grad and one.device.type == "cpu"]
+    if sum(one.nbytes for one in rest) < sum(weight.nbytes for weight in laid):
+        for one in rest:
+            one.data = one.detach().clone()
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hone.config.schema import TrainConfig
@@ -22,9 +23,11 @@ from hone.recipe.placement import Placement, memory_for_training, place_base, re
 from hone.recipe.planned import RunPlan, plan_run
 from hone.recipe.planner import choose_numbers
 from hone.recipe.policy_options import sequences_to_compute
+from hone.recipe.rows import PreparedRows
 from hone.recipe.training_rows import RunRows, rows_to_train_on
 from hone.registry.runs import RunFolder
 from hone.retrieval import PassageIndex
+from hone.types import TokenSequence
 
 __all__ = ["Ready", "get_ready"]
 
@@ -84,10 +87,7 @@ def get_ready(
     Raises:
         HoneError: as its parts do.
     """
-
-    def note(text: str) -> None:
-        recorder.record(Event("note", {"text": text}))
-
+    note = partial(_note, recorder)
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {config.model}"}))
     place = place_base(config, parallel, home=home)
     process_bytes, free_before = resident_memory_bytes(), memory_for_training(parallel, parallel.device or place.device)
@@ -100,15 +100,12 @@ def get_ready(
         config, loaded, base, renderer, held_out_data=held_out_data, held_out=held_out, documents=documents,
         folder=folder, home=home, parallel=parallel, sharded=place.sharded, recorder=recorder,
     )  # fmt: skip
-    available_bytes = memory_for_training(parallel, parallel.device or base.device)
     sequences, validating = sequences_to_compute(config, chosen.rows)
-    choices = choose_numbers(
-        config, shape_of(base.model, context_length=base.context_length), [*sequences, *validating],
-        free_bytes=free_bytes(config, base, available_bytes), bytes_per_value=base.model.dtype.itemsize,
-        has_validation=bool(validating), answers=chosen.rows.shape.kind, resumed=folder.config.exists(),
-    )  # fmt: skip
     require_same_work(parallel, base, renderer, [*sequences, *validating])
-    require_memory(config, base, choices, available_bytes)
+    choices = _chosen_numbers(
+        config, base, chosen.rows, sequences, validating, resumed=folder.config.exists(),
+        available_bytes=memory_for_training(parallel, parallel.device or base.device),
+    )  # fmt: skip
     for choice in choices.choices:
         say_choice(recorder, choice)
     planned = None
@@ -119,3 +116,21 @@ def get_ready(
             replay=chosen.replay.sequences,
         )  # fmt: skip
     return Ready(config, place, base, new_tokens, renderer, chosen, choices, planned)
+
+
+def _note(recorder: Recorder, text: str) -> None:
+    recorder.record(Event("note", {"text": text}))
+
+
+def _chosen_numbers(
+    config: TrainConfig, base: LoadedModel, rows: PreparedRows, training: Sequence[TokenSequence],
+    validating: Sequence[TokenSequence], *, available_bytes: int | None, resumed: bool,
+) -> TrainingChoices:  # fmt: skip
+    """The numbers that the user left open, of a training that fits into memory."""
+    choices = choose_numbers(
+        config, shape_of(base.model, context_length=base.context_length), [*training, *validating],
+        free_bytes=free_bytes(config, base, available_bytes), bytes_per_value=base.model.dtype.itemsize,
+        has_validation=bool(validating), answers=rows.shape.kind, resumed=resumed,
+    )  # fmt: skip
+    require_memory(config, base, choices, available_bytes)
+    return choices
