@@ -115,27 +115,38 @@ def command_of(arguments: argparse.Namespace) -> str:
     words += ["--quick"] if arguments.quick else []
     words += ["--llamafactory-python PATH"] if arguments.llamafactory_python else []
     words += ["--soup-python PATH"] if arguments.soup_python else []
-    return " ".join([*words, "--json docs/performance.json --page docs/performance.md"])
+    file = arguments.json.name if arguments.json else "performance.json"
+    return " ".join([*words, f"--json docs/{file} --page docs/performance.md"])
 
 
 def publish(arguments: argparse.Namespace, campaign: Campaign, outcomes: dict[str, Outcome]) -> None:
     """Write what is known so far: after each workload, so that a long run can be read while it goes on."""
-    prepared = campaign.prepared
+    prepared, command = campaign.prepared, command_of(arguments)
     results: dict[str, Any] = {
         "machine": describe(),
         "model": prepared["model"],
         "dtype": prepared["dtype"],
         "threads": arguments.threads,
         "learning_rate": arguments.learning_rate,
-        "command": command_of(arguments),
-        "workloads": {
-            name: summarize(outcome, prepared["model"], prepared["dtype"]) for name, outcome in outcomes.items()
-        },
     }
+    found = {
+        name: {**summarize(outcome, prepared["model"], prepared["dtype"]), "command": command}
+        for name, outcome in outcomes.items()
+    }
+    results["workloads"] = {**measured_before(arguments.json, results), **found}
     if arguments.json:
         arguments.json.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if arguments.page:
-        write_page(arguments.page, results)
+        write_page(arguments.page, results, arguments.json)
+
+
+def measured_before(file: Path | None, same: dict[str, Any]) -> dict[str, Any]:
+    """Workloads that an earlier command put into the file, on this machine and with all else alike."""
+    if file is None or not file.exists():
+        return {}
+    before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    workloads: dict[str, Any] = before.pop("workloads")
+    return workloads if before == same else {}
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 from side_by_side.systems import SWITCHES, SYSTEMS
 
-BEGIN, END = "<!-- written by benchmarks/speed.py: begin -->", "<!-- written by benchmarks/speed.py: end -->"
-_EMPTY_PAGE = f"# Performance\n\n{BEGIN}\n{END}\n"
+_FILE = "performance.json"
 _GIB = 2**30
 _AND = " and those in the same environment"
 _EQUAL = (
@@ -19,11 +18,19 @@ _EQUAL = (
 )
 
 
-def write_page(path: Path, results: dict[str, Any]) -> None:
-    """Put the results between the marks of the page, or make the page."""
+def write_page(path: Path, results: dict[str, Any], file: Path | None = None) -> None:
+    """Put the results between the marks of the page, or make the page.
+
+    Args:
+        path: the page.
+        results: all figures.
+        file: where they are kept; a page has marks for each such file, of one machine and dtype.
+    """
+    name = "" if file is None or file.name == _FILE else f" to {file.name}"
+    begin, end = (f"<!-- written by benchmarks/speed.py{name}: {word} -->" for word in ("begin", "end"))
     if not path.exists():
-        path.write_text(_EMPTY_PAGE, encoding="utf-8")
-    write_between(path, BEGIN, END, section(results))
+        path.write_text(f"# Performance\n\n{begin}\n{end}\n", encoding="utf-8")
+    write_between(path, begin, end, section(results))
 
 
 def write_between(path: Path, begin: str, end: str, text: str) -> None:
@@ -150,9 +157,11 @@ def _settings(results: dict[str, Any]) -> str:
 
 
 def _repeat(results: dict[str, Any]) -> str:
+    commands = dict.fromkeys(one["command"] for one in results["workloads"].values())
+    lines = "\n".join(f"$ {command}" for command in commands)
     return (
-        "### How to repeat\n\n<!-- not run: takes hours -->\n```console\n"
-        f"$ {results['command']}\n```\n\nAn interrupted run goes on where it was when the same command is given again."
+        f"### How to repeat\n\n<!-- not run: takes hours -->\n```console\n{lines}\n```\n\n"
+        "An interrupted run goes on where it was when the same command is given again."
     )
 
 
