@@ -129,8 +129,15 @@ def test_every_token_is_a_query_once_and_sees_its_path(monkeypatch: pytest.Monke
 
 def test_similar_rows_share_a_group_and_others_do_not() -> None:
     assert len(AttentionGroups(pack(token_rows([50] * 7)), "cpu").groups) == 1
-    sizes = [len(group.queries_BQ) for group in AttentionGroups(pack(token_rows([250, 240, 9, 8])), "cpu").groups]
-    assert sizes == [2, 2]
+    sizes = [len(group.queries_BQ) for group in AttentionGroups(pack(token_rows([120, 110, 9, 8, 7])), "cpu").groups]
+    assert sizes == [3, 2], "one short row costs less than a group of its own"
+
+
+def test_scores_of_a_group_of_long_rows_stay_small() -> None:
+    groups = AttentionGroups(pack(token_rows([900] * 4)), "cpu").groups
+    pairs = [group.queries_BQ.numel() * group.keys_BL.shape[1] for group in groups]
+    assert max(pairs) <= 1 << 18
+    assert len(groups) < 4 * -(-900 // 128), "blocks of several rows stand together"
 
 
 def test_values_may_be_narrower_than_keys() -> None:

@@ -20,7 +20,9 @@ FULL = Training(True, SHAPE.num_parameters, 0, 0, has_validation=True)
 LOAD = Load(tokens=4000, computed=4000, supervised=100, pairs=400_000, micro_batches=1)
 
 
-def _peak(training: Training, load: Load = LOAD, *, value: int = 4, on_host: bool = False) -> PeakMemory:
+def _peak(
+    training: Training, load: Load = LOAD, *, value: int = 4, on_host: bool = False, adapted: int | None = None
+) -> PeakMemory:
     return peak_memory(
         SHAPE,
         training,
@@ -29,6 +31,7 @@ def _peak(training: Training, load: Load = LOAD, *, value: int = 4, on_host: boo
         bytes_per_value=value,
         process_bytes=1000,
         on_host=on_host,
+        adapted_values=adapted,
     )
 
 
@@ -58,9 +61,12 @@ def test_state_by_hand() -> None:
     assert _peak(replace(LORA, has_validation=True)).state == LORA.trained_values * 20
 
 
-def test_on_the_host_adapted_layers_stand_beside_the_mapped_file() -> None:
+def test_on_the_host_a_few_adapted_layers_stand_beside_the_mapped_file() -> None:
     plain, host = _peak(LORA), _peak(LORA, on_host=True)
-    assert host.weights - plain.weights == SHAPE.linear_values * 4
+    assert 2 * SHAPE.linear_values > SHAPE.num_parameters, "most weights are adapted, and the file is let go"
+    assert host.weights == plain.weights
+    few = SHAPE.linear_values // 3
+    assert _peak(LORA, on_host=True, adapted=few).weights - plain.weights == few * 4
     assert host.process == 1000
     assert host.saving == 8 * LORA.trained_values
     parts = host.process, host.weights, host.state, host.activations, host.saving, host.libraries

@@ -126,7 +126,7 @@ def test_a_run_that_cannot_fit_never_starts(
     # a tiny model is all libraries, which no change of the options makes smaller
     monkeypatch.setattr("hone.planning.peak._FIRST_USE_BYTES", 0)
     needed = _needed(train_options(**options), hone_home)
-    monkeypatch.setattr("hone.recipe.sft.memory_for_training", lambda *_: round(needed * 0.8))
+    monkeypatch.setattr("hone.recipe.ready.memory_for_training", lambda *_: round(needed * 0.8))
     with pytest.raises(ConfigError, match="this run needs about") as raised:
         train(train_options(**options), home=hone_home, recorder=Listener())
     changes = raised.value.details[1:]
@@ -141,7 +141,7 @@ def test_a_run_within_the_margin_is_not_refused(
 ) -> None:
     options = {"max_steps": 1, **_FULL}
     needed = _needed(train_options(**options), hone_home)
-    monkeypatch.setattr("hone.recipe.sft.memory_for_training", lambda *_: round(needed * 0.95))
+    monkeypatch.setattr("hone.recipe.ready.memory_for_training", lambda *_: round(needed * 0.95))
     assert train(train_options(**options), home=hone_home, recorder=Listener())["training"]["steps"] == 1
 
 

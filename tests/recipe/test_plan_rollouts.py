@@ -170,7 +170,7 @@ def test_what_would_fit_is_said_and_nobody_is_refused(
     assert not found["chosen"]["starts"]
     changes = [one["options"] for one in found["chosen"]["remedies"]]
     assert {"--group-size 32", "--rollout-tokens 50"} & set(changes), changes
-    monkeypatch.setattr("hone.recipe.sft.memory_for_training", lambda *_: free)
+    monkeypatch.setattr("hone.recipe.ready.memory_for_training", lambda *_: free)
     assert trained(**large)["training"]["steps"] == 1
 
 

@@ -22,7 +22,10 @@ from hone.data.pack import PackedBatch
 __all__ = ["AttentionGroup", "AttentionGroups", "SegmentStarts"]
 
 # Queries of a block: a long segment is cut, so that its blocks skip the keys after them, half of all products.
-_BLOCK_QUERIES = 256
+_BLOCK_QUERIES = 128
+# Pairs of query and key of a group at most, unless one block alone has more: scores are gone over several times, and
+# those of larger groups leave the cache in between (1,024-token rows took 1.7 times as long).
+_MOST_PAIRS = 1 << 18
 # A group may cost this much more than its members alone, in pairs of query and key; a group costs calls, too.
 _PADDING_SHARE = 0.25
 _PADDING_PAIRS = 1 << 14
@@ -141,7 +144,8 @@ class AttentionGroups:
     def _grouped(self) -> tuple[tuple[AttentionGroup, ...], Tensor, Tensor | None]:
         batch, device = self._batch, self._device
         # elsewhere than on the CPU the fused kernels skip by themselves what a query does not see
-        block_queries = _BLOCK_QUERIES if torch.device(device).type == "cpu" else batch.num_tokens
+        by_hand = torch.device(device).type == "cpu"
+        block_queries = _BLOCK_QUERIES if by_hand else batch.num_tokens
         blocks = []
         for index, segment in enumerate(batch.segments):
             path = batch.path(index)
@@ -149,7 +153,7 @@ class AttentionGroups:
                 end = min(start + block_queries, segment.length)
                 own = range(segment.start + start, segment.start + end)
                 blocks.append(_Block(own, path[: segment.offset + end], segment.offset + start))
-        parts = [_group(members, device) for members in _similar(blocks)]
+        parts = [_group(members, device) for members in _similar(blocks, _MOST_PAIRS if by_hand else None)]
         queries = torch.cat([group.queries_BQ[_real(group)] for group, _ in parts])
         places = torch.cat([places for _, places in parts])
         offsets = _flat_offsets([group.queries_BQ.numel() for group, _ in parts], [len(p) for _, p in parts], device)
@@ -184,8 +188,8 @@ def _flat_offsets(sizes: list[int], counts: list[int], device: torch.device | st
     )
 
 
-def _similar(blocks: list[_Block]) -> list[list[_Block]]:
-    """Blocks that share a group while padding costs little."""
+def _similar(blocks: list[_Block], most_pairs: int | None) -> list[list[_Block]]:
+    """Blocks that share a group while padding costs little and the group has at most so many pairs."""
     groups: list[list[_Block]] = []
     pairs = 0
     for block in sorted(blocks, key=lambda b: (-len(b.keys), -len(b.queries), b.queries.start)):
@@ -193,7 +197,8 @@ def _similar(blocks: list[_Block]) -> list[list[_Block]]:
             members = groups[-1]
             most = max(len(block.queries), *(len(member.queries) for member in members))
             padded = (len(members) + 1) * most * len(members[0].keys)
-            if padded <= (1 + _PADDING_SHARE) * (pairs + block.pairs) + _PADDING_PAIRS:
+            cheap = padded <= (1 + _PADDING_SHARE) * (pairs + block.pairs) + _PADDING_PAIRS
+            if cheap and (most_pairs is None or padded <= most_pairs):
                 members.append(block)
                 pairs += block.pairs
                 continue

@@ -20,7 +20,7 @@ from hone.model.attention_groups import AttentionGroup, AttentionGroups
 
 __all__ = ["attention_by_products"]
 
-# Probabilities of one layer's group that are kept; over it they are computed again.
+# Probabilities of one layer that are kept; those of further groups are computed again.
 _KEPT_PROBABILITIES = 1 << 22
 
 
@@ -57,14 +57,15 @@ class _Attention(torch.autograd.Function):
         ctx.groups, ctx.scale, ctx.window = groups, scale, window
         ctx.shapes = query_THD.shape, key_TKD.shape, value_TKE.shape
         saved: list[Tensor | None] = []
-        outputs = []
+        outputs, room = [], _KEPT_PROBABILITIES
         kv_heads = key_TKD.shape[1]
         for group in groups.groups:
             query_NRD = _fold(query_THD, group.queries_BQ, kv_heads) * scale
             key_NLD, value_NLE = _fold(key_TKD, group.keys_BL, kv_heads), _fold(value_TKE, group.keys_BL, kv_heads)
             weights_NRL = _probabilities(query_NRD, key_NLD, group, window)
             outputs.append(_unfold(weights_NRL @ value_NLE, group.queries_BQ, kv_heads))
-            keep = weights_NRL.numel() <= _KEPT_PROBABILITIES
+            keep = weights_NRL.numel() <= room
+            room -= weights_NRL.numel() if keep else 0
             saved += [query_NRD, key_NLD, value_NLE, weights_NRL if keep else None]
         ctx.save_for_backward(*saved)
         return _put_back(outputs, groups.queries_T).view(*query_THD.shape[:2], value_TKE.shape[2])

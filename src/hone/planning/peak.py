@@ -94,8 +94,8 @@ def peak_memory(
     if training.is_quantized:
         weights -= round(shape.linear_values * (bytes_per_value - _QUANTIZED_BYTES_PER_VALUE))
     elif on_host and not training.is_full and shape.stored_bytes_per_value == bytes_per_value:
-        # adapted layers are laid together in tensors of their own, while the mapped file stays
-        weights += adapted * bytes_per_value
+        # adapted layers are laid together in tensors of their own; the mapped file stays where more is left in it
+        weights += adapted * bytes_per_value if 2 * adapted <= shape.num_parameters else 0
     best = 4 if training.has_validation else 0
     copy = 0 if training.is_full and bytes_per_value == 4 else 4
     state = training.trained_values * (12 + copy + best)
@@ -129,10 +129,8 @@ def _bytes_of_layer(shape: ModelShape, training: Training, load: Load, bytes_per
     inner = max((shape.linear_values / shape.num_layers - 2 * shape.width * (width + keys)) / (3 * shape.width), 0)
     values = load.computed * (7 * shape.width + 4 * inner + 2 * keys + 7 * training.rank)
     rows = load.pairs / max(1.0, load.computed)  # keys that a query is multiplied with, on average
-    blocks = max(1.0, load.computed / 256)
-    probabilities = load.pairs * shape.heads
-    if probabilities / blocks > _KEPT_PROBABILITIES:
-        probabilities = 2 * _KEPT_PROBABILITIES / shape.num_layers  # computed again, a block at a time
+    blocks = max(1.0, load.computed / 128)
+    probabilities = min(load.pairs * shape.heads, _KEPT_PROBABILITIES)  # further ones are computed again
     folded = load.computed * width + 2 * keys * rows * blocks
     return bytes_per_value * (values + probabilities + folded)
 

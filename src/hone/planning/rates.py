@@ -36,7 +36,7 @@ from hone.types import TokenSequence
 
 __all__ = ["Rates", "machine_key", "measured_rates", "rough_rates"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _REPETITIONS = 3
 _NARROW, _WIDE = 512, 1536
 _HEAD = (192, 512, 24_576)  # supervised tokens, width, vocabulary
@@ -161,7 +161,7 @@ def _measure(device: str, dtype: torch.dtype) -> Rates:
     )
 
 
-def _pairs(length: int, block: int = 256) -> int:
+def _pairs(length: int, block: int = 128) -> int:
     return sum((min(start + block, length) - start) * min(start + block, length) for start in range(0, length, block))
 
 

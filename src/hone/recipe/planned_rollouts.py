@@ -38,7 +38,7 @@ PLANNED_POLICIES = ("grpo", "rloo", "ppo", "raft")
 _BEST_ALONE = "raft"
 _KEPT_LENGTHS = 64
 _SMALLEST_GROUP, _FEWEST_TOKENS = 2, 16
-_GPU_BLOCK, _CPU_BLOCK = 1, 256  # see hone.planning.workload.load_of
+_GPU_BLOCK, _CPU_BLOCK = 1, 128  # see hone.planning.workload.load_of
 
 
 def is_planned_method(config: TrainConfig) -> bool:

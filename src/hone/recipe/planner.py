@@ -34,7 +34,7 @@ FREE_TEXT: tuple[ShapeKind, ...] = ("text", "summary")
 """Answers that may be worded in many ways."""
 # Whose trained values follow from the shape of the base; of PEFT's other methods they are known once attached.
 PLANNED_ADAPTATIONS = ("lora", "rslora", "dora", "pissa", "full")
-_GPU_BLOCK, _CPU_BLOCK = 1, 256  # see hone.planning.workload.load_of and hone.model.attention_groups
+_GPU_BLOCK, _CPU_BLOCK = 1, 128  # see hone.planning.workload.load_of and hone.model.attention_groups
 
 
 def choose_numbers(
