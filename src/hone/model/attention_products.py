@@ -66,18 +66,20 @@ class _Attention(torch.autograd.Function):
             outputs.append(_unfold(weights_NRL @ value_NLE, group.queries_BQ, kv_heads))
             keep = weights_NRL.numel() <= room
             room -= weights_NRL.numel() if keep else 0
-            saved += [query_NRD, key_NLD, value_NLE, weights_NRL if keep else None]
-        ctx.save_for_backward(*saved)
+            saved += [query_NRD, weights_NRL if keep else None]
+        # keys and values once, not in each group that gathers them; values are part of a wider tensor until copied
+        ctx.save_for_backward(key_TKD, value_TKE.contiguous(), *saved)
         return _put_back(outputs, groups.queries_T).view(*query_THD.shape[:2], value_TKE.shape[2])
 
     @staticmethod
     def backward(ctx: Any, grad_THE: Tensor) -> tuple[Tensor | None, ...]:
         groups: AttentionGroups = ctx.groups
-        (query_shape, key_shape, value_shape), saved = ctx.shapes, ctx.saved_tensors
+        (query_shape, key_shape, value_shape), (key_TKD, value_TKE, *saved) = ctx.shapes, ctx.saved_tensors
         kv_heads = key_shape[1]
         grads: tuple[list[Tensor], ...] = ([], [], [])
         for index, group in enumerate(groups.groups):
-            query_NRD, key_NLD, value_NLE, weights_NRL = saved[4 * index : 4 * index + 4]
+            query_NRD, weights_NRL = saved[2 * index : 2 * index + 2]
+            key_NLD, value_NLE = _fold(key_TKD, group.keys_BL, kv_heads), _fold(value_TKE, group.keys_BL, kv_heads)
             if weights_NRL is None:
                 weights_NRL = _probabilities(query_NRD, key_NLD, group, ctx.window)
             grad_NRE = _fold(grad_THE, group.queries_BQ, kv_heads, zero_BQ=group.padding_BQ)
