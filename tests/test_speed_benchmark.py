@@ -147,16 +147,22 @@ def test_a_speed_that_fails_the_gate_is_not_told(tmp_path: Path) -> None:
 def test_the_page_keeps_what_others_wrote(tmp_path: Path) -> None:
     machine = {"architecture": "x", "cores": 2, "features": ["avx2"], "memory_bytes": 2**33}
     results = {
-        "machine": machine, "model": MODEL, "threads": 2, "dtype": "float32", "command": "python benchmarks/speed.py",
+        "machine": machine, "model": MODEL, "threads": 2, "dtype": "float32",
         "workloads": {"W1 x": summarize(_outcome(tmp_path), MODEL, "float32")},
     }  # fmt: skip
+    results["workloads"]["W1 x"] |= {"command": "python benchmarks/speed.py --workloads W1"}
     results["workloads"]["W1 x"]["facts"] |= {
         "says": "rows", "rows": 6, "shortest": 10, "longest": 30, "mean_length": 20.0
     }  # fmt: skip
     path = tmp_path / "performance.md"
-    path.write_text(f"# Mine\n\nbefore\n{page.BEGIN}\nold\n{page.END}\nafter\n", encoding="utf-8")
-    page.write_page(path, results)
+    begin, end = ("<!-- written by benchmarks/speed.py: begin -->", "<!-- written by benchmarks/speed.py: end -->")
+    other = begin.replace("speed.py", "speed.py to other.json"), end.replace("speed.py", "speed.py to other.json")
+    path.write_text(f"# Mine\n\nbefore\n{begin}\nold\n{end}\n{other[0]}\n{other[1]}\nafter\n", encoding="utf-8")
+    page.write_page(path, results, tmp_path / "other.json")
+    assert f"{begin}\nold\n{end}" in path.read_text(encoding="utf-8"), "another file's place"
+    page.write_page(path, results, tmp_path / "performance.json")
     text = path.read_text(encoding="utf-8")
+    assert text.count("$ python benchmarks/speed.py --workloads W1\n") == 2
     assert text.startswith("# Mine\n\nbefore\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
