@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from hone.registry import list_versions
+from hone.registry.provenance import describe_code
 from tests.reliability.bit_flips import subjects, unnoticed_flips
 from tests.reliability.fork_server import ForkServer, Trip
 from tests.reliability.kill_points import (
@@ -199,7 +200,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1, help="runs side by side, for kills and stops")
     parser.add_argument("--output", type=Path, default=Path("docs/reliability.json"))
     given = parser.parse_args()
-    began = time.monotonic()
+    began, code = time.monotonic(), describe_code()
     forked = {"points": given.points, "minutes": given.minutes, "seed": given.seed, "processes": given.processes}
     result = {
         "kills": lambda: in_forked_runs(kill_trips, **forked),
@@ -207,6 +208,8 @@ def main() -> int:
         "fresh": lambda: in_fresh_processes(points=given.points, seed=given.seed),
         "flips": lambda: in_flipped_bits(points=given.points, seed=given.seed),
     }[given.harness]()
+    if describe_code() != code:
+        raise SystemExit("hone's sources or its commit changed meanwhile, and a run's result names them: run it again")
     result["minutes"] = round((time.monotonic() - began) / 60, 1)
     result["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
     kept = json.loads(given.output.read_text(encoding="utf-8")) if given.output.exists() else {}
