@@ -27,8 +27,7 @@ from typing import Any
 
 import torch
 
-from hone.registry import list_versions
-from hone.registry.provenance import describe_code
+from hone.registry import describe_code, list_versions
 from tests.reliability.bit_flips import subjects, unnoticed_flips
 from tests.reliability.fork_server import ForkServer, Trip
 from tests.reliability.kill_points import (
