@@ -93,6 +93,14 @@ def test_a_model_that_does_not_stop_is_not_shipped(tuned_stops: int, base_stops:
     assert any("token limit" in warning for warning in verdict.warnings) == (tuned_stops < 54)
 
 
+def test_a_better_score_is_not_called_no_better_where_answers_do_not_end() -> None:
+    evaluation = right_or_wrong(half(60, 0.5), [True] * 60, stopped=[True] * 15 + [False] * 45)
+    object.__setattr__(evaluation.arms["base"], "stop_share", 18 / 60)
+    reason = decide(evaluation).reason
+    assert "is no better" not in reason
+    assert "scores better, and ends its answers too seldom (25% of them; the base 30%)" in reason
+
+
 def test_lower_is_better_is_understood() -> None:
     rows = ["some words to be predicted"] * 30
 

@@ -93,7 +93,11 @@ def decide_between_arms(evaluation: Evaluation) -> ArmsDecision:
         if already:
             reason = f"{rows} the base does the task as it is: {comparison}."
             return ArmsDecision("prompting_is_enough", reason, "base", warnings)
-        return ArmsDecision("do_not_ship", f"{rows} {ARM_NAMES[best]} is no better: {comparison}.", "base", warnings)
+        found = f"is no better: {comparison}"
+        if is_better(evaluation, best, "base"):  # and yet it was not to be chosen
+            stops, least = (f"{evaluation.arms[arm].stop_share:.0%}" for arm in (best, "base"))
+            found = f"scores better, and ends its answers too seldom ({stops} of them; the base {least}): {comparison}"
+        return ArmsDecision("do_not_ship", f"{rows} {ARM_NAMES[best]} {found}.", "base", warnings)
     better = is_better(evaluation, choice.arm, best)
     word = "is better than" if better else "is not worse than"
     reason = f"{rows} {ARM_NAMES[choice.arm]} {word} {ARM_NAMES[best]}: {_against(evaluation, best, choice.arm)}."
