@@ -72,9 +72,9 @@ def test_packed_attention_is_attention_of_each_row(
     monkeypatch: pytest.MonkeyPatch, kind: str, rows: str, by_products: bool, block_queries: int
 ) -> None:
     monkeypatch.setattr(attention, "_BY_PRODUCTS", {"cpu"} if by_products else {})
-    monkeypatch.setattr(attention_groups_module, "_BLOCK_QUERIES", block_queries)
+    monkeypatch.setattr(attention_groups_module, "BLOCK_QUERIES", block_queries)
     # some probabilities are kept, some are computed again
-    monkeypatch.setattr(attention_products, "_KEPT_PROBABILITIES", 3000)
+    monkeypatch.setattr(attention_products, "KEPT_PROBABILITIES", 3000)
     kv_heads, options = OPTIONS[kind]
     torch.manual_seed(0)
     batch = pack(BATCHES[rows])
@@ -110,7 +110,7 @@ def test_packed_attention_is_attention_of_each_row(
 
 @pytest.mark.parametrize("rows", BATCHES)
 def test_every_token_is_a_query_once_and_sees_its_path(monkeypatch: pytest.MonkeyPatch, rows: str) -> None:
-    monkeypatch.setattr(attention_groups_module, "_BLOCK_QUERIES", 16)
+    monkeypatch.setattr(attention_groups_module, "BLOCK_QUERIES", 16)
     batch = pack(BATCHES[rows])
     groups = AttentionGroups(batch, "cpu")
     packed_T = torch.arange(len(batch.ids_T))

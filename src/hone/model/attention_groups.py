@@ -19,10 +19,10 @@ from torch import Tensor
 
 from hone.data.pack import PackedBatch
 
-__all__ = ["AttentionGroup", "AttentionGroups", "SegmentStarts"]
+__all__ = ["BLOCK_QUERIES", "AttentionGroup", "AttentionGroups", "SegmentStarts"]
 
 # Queries of a block: a long segment is cut, so that its blocks skip the keys after them, half of all products.
-_BLOCK_QUERIES = 128
+BLOCK_QUERIES = 128
 # Pairs of query and key of a group at most, unless one block alone has more: scores are gone over several times, and
 # those of larger groups leave the cache in between (1,024-token rows took 1.7 times as long).
 _MOST_PAIRS = 1 << 18
@@ -145,7 +145,7 @@ class AttentionGroups:
         batch, device = self._batch, self._device
         # elsewhere than on the CPU the fused kernels skip by themselves what a query does not see
         by_hand = torch.device(device).type == "cpu"
-        block_queries = _BLOCK_QUERIES if by_hand else batch.num_tokens
+        block_queries = BLOCK_QUERIES if by_hand else batch.num_tokens
         blocks = []
         for index, segment in enumerate(batch.segments):
             path = batch.path(index)

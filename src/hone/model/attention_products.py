@@ -18,10 +18,10 @@ from torch import Tensor
 
 from hone.model.attention_groups import AttentionGroup, AttentionGroups
 
-__all__ = ["attention_by_products"]
+__all__ = ["KEPT_PROBABILITIES", "attention_by_products"]
 
 # Probabilities of one layer that are kept; those of further groups are computed again.
-_KEPT_PROBABILITIES = 1 << 22
+KEPT_PROBABILITIES = 1 << 22
 
 
 def attention_by_products(
@@ -57,7 +57,7 @@ class _Attention(torch.autograd.Function):
         ctx.groups, ctx.scale, ctx.window = groups, scale, window
         ctx.shapes = query_THD.shape, key_TKD.shape, value_TKE.shape
         saved: list[Tensor | None] = []
-        outputs, room = [], _KEPT_PROBABILITIES
+        outputs, room = [], KEPT_PROBABILITIES
         kv_heads = key_TKD.shape[1]
         for group in groups.groups:
             query_NRD = _fold(query_THD, group.queries_BQ, kv_heads) * scale

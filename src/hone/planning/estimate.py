@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hone.model.attention_groups import BLOCK_QUERIES
 from hone.planning.cost import Training, training_seconds
 from hone.planning.history import Correction
 from hone.planning.machines import Machine
@@ -40,6 +41,11 @@ class Place:
     bytes_per_value: int
     margin: float
     price_per_hour: float | None = None
+
+    @property
+    def block_queries(self) -> int:
+        """Queries that are multiplied with the same keys; on a card kernels skip every key after a query."""
+        return BLOCK_QUERIES if self.on_host else 1
 
     def price_of(self, seconds: float) -> float | None:
         """What so many seconds cost; None where no rate is known."""

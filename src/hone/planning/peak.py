@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from hone.model.attention_groups import BLOCK_QUERIES
+from hone.model.attention_products import KEPT_PROBABILITIES
 from hone.planning.cost import Training
 from hone.planning.shape import ModelShape
 from hone.planning.workload import Load
@@ -22,7 +24,6 @@ _QUANTIZED_BYTES_PER_VALUE = 0.53  # half a byte, and the blocks' scales
 _STORED_BYTES_PER_VALUE = 8
 # Tensors of a chunk of logits: in the model's dtype, in float32, and their gradient (see hone.model.head).
 _CHUNK_VALUES = 1 << 23
-_KEPT_PROBABILITIES = 1 << 22
 # The proof computes a few rows on the reference path, one at a time, with all their logits and probabilities.
 _LOGIT_BYTES = 16
 _PROOF_VALUES = 27  # kept for a token and a layer, in units of the width
@@ -129,8 +130,8 @@ def _bytes_of_layer(shape: ModelShape, training: Training, load: Load, bytes_per
     inner = max((shape.linear_values / shape.num_layers - 2 * shape.width * (width + keys)) / (3 * shape.width), 0)
     values = load.computed * (7 * shape.width + 4 * inner + 2 * keys + 7 * training.rank)
     rows = load.pairs / max(1.0, load.computed)  # keys that a query is multiplied with, on average
-    blocks = max(1.0, load.computed / 128)
-    probabilities = min(load.pairs * shape.heads, _KEPT_PROBABILITIES)  # further ones are computed again
+    blocks = max(1.0, load.computed / BLOCK_QUERIES)
+    probabilities = min(load.pairs * shape.heads, KEPT_PROBABILITIES)  # further ones are computed again
     folded = load.computed * width + 2 * keys * rows * blocks
     return bytes_per_value * (values + probabilities + folded)
 

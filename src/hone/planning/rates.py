@@ -26,6 +26,7 @@ from hone.data.pack import pack
 from hone.errors import StorageError
 from hone.files import sha256_file, write_atomically, write_json
 from hone.model.attention import packed_attention_enabled
+from hone.model.attention_groups import BLOCK_QUERIES
 from hone.model.fast_layers import fast_layers_enabled
 from hone.model.forward import packed_logprobs
 from hone.model.head import OutputHead, token_logprobs
@@ -161,7 +162,7 @@ def _measure(device: str, dtype: torch.dtype) -> Rates:
     )
 
 
-def _pairs(length: int, block: int = 128) -> int:
+def _pairs(length: int, block: int = BLOCK_QUERIES) -> int:
     return sum((min(start + block, length) - start) * min(start + block, length) for start in range(0, length, block))
 
 

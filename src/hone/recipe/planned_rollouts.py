@@ -38,7 +38,6 @@ PLANNED_POLICIES = ("grpo", "rloo", "ppo", "raft")
 _BEST_ALONE = "raft"
 _KEPT_LENGTHS = 64
 _SMALLEST_GROUP, _FEWEST_TOKENS = 2, 16
-_GPU_BLOCK, _CPU_BLOCK = 1, 128  # see hone.planning.workload.load_of
 
 
 def is_planned_method(config: TrainConfig) -> bool:
@@ -183,7 +182,7 @@ class PlannedRollouts:
             policy_passes=1 if options.reads_ahead else 0,
             keeps_best=options.method == _BEST_ALONE,
             micro_batch_tokens=choices.micro_batch_tokens,
-            block_queries=_CPU_BLOCK if place.on_host else _GPU_BLOCK,
+            block_queries=place.block_queries,
         )
 
 

@@ -34,7 +34,6 @@ FREE_TEXT: tuple[ShapeKind, ...] = ("text", "summary")
 """Answers that may be worded in many ways."""
 # Whose trained values follow from the shape of the base; of PEFT's other methods they are known once attached.
 PLANNED_ADAPTATIONS = ("lora", "rslora", "dora", "pissa", "full")
-_GPU_BLOCK, _CPU_BLOCK = 1, 128  # see hone.planning.workload.load_of and hone.model.attention_groups
 
 
 def choose_numbers(
@@ -186,7 +185,7 @@ class Planner:
         workload = plan_workload(
             [*self.train, *self.replay], self.validation, batch_size=chosen.batch_size, epochs=chosen.epochs,
             max_steps=config.max_steps, micro_batch_tokens=chosen.micro_batch_tokens, seed=config.seed,
-            block_queries=_CPU_BLOCK if self.place.on_host else _GPU_BLOCK,
+            block_queries=self.place.block_queries,
         )  # fmt: skip
         return workload, None
 
