@@ -12,7 +12,7 @@ import hone.data.pack as pack_module
 import hone.model.attention as attention_module
 import hone.model.forward as forward_module
 import hone.recipe.inference as inference_module
-from hone.data.pack import plan_steps
+from hone.data.pack import plan_steps, shared_length
 from hone.engine.events import Event
 from hone.engine.loop import LoopSettings, train
 from hone.model.adapter_files import load_adapter
@@ -91,6 +91,7 @@ def run(spec: Spec, workload: Workload, meter: Meter) -> None:
         num_layers=shape.num_hidden_layers, width=shape.hidden_size, context_length=base.context_length,
         row_lengths=[len(sequence.ids) for sequence in sequences],
         available_bytes=available_device_bytes(base.device), bytes_per_value=base.model.dtype.itemsize,
+        shared_tokens=shared_length(sequences), on_card=base.on_card,
     )  # fmt: skip
     choices = choose_training(facts, Given(), MethodRules())
     settings = LoopSettings(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hone.data.pack import PackedBatch, pack, plan_micro_batches, plan_steps
+from hone.data.pack import PackedBatch, pack, plan_micro_batches, plan_steps, shared_length
 from hone.types import TokenSequence
 
 _LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=40)
@@ -162,6 +162,19 @@ def test_micro_batches_by_hand() -> None:
 def test_rows_under_one_system_prompt_share_a_micro_batch() -> None:
     rows = [TokenSequence((*range(400), 500 + row), (False,) * 400 + (True,), row) for row in range(8)]
     assert plan_micro_batches(rows, max_tokens=410) == [list(range(8))]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([[7] * 20 + [1], [7] * 20 + [2, 3], [7] * 30], 20),
+        ([[7] * 20], 20),
+        ([[7] * 15 + [1], [7] * 15 + [2]], 0),  # too short for packing to share it
+        ([[7] * 20, [8] * 20], 0),
+    ],
+)
+def test_what_all_rows_begin_with(rows: list[list[int]], expected: int) -> None:
+    assert shared_length([TokenSequence(tuple(ids), (True,) * len(ids), 0) for ids in rows]) == expected
 
 
 def test_the_order_is_python_s_own_shuffle_of_seed_and_epoch() -> None:

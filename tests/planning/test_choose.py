@@ -166,7 +166,7 @@ def test_the_longest_row_always_fits_into_a_micro_batch(
     )
     longest = min(max(lengths), chosen.max_length)
     assert chosen.micro_batch_tokens >= longest
-    assert chosen.micro_batch_tokens <= max(longest, 2048)
+    assert chosen.micro_batch_tokens <= max(longest, 1024)
 
 
 def test_micro_batches_follow_the_memory() -> None:
@@ -183,7 +183,20 @@ def test_micro_batches_follow_the_memory() -> None:
 
 
 def test_an_unknown_amount_of_memory_is_no_obstacle() -> None:
-    assert 100 <= _choose(available_bytes=None).micro_batch_tokens <= 2048
+    assert 100 <= _choose(available_bytes=None).micro_batch_tokens <= 1024
+
+
+def test_a_micro_batch_has_room_beside_what_all_rows_share() -> None:
+    def micro_batch(**changes: Any) -> tuple[float | int | None, str]:
+        [found] = [one for one in _choose(**changes).choices if one.name == "micro_batch_tokens"]
+        return found.value, found.reason
+
+    assert micro_batch() == (1024, "more is no faster")
+    assert micro_batch(on_card=True)[0] == 2048
+    # without that room, rows of 1,100 tokens that share 1,000 would each compute them again
+    assert micro_batch(row_lengths=[1100] * 8, shared_tokens=1000) == (2024, "with the 1000 that all rows share")
+    assert micro_batch(row_lengths=[1100] * 8, shared_tokens=1000, available_bytes=GIB // 4)[1] == "the longest row"
+    assert micro_batch(shared_tokens=1000, available_bytes=GIB)[1] == "what fits in memory"
 
 
 @given(st.integers(3, 100_000))

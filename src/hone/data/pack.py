@@ -18,7 +18,7 @@ from typing import Any
 
 from hone.types import TokenSequence
 
-__all__ = ["PackedBatch", "Segment", "pack", "plan_micro_batches", "plan_steps"]
+__all__ = ["PackedBatch", "Segment", "pack", "plan_micro_batches", "plan_steps", "shared_length"]
 
 # A shared prefix shorter than this is laid down for each sequence: one more group of attention would cost more.
 _MIN_SHARED_TOKENS = 16
@@ -200,6 +200,13 @@ def _common_length(one: tuple[int, ...], other: tuple[int, ...], start: int) -> 
     if one[start:end] == other[start:end]:
         return end
     return next(index for index in range(start, end) if one[index] != other[index])
+
+
+def shared_length(sequences: Sequence[TokenSequence]) -> int:
+    """Tokens that all ``sequences`` begin with, if packing shares them; at least one sequence."""
+    first, last = (extreme(sequence.ids for sequence in sequences) for extreme in (min, max))
+    shared = _common_length(first, last, 0)  # whatever stands between the two, in lexicographic order, begins alike
+    return shared if shared >= _MIN_SHARED_TOKENS else 0
 
 
 def plan_micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int) -> list[list[int]]:

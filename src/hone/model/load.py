@@ -75,6 +75,11 @@ class LoadedModel:
     generation_stop_ids: tuple[int, ...]
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def on_card(self) -> bool:
+        """Whether it lies in the memory of a graphics card, and not in main memory."""
+        return torch.device(self.device).type == "cuda"
+
 
 def _say(text: str) -> None:
     sys.stderr.write(text + "\n")

@@ -37,9 +37,9 @@ _REFERENCE_LEARNING_RATE = 1e-3
 _LOWEST_LEARNING_RATE = 1e-4
 _FREE_TEXT_RATE_FACTOR = 0.5
 _MEMORY_SHARE_FOR_ACTIVATIONS = 0.4
-# Layers are recomputed where one row, which cannot be divided, would take more than this.
-_LARGEST_SHARE_FOR_ACTIVATIONS = 0.8
-_MICRO_BATCH_TOKENS = 2048
+_LARGEST_SHARE_FOR_ACTIVATIONS = 0.8  # of one row, which cannot be divided; beyond it layers are recomputed
+# Beside the beginning that all rows share. On a CPU 2,048 were no faster; a card may want more, which was not measured.
+_HOST_TOKENS, _CARD_TOKENS = 1024, 2048
 _ASSUMED_BYTES = 4 * 2**30
 # Optimizer steps under which a small data set is passed over more often, and the passes beyond which it is memorised.
 _WANTED_STEPS = 48
@@ -105,6 +105,8 @@ class Facts:
         bytes_per_value: of the dtype of compute (2 or 4).
         has_validation: whether rows were set aside to choose the best epoch.
         free_text: whether the answers are free text, and no labels, JSON, code or a few words.
+        shared_tokens: tokens that all rows begin with; they are computed once for all rows of a micro-batch.
+        on_card: whether a graphics card trains.
     """
 
     num_parameters: int
@@ -116,6 +118,8 @@ class Facts:
     bytes_per_value: int
     has_validation: bool = True
     free_text: bool = False
+    shared_tokens: int = 0
+    on_card: bool = False
 
     @property
     def free_bytes(self) -> int:
@@ -322,7 +326,12 @@ def _epochs(rows: int, batch_size: int, has_validation: bool) -> tuple[int, str]
 def _micro_batch_tokens(facts: Facts, longest: int) -> tuple[int, str]:
     one = activation_bytes(1, num_layers=facts.num_layers, width=facts.width, bytes_per_value=facts.bytes_per_value)
     affordable = facts.free_bytes * _MEMORY_SHARE_FOR_ACTIVATIONS / one
-    return int(max(longest, min(_MICRO_BATCH_TOKENS, affordable))), "fits in memory"
+    wanted = facts.shared_tokens + (_CARD_TOKENS if facts.on_card else _HOST_TOKENS)
+    if longest >= min(wanted, affordable):
+        return longest, "the longest row"
+    if affordable < wanted:
+        return int(affordable), "what fits in memory"
+    return wanted, f"with the {facts.shared_tokens} that all rows share" if facts.shared_tokens else "more is no faster"
 
 
 def _recompute_layers(facts: Facts, tokens: int) -> tuple[int, str]:

@@ -156,6 +156,7 @@ def _choose(
     return choose_numbers(
         config, shape_of(base.model, context_length=base.context_length), rows,
         free_bytes=None, bytes_per_value=base.model.dtype.itemsize, has_validation=True, answers=answers,
+        on_card=base.on_card,
     )  # fmt: skip
 
 

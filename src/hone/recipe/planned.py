@@ -185,7 +185,7 @@ def plan_run(
     place = Place(
         machine=read_machines(home)[THIS_MACHINE],
         rates=rates_for(shape, home=home, device=base.device, dtype=base.dtype, note=note),
-        on_host=torch.device(base.device).type != "cuda",
+        on_host=not base.on_card,
         free_bytes=free_bytes,
         process_bytes=process_bytes,
         bytes_per_value=base.dtype.itemsize,

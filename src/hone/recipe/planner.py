@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hone.config.schema import TrainConfig
+from hone.data.pack import shared_length
 from hone.evaluation.shape import ShapeKind
 from hone.model.adaptation import ADAPTATIONS
 from hone.planning.choose import (
@@ -45,6 +46,7 @@ def choose_numbers(
     bytes_per_value: int,
     has_validation: bool,
     answers: ShapeKind,
+    on_card: bool = False,
     resumed: bool = False,
 ) -> TrainingChoices:
     """Every number that ``config`` leaves open, from the one place that chooses.
@@ -57,6 +59,7 @@ def choose_numbers(
         bytes_per_value: of the dtype of compute.
         has_validation: whether rows choose the best pass.
         answers: their kind; free text is trained at another rate than exact answers.
+        on_card: whether a graphics card trains.
         resumed: the numbers were chosen when the run began.
     """
     method = ADAPTATIONS[config.adaptation]
@@ -70,6 +73,8 @@ def choose_numbers(
         bytes_per_value=bytes_per_value,
         has_validation=has_validation,
         free_text=config.method in (None, "sft") and answers in FREE_TEXT,
+        shared_tokens=shared_length(sequences),
+        on_card=on_card,
     )
     given = Given(
         rank=config.rank,
@@ -132,6 +137,7 @@ class Planner:
         return choose_numbers(
             config, self.shape, [*self.train, *self.validation], free_bytes=free,
             bytes_per_value=place.bytes_per_value, has_validation=bool(self.validation), answers=self.answers,
+            on_card=not place.on_host,
         )  # fmt: skip
 
     def key_of(self, config: TrainConfig, recompute_layers: int) -> str:

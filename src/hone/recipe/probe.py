@@ -36,7 +36,6 @@ from hone.types import JsonDict
 __all__ = ["any_reward", "probe_rollouts", "probe_speed"]
 
 _STEPS = 2
-_CPU_BLOCK = 256
 
 
 def probe_speed(config: TrainConfig, planner: Planner, *, key: str, home: Path, note: Callable[[str], None]) -> None:
@@ -83,12 +82,12 @@ def probe_speed(config: TrainConfig, planner: Planner, *, key: str, home: Path, 
     workload = plan_workload(
         planner.train, (), batch_size=choices.batch_size, epochs=choices.epochs, max_steps=done,
         micro_batch_tokens=choices.micro_batch_tokens, seed=config.seed,
-        block_queries=_CPU_BLOCK if planner.place.on_host else 1,
+        block_queries=planner.place.block_queries,
     )  # fmt: skip
     first = plan_workload(
         planner.train, (), batch_size=choices.batch_size, epochs=choices.epochs, max_steps=1,
         micro_batch_tokens=choices.micro_batch_tokens, seed=config.seed,
-        block_queries=_CPU_BLOCK if planner.place.on_host else 1,
+        block_queries=planner.place.block_queries,
     )  # fmt: skip
     training = replace(planner.training_of(config, choices, done), checkpoints=0)
     rates, shape = planner.place.rates, planner.shape

@@ -121,7 +121,7 @@ def _before(config: ProofConfig, home: Path, recorder: Recorder) -> ProofResult:
     choices = choose_numbers(
         asked, shape_of(base.model, context_length=base.context_length), rows.computed(rows.train + rows.validation),
         free_bytes=free_bytes(asked, base, available), bytes_per_value=base.model.dtype.itemsize,
-        has_validation=bool(rows.validation), answers=rows.shape.kind,
+        has_validation=bool(rows.validation), answers=rows.shape.kind, on_card=base.on_card,
     )  # fmt: skip
     require_memory(asked, base, choices, available)
     adaptation = attach_method(asked, base, choices, None, home=home)

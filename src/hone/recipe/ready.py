@@ -130,7 +130,8 @@ def _chosen_numbers(
     choices = choose_numbers(
         config, shape_of(base.model, context_length=base.context_length), [*training, *validating],
         free_bytes=free_bytes(config, base, available_bytes), bytes_per_value=base.model.dtype.itemsize,
-        has_validation=bool(validating), answers=rows.shape.kind, resumed=resumed,
+        has_validation=bool(validating), answers=rows.shape.kind, on_card=base.on_card,
+        resumed=resumed,
     )  # fmt: skip
     require_memory(config, base, choices, available_bytes)
     return choices
