@@ -68,5 +68,16 @@ def test_another_rows_answer_stands_after_each_prompt() -> None:
     for n, one in enumerate(sets):
         assert one.mismatched is not None
         assert one.mismatched.ids[:3] == prompts[n]
-        assert one.mismatched.ids[3:] == ((n - 2) % 3,), "an answer of another row"
+        assert one.mismatched.ids[3:] == ((n - 1) % 3,), "an answer of another row"
         assert one.mismatched.num_supervised == 1
+
+
+def test_the_answer_that_stands_after_a_prompt_is_to_another_one() -> None:
+    """Rows of one prompt stand side by side, and a ranking has several answers of its own."""
+    ranked = [_sequence(PROMPT, (token,)) for token in (1, 2, 3, 4)]
+    rows = [_preference(0, (1, 2, 3, 4)), _preference(1, (), liked=False), _preference(2, (), liked=True)]
+    sets = single_sets(rows, [ranked, [_sequence(PROMPT, (5,))], [_sequence((8, 9), (6, 6, 6))]])
+    last = sets.pop()
+    assert all(one.mismatched is not None and one.mismatched.ids == (*PROMPT, 6) for one in sets), "cut to the longest"
+    assert last.mismatched is not None
+    assert last.mismatched.ids == (8, 9, 5)

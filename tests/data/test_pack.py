@@ -217,3 +217,16 @@ def test_seeds_and_epochs_give_different_orders() -> None:
 
     assert order(0, 0) != order(0, 1)
     assert order(0, 0) != order(1, 0)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 300))
+def test_padded_rows_count_as_long_as_the_longest(lengths: list[int], budget: int) -> None:
+    rows = [TokenSequence((7,) * length, (True,) * length, row) for row, length in enumerate(lengths)]
+    plan = plan_micro_batches(rows, max_tokens=budget, padded=True)
+    assert sorted(index for part in plan for index in part) == list(range(len(lengths)))
+    assert all(len(part) == 1 or len(part) * max(lengths[index] for index in part) <= budget for part in plan)
+
+
+def test_padded_micro_batches_by_hand() -> None:
+    rows = [TokenSequence((1,) * length, (True,) * length, 0) for length in (10, 2, 9, 3)]
+    assert plan_micro_batches(rows, max_tokens=20, padded=True) == [[1, 3], [2, 0]]

@@ -115,3 +115,12 @@ def test_moments_are_float32_and_small_steps_survive() -> None:
         optimizer.step()
     assert optimizer_state(optimizer, {"w": weight})["w.exp_avg"].dtype == torch.float32
     assert math.isclose(float(weight.detach()), 1 - 200e-6, abs_tol=5e-6)
+
+
+def test_a_loaded_state_lies_where_its_parameter_does() -> None:
+    """The fused kernel of a card refuses a step that was left on the processor."""
+    parameter = nn.Parameter(torch.zeros(3, device="meta"))
+    optimizer = make_optimizer({"a": parameter}, weight_decay=0.0)
+    state = {"a.exp_avg": torch.zeros(3), "a.exp_avg_sq": torch.zeros(3), "a.step": torch.tensor(2.0)}
+    load_optimizer_state(optimizer, {"a": parameter}, state)
+    assert {tensor.device.type for tensor in optimizer.state[parameter].values()} == {"meta"}

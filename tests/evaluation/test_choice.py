@@ -136,3 +136,11 @@ def test_equal_arms_are_seldom_shipped() -> None:
         arms = {name: (random.random(60) < 0.5).tolist() for name in ("base", "prompted", "few_shot", "tuned")}
         shipped += decision(evaluated(rows=60, **arms)) == "ship"
     assert shipped <= 2  # 5 % of 30 is 1.5
+
+
+def test_an_arm_that_seldom_ends_is_not_called_no_better() -> None:
+    evaluation = evaluated(base=0.5, tuned=right(200, 0.5, 0), tuned_retrieval=0.95)
+    object.__setattr__(evaluation.arms["tuned_retrieval"], "stop_share", 0.2)
+    reason = decide(evaluation).reason
+    assert "is no better" not in reason
+    assert "scores better, and ends its answers too seldom (20% of them; the base 100%)" in reason

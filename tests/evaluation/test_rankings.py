@@ -144,3 +144,13 @@ def test_nothing_said_is_no_figure() -> None:
     assert report.against[0].share.value is None
     assert report.strengths["tuned"].value is None
     assert report.longer.value is None
+
+
+def test_answers_that_are_alike_weigh_as_many_comparisons_as_rankings_have() -> None:
+    """Two answers of each: a ranking compares four times, and so counts a prompt to which all gave one answer."""
+    answers = tuple(RankedAnswer((name,), 1) for name in ("tuned", "tuned", "base", "base"))
+    same = RankedPrompt("same", (RankedAnswer(("tuned", "base"), 5),), {})
+    report = report_rankings([RankedPrompt("p", answers, {"anna": (1, 2, 3, 4)}), same], ["tuned", "base"])
+    [found] = report.against
+    assert (found.wins, found.losses, found.ties, found.same) == (4, 0, 0, 1)
+    assert found.share.value == pytest.approx(100 * (4 + 2) / 8)

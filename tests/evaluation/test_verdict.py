@@ -82,7 +82,14 @@ def test_four_wins_alone_do_not_ship() -> None:
 
 @pytest.mark.parametrize(
     ("tuned_stops", "base_stops", "decision"),
-    [(20, 60, "do_not_ship"), (20, 20, "not_enough_evidence"), (31, 20, "ship"), (35, 60, "ship"), (60, 60, "ship")],
+    [
+        (20, 60, "do_not_ship"),
+        (20, 20, "not_enough_evidence"),
+        (15, 18, "not_enough_evidence"),
+        (31, 20, "ship"),
+        (35, 60, "ship"),
+        (60, 60, "ship"),
+    ],
 )
 def test_a_model_that_does_not_stop_is_not_shipped(tuned_stops: int, base_stops: int, decision: str) -> None:
     evaluation = right_or_wrong(half(60, 0.5), [True] * 60, stopped=[True] * tuned_stops + [False] * (60 - tuned_stops))
@@ -91,14 +98,6 @@ def test_a_model_that_does_not_stop_is_not_shipped(tuned_stops: int, base_stops:
     verdict = decide(evaluation)
     assert verdict.decision == decision
     assert any("token limit" in warning for warning in verdict.warnings) == (tuned_stops < 54)
-
-
-def test_a_better_score_is_not_called_no_better_where_answers_do_not_end() -> None:
-    evaluation = right_or_wrong(half(60, 0.5), [True] * 60, stopped=[True] * 15 + [False] * 45)
-    object.__setattr__(evaluation.arms["base"], "stop_share", 18 / 60)
-    reason = decide(evaluation).reason
-    assert "is no better" not in reason
-    assert "scores better, and ends its answers too seldom (25% of them; the base 30%)" in reason
 
 
 def test_lower_is_better_is_understood() -> None:

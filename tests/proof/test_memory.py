@@ -137,3 +137,15 @@ def test_the_watched_peak_is_that_of_the_block() -> None:
         del held
     assert 90 * MIB < memory.peak - memory.before < 160 * MIB
     assert memory.free is None or memory.free > 0
+
+
+def test_the_part_that_is_tried_first_is_no_tiny_one_where_rows_begin_alike() -> None:
+    """Cut at their beginnings such rows are the same tokens: a quarter of each is a quarter of the shared part."""
+    shared, rows = tuple(range(5, 205)) * 8, []
+    for row in range(4):
+        ids = (*shared, *range(row + 5, row + 105))
+        rows.append(TokenSequence(ids, (False,) * 1600 + (True,) * 100, row))
+    found = checked(rows, micro_batch_tokens=4000, free_bytes=8 * MIB)
+    assert not found.holds
+    tokens = int(found.checked.split("reckoned from ")[1].split()[0])
+    assert tokens >= 2000 // 6

@@ -189,7 +189,7 @@ def test_a_memory_budget_recomputes_layers_and_changes_no_byte(
     train_options: TrainOptions, hone_home: Path, tmp_path: Path
 ) -> None:
     found = {}
-    for name, given in {"free": {}, "tight": {"memory_budget": "700KB", "micro_batch_tokens": 200}}.items():
+    for name, given in {"free": {}, "tight": {"memory_budget": "2MB", "micro_batch_tokens": 200}}.items():
         output = tmp_path / name
         shared = {"micro_batch_tokens": 200, "max_steps": 4}
         training = train(train_options(output=str(output), **{**shared, **given}), home=hone_home, recorder=Listener())[
@@ -204,6 +204,8 @@ def test_a_memory_budget_recomputes_layers_and_changes_no_byte(
 def test_a_budget_under_the_weights_is_refused_with_the_figures(train_options: TrainOptions, hone_home: Path) -> None:
     with pytest.raises(ConfigError, match=r"weights \(0.00 GB\) and optimizer"):
         train(train_options(memory_budget="10KB"), home=hone_home, recorder=Listener())
+    with pytest.raises(ConfigError, match=r"300 tokens at once take about .* with 2 of 2 layers computed again"):
+        train(train_options(memory_budget="700KB", micro_batch_tokens=300), home=hone_home, recorder=Listener())
     with pytest.raises(ConfigError, match="must be a size, as 6GB"):
         train_options(memory_budget="much")
 

@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
-from hone.config import RunConfig, TrainConfig
+from hone.config import ProofConfig, RankConfig, RunConfig, TrainConfig
 from hone.errors import BadInputError, ConfigError, DataError, InterruptedRunError
+from hone.recipe.candidates import contenders_of
+from hone.recipe.export_check import make_prompts
+from hone.recipe.inference import load_answerer
+from hone.recipe.prove import prove
+from hone.recipe.rank import prompts_of
+from hone.recipe.rewards import GradedAnswer, open_reward, open_stored_reward
 from hone.recipe.run import open_interrupted_run, run, train
-from hone.types import JsonDict
+from hone.types import Example, JsonDict, Message
 from tests.recipe.conftest import Listener, read_jsonl, row, write_jsonl
 
 REWARDS = '''
@@ -34,6 +40,13 @@ def nothing(prompt, answer, row):
 
 def words(prompt, answer, row):
     return "good"
+
+def several(prompt, answer, row):
+    import numpy
+    return numpy.ones(2)
+
+def endless(prompt, answer, row):
+    return 10 ** 400
 
 def alike(prompt, answer, row):
     return 1.0
@@ -150,6 +163,12 @@ def test_the_whole_job_is_judged_by_the_held_out_reward(
     assert all("watch_reward" in one for one in _steps(result["run_dir"]))
     held_out = read_jsonl(Path(result["run_dir"]) / "held_out.jsonl")
     assert all("prompt" in one for one in held_out), "the row's own columns are kept for the grader"
+    again = prove(ProofConfig(version="letters"), home=tmp_path / "home", recorder=Listener())
+    assert {one.name for one in again.proof if not one.holds} <= {"the model ends its answers"}
+    assert len(make_prompts(load_answerer("letters", home=tmp_path / "home", note=print)).references) > 2
+    asks = RankConfig(version="letters", n=2)
+    contenders = contenders_of(asks, home=tmp_path / "home", note=print)
+    assert len(prompts_of(asks, contenders, home=tmp_path / "home", note=print)) == 8
 
 
 @pytest.mark.parametrize("as_file", [True, False])
@@ -194,6 +213,24 @@ def test_a_reward_model_as_the_reward(
     assert len({line["reward"] for line in read_jsonl(Path(result["run_dir"]) / "rollouts.jsonl")}) > 4
 
 
+@pytest.mark.usefixtures("evaluated_here")
+def test_a_reward_model_has_a_word_on_an_empty_answer(
+    options: Callable[..., TrainConfig], run_options: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """What is shown to it is the prompt and the token that ends an answer."""
+    home = tmp_path / "home"
+    pairs = [{"prompt": row(n)["prompt"], "chosen": "yes", "rejected": "nobody can tell"} for n in range(24)]
+    judge = run_options(
+        data=str(write_jsonl(tmp_path / "pairs.jsonl", pairs)), method="reward", epochs=2, held_out=8, name="judge"
+    )
+    folder = run(judge, home=home, recorder=Listener())["run_dir"]
+    reward = open_reward(folder, home=home, note=print)
+    example = Example((Message("user", "How far is it?"), Message("assistant", ".", supervised=True)))
+    scores = reward([GradedAnswer(example, {}, text) for text in ("", "  ", "yes")])
+    assert scores[0] == scores[1] != scores[2]
+    assert open_stored_reward(reward.describe(), home=home)([GradedAnswer(example, {}, "yes")]) == scores[2:]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -205,6 +242,8 @@ def test_a_reward_model_as_the_reward(
         ({"reward": "rewards.py:broken"}, "ZeroDivisionError"),
         ({"reward": "rewards.py:nothing"}, "finite number"),
         ({"reward": "rewards.py:words"}, "finite number"),
+        ({"reward": "rewards.py:several"}, "finite number"),
+        ({"reward": "rewards.py:endless"}, "finite number"),
         ({"reward": "grader.json"}, "item.nowhere"),
     ],
 )

@@ -13,15 +13,20 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hone.config import ChatConfig, RewardConfig, RunConfig, TrainConfig
+from hone.config import ChatConfig, ProofConfig, RewardConfig, RunConfig, TrainConfig
 from hone.data.answers import AnswerRenderer
 from hone.data.loader import load_examples
 from hone.errors import ConfigError, ModelError
 from hone.model.merge import merge_and_save
 from hone.recipe.answer import open_conversation
+from hone.recipe.export_check import make_prompts
+from hone.recipe.gate import evaluation_against
 from hone.recipe.inference import load_answerer
+from hone.recipe.method import choose_method
+from hone.recipe.prove import prove
 from hone.recipe.reward import answer_scores, score_answers
 from hone.recipe.run import run, train
+from hone.registry.versions import resolve_version
 from hone.types import JsonDict
 from tests.recipe.conftest import Listener, read_jsonl, row, write_jsonl
 
@@ -109,6 +114,16 @@ def test_several_devices_are_refused(pairs: Path, train_options: Callable[..., T
         train(train_options(data=str(pairs), devices=2), home=tmp_path / "home", recorder=Listener())
 
 
+def test_several_processes_of_torchrun_are_refused(
+    pairs: Path, train_options: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its users leave --devices out, so that the option says nothing of how many there are."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(ConfigError, match="one device"):
+        choose_method(train_options(data=str(pairs)), load_examples(str(pairs), preferences=True))
+
+
 def test_references_are_computed_once_and_kept_by_content(
     pairs: Path, train_options: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
@@ -159,6 +174,14 @@ def test_the_whole_job_ends_in_a_version_that_is_judged_on_held_out_pairs(
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["source"]["format"] == "preference"
     assert "Preference accuracy" in (folder / "report.md").read_text(encoding="utf-8")
+    home = tmp_path / "home"
+    again = prove(ProofConfig(version="taste"), home=home, recorder=Listener())
+    assert {one.name for one in again.proof if not one.holds} <= {"the model ends its answers"}
+    assert len(make_prompts(load_answerer("taste", home=home, note=print)).references) > 2
+    stands = resolve_version(home, "taste")
+    figure = evaluation_against(stands, stands, home=home, recorder=Listener(), options={})
+    assert not figure.holds
+    assert "hone rank taste@1 --against taste@1" in figure.details[0]
 
 
 @pytest.mark.usefixtures("evaluated_here")

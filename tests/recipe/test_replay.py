@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,11 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hone.config import PlanConfig, TrainConfig
 from hone.data.replay_prompts import replay_prompts
+from hone.engine.parallel import ALONE
 from hone.errors import ConfigError, DataError, InterruptedRunError, StorageError
 from hone.evaluation.probes import general_prompts, probe_suite
 from hone.planning.choose import choose_replay_rows
 from hone.recipe.plan import plan
-from hone.recipe.replay import REPLAY_ANSWER_TOKENS
+from hone.recipe.replay import REPLAY_ANSWER_TOKENS, begin_replay
 from hone.recipe.run import open_interrupted_run, train
 from hone.types import JsonDict
 from tests.recipe.conftest import Listener, read_jsonl, row, write_jsonl
@@ -167,3 +170,18 @@ def test_a_plan_counts_them(tiny_base: Path, hone_home: Path, tmp_path: Path) ->
         return int(plan(config, home=hone_home, note=lambda _text: None)["estimates"][0]["steps"])
 
     assert (steps(0), steps(8)) == (5, 7)
+
+
+def test_a_run_with_general_rows_is_not_resumed_on_a_split_base(
+    train_options: TrainOptions, hone_home: Path, tmp_path: Path
+) -> None:
+    """There the base's word on them cannot be asked; without them the order of what is left would be another."""
+    with pytest.raises(InterruptedRunError):
+        trained(train_options(output=str(tmp_path / "out"), general_rows=5), hone_home, Listener(stop_after=1))
+    folder, config = open_interrupted_run(tmp_path / "out", home=hone_home)
+    loaded: Any = SimpleNamespace(train=[None] * 10)
+    with pytest.raises(ConfigError, match="begun with 5 general rows"):
+        begin_replay(
+            config, Mock(), Mock(), loaded, folder=folder, home=hone_home, parallel=ALONE, sharded=True,
+            recorder=Listener(),
+        )  # fmt: skip

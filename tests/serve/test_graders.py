@@ -157,7 +157,14 @@ def test_a_program_that_fails_scores_nothing_and_says_why(make_client: Make, bod
 
 
 @pytest.mark.parametrize(
-    ("answer", "reward", "flag"), [("I say 4 of 5: 4", 4.0, False), ("9", 1.0, True), ("?", 1.0, True)]
+    ("answer", "reward", "flag"),
+    [
+        ("I say 4 of 5: 4", 4.0, False),
+        ("Score: 2/5", 2.0, False),
+        ("3.5 out of 5", 3.5, False),
+        ("9", 1.0, True),
+        ("?", 1.0, True),
+    ],
 )
 def test_a_model_s_score_is_the_last_number_within_its_range(answer: str, reward: float, flag: bool) -> None:
     asked: list[Any] = []

@@ -157,7 +157,7 @@ def pair_sets(examples: Sequence[Preference], sequences: Sequence[Sequence[Token
 
 
 def single_sets(examples: Sequence[Preference], sequences: Sequence[Sequence[TokenSequence]]) -> list[AnswerSet]:
-    """A set for each answer that is liked or not, each with the next one's answer after its prompt.
+    """A set for each answer that is liked or not, each with an answer to another prompt after its own.
 
     Of compared answers those count as liked that win more often than they lose, and as not liked that lose more often;
     the others are left out.
@@ -177,12 +177,19 @@ def single_sets(examples: Sequence[Preference], sequences: Sequence[Sequence[Tok
                 found.append(AnswerSet((sequence,), liked=balance > 0))
     if len(found) < 2:
         return found
-    answers = [_answer_of(one.sequences[0]) for one in found]
-    # the answers of a pair stand side by side and share their prompt: two places on, the prompt is another
-    shift = 2 if len(found) > 2 else 1
+    longest = max(len(one.sequences[0].ids) for one in found)
+    prompts = [_prompt_of(one.sequences[0]) for one in found]
+    mismatched = []
+    for index, prompt in enumerate(prompts):
+        # the nearest before it, cyclically, to another prompt; where all answer one prompt, the one before
+        places = [(index - step) % len(found) for step in range(1, len(found))]
+        place = next((place for place in places if prompts[place] != prompt), places[0])
+        answer = _answer_of(found[place].sequences[0])[: max(1, longest - len(prompt))]
+        flags = (False,) * len(prompt) + (True,) * len(answer)
+        mismatched.append(TokenSequence((*prompt, *answer), flags, found[index].row))
     return [
-        AnswerSet(one.sequences, liked=one.liked, mismatched=_after(one.sequences[0], answers[index - shift]))
-        for index, one in enumerate(found)
+        AnswerSet(one.sequences, liked=one.liked, mismatched=other)
+        for one, other in zip(found, mismatched, strict=True)
     ]
 
 
@@ -255,6 +262,5 @@ def _answer_of(sequence: TokenSequence) -> tuple[int, ...]:
     return tuple(token for token, flag in zip(sequence.ids, sequence.supervised, strict=True) if flag)
 
 
-def _after(sequence: TokenSequence, answer: tuple[int, ...]) -> TokenSequence:
-    prompt = sequence.ids[: sequence.supervised.index(True)]
-    return TokenSequence((*prompt, *answer), (False,) * len(prompt) + (True,) * len(answer), sequence.row)
+def _prompt_of(sequence: TokenSequence) -> tuple[int, ...]:
+    return sequence.ids[: sequence.supervised.index(True)]

@@ -209,19 +209,22 @@ def shared_length(sequences: Sequence[TokenSequence]) -> int:
     return shared if shared >= _MIN_SHARED_TOKENS else 0
 
 
-def plan_micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int) -> list[list[int]]:
+def plan_micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int, padded: bool = False) -> list[list[int]]:
     """Split the sequences of one optimizer step into micro-batches of at most ``max_tokens`` tokens to compute.
 
     Neighbours in lexicographic order stand together, so that a shared prefix is computed once for as many of them as
-    fit. A sequence longer than ``max_tokens`` stands alone.
+    fit. A sequence longer than ``max_tokens`` stands alone. Where rows are padded, those of like length stand together.
 
     Args:
         sequences: of the step.
         max_tokens: budget of one forward and backward pass, in tokens, shared prefixes counted once.
+        padded: whether each row is computed by itself, as long as the longest of its micro-batch.
 
     Returns:
         Lists of indices into ``sequences``; each index stands in exactly one.
     """
+    if padded:
+        return _plan_padded([len(sequence.ids) for sequence in sequences], max_tokens)
     plan: list[list[int]] = []
     used = 0
     previous: tuple[int, ...] = ()
@@ -235,6 +238,15 @@ def plan_micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int) -
         plan[-1].append(index)
         used += new
         previous = ids
+    return plan
+
+
+def _plan_padded(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    plan: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
+        if not plan or (len(plan[-1]) + 1) * lengths[index] > max_tokens:  # this one is the longest so far
+            plan.append([])
+        plan[-1].append(index)
     return plan
 
 

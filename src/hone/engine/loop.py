@@ -109,9 +109,9 @@ class LoopResult:
     taken: frozenset[int] = frozenset()
 
 
-def micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int) -> list[PackedBatch]:
-    """Pack ``sequences`` into batches of at most ``max_tokens`` real tokens."""
-    plan = plan_micro_batches(sequences, max_tokens=max_tokens)
+def micro_batches(sequences: Sequence[TokenSequence], *, max_tokens: int, padded: bool = False) -> list[PackedBatch]:
+    """Pack ``sequences`` into batches of at most ``max_tokens`` tokens to compute (see ``plan_micro_batches``)."""
+    plan = plan_micro_batches(sequences, max_tokens=max_tokens, padded=padded)
     return [pack([sequences[index] for index in indices]) for indices in plan]
 
 

@@ -70,7 +70,10 @@ def load_optimizer_state(
         ]
         wrong += [f"{name}.{key}" for key in bad]
         if not bad:
-            optimizer.state[parameter] = {key: tensor.clone() for key, tensor in found.items() if tensor is not None}
+            # the fused kernel wants the step where the parameter is, too
+            optimizer.state[parameter] = {
+                key: tensor.clone().to(parameter.device) for key, tensor in found.items() if tensor is not None
+            }
     if wrong:
         raise StorageError(
             "the checkpoint's optimizer state does not fit the adapter",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from hone.evaluation.outcome import Difference, Evaluation
 
-__all__ = ["ARM_NAMES", "EFFORT", "Choice", "choose_arm", "is_better", "is_not_worse", "margin"]
+__all__ = ["ARM_NAMES", "EFFORT", "LEAST_STOP_SHARE", "Choice", "choose_arm", "is_better", "is_not_worse", "margin"]
 
 EFFORT = ("base", "prompted", "few_shot", "retrieval", "tuned", "tuned_retrieval")
 ARM_NAMES = {
@@ -28,6 +28,7 @@ ARM_NAMES = {
     "tuned_retrieval": "the tuned model with passages from the documents",
 }
 LEAST_STOP_SHARE = 0.5
+"""Share of its answers that a model must end by itself to be chosen, where the base does so."""
 MATTERING_SHARE = 0.1
 MATTERING_POINTS = 5.0
 MATTERING_BITS = 0.05
@@ -52,7 +53,7 @@ class Choice:
 
 
 def choose_arm(evaluation: Evaluation) -> Choice:
-    """Choose among the arms that end their answers.
+    """Choose among the arms that end their answers; among all, where the base does not end its own.
 
     Leaders are the arms that no other is better than. The cheapest of them is taken if it is not worse than the other
     leaders; a tuned one only where it is better than the base. Else, where the leaders are all tuned, or all untuned,
@@ -118,9 +119,9 @@ def _direction(evaluation: Evaluation, arm: str, found: Difference) -> int:
 
 
 def _by_cost(evaluation: Evaluation) -> list[str]:
-    """The arms that end their answers (at least as often as the base, where that seldom does), cheapest first."""
+    """The arms that end their answers, cheapest first; all arms where the base itself does not end its own."""
     base = evaluation.arms.get("base")
-    least = min(LEAST_STOP_SHARE, base.stop_share) if base else LEAST_STOP_SHARE
+    least = 0.0 if base and base.stop_share < LEAST_STOP_SHARE else LEAST_STOP_SHARE
     known = [name for name in EFFORT if name in evaluation.arms and evaluation.arms[name].stop_share >= least]
     costs = {name: evaluation.arms[name].cost for name in known}
     if any(cost is None for cost in costs.values()):

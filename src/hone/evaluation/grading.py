@@ -26,6 +26,7 @@ AnswerChat = Callable[[str, list[JsonDict], JsonDict], str]
 
 _PLACE = re.compile(r"\{\{\s*([\w.\[\]-]+)\s*\}\}")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_OUT_OF = re.compile(r"(?<=\d)\s*(?:/|(?:out\s+)?of)\s*\d+(?:\.\d+)?")
 _KINDS = ("string_check", "text_similarity", "python", "multi", "score_model")
 _MOST_TEXT = 20_000  # characters compared by similarity, which takes the square of them
 _FUNCTIONS: Mapping[str, Callable[..., float]] = {
@@ -214,7 +215,8 @@ def _score_model(grader: Mapping[str, Any], grading: Grading) -> float:
         raise GraderError("No model is answered here, so score_model cannot run.", code="no_model")
     messages = [{"role": one["role"], "content": grading.fill(_text_of(one["content"]))} for one in grader["input"]]
     answer = grading.answer_chat(grader["model"], messages, dict(grader.get("sampling_params") or {}))
-    found = _NUMBER.findall(answer)
+    # "8/10" and "8 out of 10" say 8
+    found = _NUMBER.findall(_OUT_OF.sub("", answer))
     low, high = grader.get("range") or (0.0, 1.0)
     if not found or not low <= float(found[-1]) <= high:
         grading.errors.add("model_grader_parse_error")

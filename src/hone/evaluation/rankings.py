@@ -138,7 +138,7 @@ def report_rankings(prompts: Sequence[RankedPrompt], contenders: Sequence[str], 
             raters[rater] = raters.get(rater, 0) + 1
     votes = sum(raters.values())
     votable = sum(len(one.answers) > 1 for one in prompts)
-    # a prompt of one answer weighs what others weigh on average, however many raters there were
+    # rankings of a prompt on average, however many raters there were: those of a prompt of one answer count as many
     weight = votes / votable if votable else 0.0
     telling = [one for one in prompts if one.ranks or (weight and len(one.answers) == 1)]
     return RankingReport(
@@ -158,11 +158,20 @@ def _bootstrap(prompts: Sequence[RankedPrompt], seed: int) -> PairedBootstrap:
     return PairedBootstrap(len(prompts), seed=seed, clusters=[one.key for one in prompts])
 
 
-def _met(prompt: RankedPrompt, one: str, other: str, weight: float) -> FloatArray:
-    """How two contenders met on a prompt: wins of the one, of the other, ties, ``weight`` where both said the same."""
+def _meetings(prompts: Sequence[RankedPrompt], one: str, other: str, weight: float) -> FloatArray:
+    """How two contenders met on each prompt, [prompts, 4]; one of a single answer weighs what others do on average."""
+    found = np.array([_met(prompt, one, other) for prompt in prompts]).reshape(len(prompts), 4)
+    rankings = [len(prompt.ranks) for prompt, row in zip(prompts, found, strict=True) if row[:3].any()]
+    of_ranking = found[:, :3].sum() / sum(rankings) if rankings else 1.0
+    found[:, 3] *= weight * of_ranking
+    return found
+
+
+def _met(prompt: RankedPrompt, one: str, other: str) -> FloatArray:
+    """How two contenders met on a prompt: wins of the one, of the other, ties, and 1 where both said the same."""
     found = np.zeros(4)
     if not prompt.ranks:
-        found[3] = weight * ({one, other} <= set(prompt.answers[0].contenders))
+        found[3] = {one, other} <= set(prompt.answers[0].contenders)
     for ranks in prompt.ranks.values():
         for first, second in itertools.product(range(len(prompt.answers)), repeat=2):
             if one in prompt.answers[first].contenders and other in prompt.answers[second].contenders:
@@ -177,10 +186,10 @@ def _strengths(
 ) -> dict[str, Figure]:
     count = len(contenders)
     wins_PKK = np.zeros((len(prompts), count, count))
-    for row, prompt in zip(wins_PKK, prompts, strict=True):
-        for one, other in itertools.combinations(range(count), 2):
-            wins, losses, ties, same = _met(prompt, contenders[one], contenders[other], weight)
-            row[one, other], row[other, one] = wins + (ties + same) / 2.0, losses + (ties + same) / 2.0
+    for one, other in itertools.combinations(range(count), 2):
+        met = _meetings(prompts, contenders[one], contenders[other], weight)
+        halves = met[:, 2:].sum(axis=1) / 2.0
+        wins_PKK[:, one, other], wins_PKK[:, other, one] = met[:, 0] + halves, met[:, 1] + halves
     sums = wins_PKK.sum(axis=0)
     values = bradley_terry(sums)
     figures = {}
@@ -197,7 +206,8 @@ def _strengths(
 
 
 def _against(prompts: Sequence[RankedPrompt], one: str, other: str, weight: float, seed: int) -> HeadToHeadVotes:
-    found = [(prompt, counts) for prompt in prompts if (counts := _met(prompt, one, other, weight)).any()]
+    met = _meetings(prompts, one, other, weight)
+    found = [(prompt, counts) for prompt, counts in zip(prompts, met, strict=True) if counts.any()]
     share, p_value, winner, total = Figure(None, None, 0), None, None, np.zeros(4)
     if found:
         counts_P4 = np.stack([counts for _, counts in found])

@@ -9,6 +9,7 @@
                          alone (``fit.py``), or does not end its answers: under half of them, where the base ends half
     not_enough_evidence  everything else; with about how many held-out rows would decide it, or, where the arm to ship
                          and the base both end under half of their answers, that the scores are of answers cut off
+                         (not where pairs of given answers are judged)
 
 ``choice.py`` says when an arm is better, not worse or cheaper. What was not measured is listed, never assumed.
 """
@@ -18,15 +19,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hone.evaluation.arms import LIKELIHOOD
-from hone.evaluation.choice import ARM_NAMES, is_better
+from hone.evaluation.choice import ARM_NAMES, LEAST_STOP_SHARE, is_better
 from hone.evaluation.decision import ArmsDecision, Decision, decide_between_arms
 from hone.evaluation.digits import digits_of
 from hone.evaluation.outcome import ArmSummary, Difference, Evaluation
+from hone.evaluation.preferences import PREFERENCE_ACCURACY
 from hone.types import ArmName, JsonDict
 
 __all__ = ["Decision", "Verdict", "decide"]
 
-LEAST_STOP_SHARE = 0.5
 WORRYING_STOP_SHARE = 0.9
 FEW_ROWS = 20
 COLLAPSED_SHARE = 0.5
@@ -116,10 +117,13 @@ def _decision(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary, diffe
     found = decide_between_arms(evaluation)
     if found.decision not in ("ship", "ship_with_retrieval") or found.arm is None:
         return found
-    if evaluation.arms[found.arm].stop_share >= LEAST_STOP_SHARE:
+    neither = base.stop_share < LEAST_STOP_SHARE
+    if evaluation.arms[found.arm].stop_share >= LEAST_STOP_SHARE or (
+        neither and evaluation.metric.name == PREFERENCE_ACCURACY.name  # it needs no answers; a warning tells of them
+    ):
         return found
     reason = f"{rows} {ARM_NAMES[found.arm]} {_cut_off(evaluation, found.arm)}"
-    if base.stop_share >= LEAST_STOP_SHARE:
+    if not neither:
         return ArmsDecision("do_not_ship", f"{reason}.", None, found.warnings)
     reason += (
         ": the scores are of answers cut off at the token limit. Give answers more room with --max-new-tokens, or "

@@ -11,7 +11,8 @@ __all__ = ["give_back_freed_memory", "keep_freed_memory"]
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _LARGEST_INT = 2**31 - 1
-_LARGEST_BLOCK = 1 << 30
+# Blocks up to this size are kept; older versions of glibc take no more than 32 MiB.
+_LARGEST_BLOCKS = (1 << 30, 1 << 25)
 
 
 def keep_freed_memory() -> bool:
@@ -30,7 +31,8 @@ def keep_freed_memory() -> bool:
         set_option = library.mallopt
     except (OSError, AttributeError):
         return False
-    return bool(set_option(_M_MMAP_THRESHOLD, _LARGEST_BLOCK) and set_option(_M_TRIM_THRESHOLD, _LARGEST_INT))
+    is_kept = any(set_option(_M_MMAP_THRESHOLD, size) for size in _LARGEST_BLOCKS)
+    return bool(set_option(_M_TRIM_THRESHOLD, _LARGEST_INT)) and is_kept
 
 
 def give_back_freed_memory() -> bool:

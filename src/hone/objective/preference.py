@@ -190,6 +190,7 @@ def _smoothed(margin_P: Tensor, label_smoothing: float) -> Tensor:
 
 def _log1mexp(logs_P: Tensor) -> Tensor:
     """log(1 - exp(x)) for x < 0, exact at both ends (Maechler 2012, Accurately computing log(1 - exp(-|a|)))."""
+    logs_P = logs_P.clamp(max=-torch.finfo(logs_P.dtype).eps)  # at 0, an answer that is certain, nothing is finite
     near_zero_P = logs_P > -0.6931471805599453
     # the branch not taken is given a harmless argument: its gradient would be infinite times zero
     near = torch.log(-torch.expm1(torch.where(near_zero_P, logs_P, -0.5)))

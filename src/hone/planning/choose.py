@@ -107,6 +107,7 @@ class Facts:
         free_text: whether the answers are free text, and no labels, JSON, code or a few words.
         shared_tokens: tokens that all rows begin with; they are computed once for all rows of a micro-batch.
         on_card: whether a graphics card trains.
+        longest_beside: tokens of the longest row outside of the domain that is trained on beside them; 0 for none.
     """
 
     num_parameters: int
@@ -120,6 +121,7 @@ class Facts:
     free_text: bool = False
     shared_tokens: int = 0
     on_card: bool = False
+    longest_beside: int = 0
 
     @property
     def free_bytes(self) -> int:
@@ -272,7 +274,7 @@ def choose_training(facts: Facts, given: Given, method: MethodRules) -> Training
     reason = f"the model's context; the longest row has {longest}"
     longest = min(longest, int(settle("max_length", facts.context_length, reason)))
     settle("warmup_share", 0.1, "AdamW's second moments settle first")
-    tokens = int(settle("micro_batch_tokens", *_micro_batch_tokens(facts, longest)))
+    tokens = int(settle("micro_batch_tokens", *_micro_batch_tokens(facts, max(longest, facts.longest_beside))))
     settle("recompute_layers", *_recompute_layers(facts, tokens))
     value = {name: choice.value for name, choice in made.items()}
     return TrainingChoices(
@@ -315,11 +317,9 @@ def _epochs(rows: int, batch_size: int, has_validation: bool) -> tuple[int, str]
     epochs = min(high, max(low, math.ceil(_WANTED_STEPS * batch_size / rows)))
     if rows > 5000:
         epochs = 2 if rows <= 20000 else 1
-    kept = (
-        f"the last within {TOLERATED_LOSS_RISE:.0%} of the lowest validation loss is kept"
-        if has_validation
-        else "the last is kept: no validation rows"
-    )
+    kept = "the last is kept: no validation rows"
+    if has_validation:
+        kept = f"the last within {TOLERATED_LOSS_RISE:.0%} of the lowest validation loss is kept"
     return epochs, f"for {_counted(rows)}; {kept}"
 
 

@@ -17,7 +17,7 @@ from hone.planning.shape import ModelShape
 from hone.planning.workload import Load
 from hone.types import JsonDict
 
-__all__ = ["PeakMemory", "peak_memory"]
+__all__ = ["PeakMemory", "peak_memory", "weight_bytes"]
 
 _QUANTIZED_BYTES_PER_VALUE = 0.53  # half a byte, and the blocks' scales
 # The optimizer's state is put into one buffer to be written, and read back in parts.
@@ -91,10 +91,9 @@ def peak_memory(
         decoding_bytes: keys, values and logits of answers that are written; 0 where none are.
     """
     adapted = shape.linear_values if adapted_values is None else adapted_values
-    weights = shape.num_parameters * bytes_per_value
-    if training.is_quantized:
-        weights -= round(shape.linear_values * (bytes_per_value - _QUANTIZED_BYTES_PER_VALUE))
-    elif on_host and not training.is_full and shape.stored_bytes_per_value == bytes_per_value:
+    weights = weight_bytes(shape, bytes_per_value, is_quantized=training.is_quantized)
+    is_mapped = on_host and shape.stored_bytes_per_value == bytes_per_value
+    if is_mapped and not training.is_quantized and not training.is_full:
         # adapted layers are laid together in tensors of their own; the mapped file stays where more is left in it
         weights += adapted * bytes_per_value if 2 * adapted <= shape.num_parameters else 0
     best = 4 if training.has_validation else 0
@@ -111,6 +110,18 @@ def peak_memory(
         return PeakMemory(0, weights, state, max(kept, proof, decoding_bytes), saving)
     kept = round(max(kept, decoding_bytes) * (1 + _LOST_SHARE))
     return PeakMemory(process_bytes, weights, state, max(kept, proof), saving, _FIRST_USE_BYTES)
+
+
+def weight_bytes(shape: ModelShape, bytes_per_value: int, *, is_quantized: bool) -> int:
+    """What the base's weights take.
+
+    Args:
+        shape: of the base.
+        bytes_per_value: of the dtype of compute.
+        is_quantized: whether its linear layers are held in 4 bits.
+    """
+    saved = round(shape.linear_values * (bytes_per_value - _QUANTIZED_BYTES_PER_VALUE)) if is_quantized else 0
+    return shape.num_parameters * bytes_per_value - saved
 
 
 def _kept_bytes(shape: ModelShape, training: Training, largest: Load, bytes_per_value: int) -> int:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch, pack, plan_micro_batches
 from hone.engine.step import accumulate_gradients
-from hone.model.forward import Forward
+from hone.model.forward import Forward, padded_logprobs
 from hone.model.peak_memory import PeakMemory, watched_memory
 from hone.objective.supervised import supervised_loss
 from hone.proof.invariant import Invariant
@@ -22,6 +22,7 @@ __all__ = ["check_memory", "longest_batch"]
 _STATE_BYTES = 12
 # A batch with more tokens is computed in part first: where the whole would not fit, it is not tried.
 _TRIED_AT_ONCE_TOKENS = 1024
+_PART = 0.25
 _CANDIDATES = 200
 _GIGABYTE = 1e9
 
@@ -50,11 +51,13 @@ def check_memory(
         micro_batch_tokens: tokens that training computes at once.
         free_bytes: what can still be had; asked of the system unless given.
     """
-    rows = longest_batch(sequences, batch_size=batch_size, max_tokens=micro_batch_tokens)
+    rows = longest_batch(
+        sequences, batch_size=batch_size, max_tokens=micro_batch_tokens, padded=forward is padded_logprobs
+    )
     batch = pack(rows)
     tokens = len(batch.ids_T)
     state = _STATE_BYTES * sum(parameter.numel() for parameter in parameters.values())
-    part = _part(rows, tokens // 4) if tokens > _TRIED_AT_ONCE_TOKENS else None
+    part = _part(rows) if tokens > _TRIED_AT_ONCE_TOKENS else None
     memory, failure = _measured(model, part or batch, parameters, forward)
     free = memory.free if free_bytes is None else free_bytes
     needed, how = memory.peak - memory.before + state, "measured"
@@ -78,32 +81,34 @@ def check_memory(
     )  # fmt: skip
 
 
-def longest_batch(sequences: Sequence[TokenSequence], *, batch_size: int, max_tokens: int) -> list[TokenSequence]:
+def longest_batch(
+    sequences: Sequence[TokenSequence], *, batch_size: int, max_tokens: int, padded: bool = False
+) -> list[TokenSequence]:
     """The rows of the largest micro-batch that training could meet: the longest, and what else fits beside it.
 
     Args:
         sequences: the rendered rows.
         batch_size: rows of an optimizer step.
         max_tokens: tokens computed at once; a longer row stands alone.
+        padded: as :func:`hone.data.pack.plan_micro_batches` has it.
     """
     ordered = sorted((s for s in sequences if any(s.supervised[1:])), key=lambda one: -len(one.ids))
     chosen = ordered[:1]
     for candidate in ordered[1 :: max(1, len(ordered) // _CANDIDATES)]:
         if len(chosen) == batch_size:
             break
-        if len(plan_micro_batches([*chosen, candidate], max_tokens=max_tokens)) == 1:
+        if len(plan_micro_batches([*chosen, candidate], max_tokens=max_tokens, padded=padded)) == 1:
             chosen.append(candidate)
     return chosen
 
 
-def _part(rows: Sequence[TokenSequence], max_tokens: int) -> PackedBatch:
-    """The beginnings of the rows, with about ``max_tokens`` together."""
-    share = max_tokens / sum(len(row.ids) for row in rows)
+def _part(rows: Sequence[TokenSequence]) -> PackedBatch:
+    """The first quarter of each row."""
     cut = []
     for row in rows:
-        length = max(2, round(share * len(row.ids)))
+        length = max(2, round(_PART * len(row.ids)))
         # as many supervised tokens as the whole row has, in proportion: they take memory in the head
-        wanted = max(1, round(share * row.num_supervised))
+        wanted = max(1, round(_PART * row.num_supervised))
         flags = (False,) * (length - min(wanted, length - 1)) + (True,) * min(wanted, length - 1)
         cut.append(TokenSequence(row.ids[:length], flags, row.row))
     return pack(cut)

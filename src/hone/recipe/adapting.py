@@ -21,7 +21,7 @@ from hone.model.quantize import QuantizedType, count_parameters, quantize_linear
 from hone.model.score_head import attach_score_head
 from hone.model.select import select_names
 from hone.planning.choose import TrainingChoices
-from hone.planning.memory import require_adapter_memory
+from hone.planning.memory import activation_bytes, require_adapter_memory
 
 __all__ = ["NewTokens", "attach_method", "free_bytes", "load_base_as", "read_new_tokens", "require_memory"]
 
@@ -145,7 +145,7 @@ def free_bytes(config: TrainConfig, base: LoadedModel, available: int | None) ->
 
 
 def require_memory(config: TrainConfig, base: LoadedModel, choices: TrainingChoices, available: int | None) -> None:
-    """Refuse a rank whose A and B, with their gradients and moments, do not fit into what is free.
+    """Refuse a rank whose A and B do not fit into what is free, and activations that do not fit into the user's budget.
 
     Args:
         config: the options.
@@ -157,6 +157,8 @@ def require_memory(config: TrainConfig, base: LoadedModel, choices: TrainingChoi
         ConfigError: they do not fit.
         ModelError: a pattern of ``--layers`` fits nothing.
     """
+    if config.memory_budget is not None:
+        _require_budget(config, base, choices, available)
     if choices.rank is None or config.adaptation not in _LOW_RANK:
         return
     names = find_linear_layers(base.model)
@@ -165,3 +167,22 @@ def require_memory(config: TrainConfig, base: LoadedModel, choices: TrainingChoi
     layers = [layer for name in names if isinstance(layer := base.model.get_submodule(name), LinearLayer)]
     num_values = choices.rank * sum(sum(layer_widths(layer)) for layer in layers)
     require_adapter_memory(num_values, rank=choices.rank, available_bytes=available, device=base.device)
+
+
+def _require_budget(config: TrainConfig, base: LoadedModel, choices: TrainingChoices, available: int | None) -> None:
+    shape = base.model.config.get_text_config()
+    needed = activation_bytes(
+        choices.micro_batch_tokens, num_layers=shape.num_hidden_layers, width=shape.hidden_size,
+        bytes_per_value=base.dtype.itemsize, recomputed_layers=choices.recompute_layers,
+    )  # fmt: skip
+    left = free_bytes(config, base, available)
+    assert left is not None, "a budget is given"
+    if needed > left:
+        raise ConfigError(
+            f"{choices.micro_batch_tokens} tokens at once take about {needed / 1e9:.2f} GB with "
+            f"{choices.recompute_layers} of {shape.num_hidden_layers} layers computed again, and {left / 1e9:.2f} GB "
+            "are left beside the weights",
+            where="--memory-budget",
+            remedy="give more, shorten the rows with --max-length, or leave --micro-batch-tokens and "
+            "--recompute-layers to hone",
+        )

@@ -14,7 +14,6 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from hone.data.loader import load_examples
 from hone.errors import MissingDependencyError, TemplateError
 from hone.model.gguf_load import load_gguf_weights
 from hone.model.llama_cpp import LlamaCppPrompt, find_llama_cpp
@@ -31,6 +30,7 @@ from hone.proof.exported import (
     reference_answers,
 )
 from hone.recipe.inference import Answerer
+from hone.recipe.method import load_for
 from hone.types import Message
 
 __all__ = ["ExportPrompts", "WrittenExport", "check_files", "make_prompts"]
@@ -143,7 +143,8 @@ def _held_out(answerer: Answerer) -> list[tuple[str, list[Message]]]:
     path = answerer.run_folder / "held_out.jsonl" if answerer.run_folder is not None else None
     if path is None or not path.is_file():
         return []
-    examples = [example for example in load_examples(str(path)).examples if not example.tools]
+    loaded = load_for(answerer.notes.get("method"), str(path))
+    examples = [example for example in loaded.examples if not example.tools]
     return [(f"held-out row {one.row}", list(one.prompt)) for one in examples[:_HELD_OUT_PROMPTS]]
 
 

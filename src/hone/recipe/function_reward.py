@@ -80,15 +80,19 @@ class FunctionReward:
 
 
 def _number(value: Any, name: str, option: str, answer: GradedAnswer) -> float:
-    number = value if isinstance(value, bool | int | float) else getattr(value, "item", lambda: None)()
-    if not isinstance(number, bool | int | float) or not math.isfinite(number):
+    try:
+        number = value if isinstance(value, bool | int | float) else getattr(value, "item", lambda: None)()
+        found = float(number) if isinstance(number, bool | int | float) else math.nan
+    except (ValueError, RuntimeError, OverflowError):  # an array or tensor of several, or too large an integer
+        found = math.nan
+    if not math.isfinite(found):
         raise ConfigError(
             f"{name} gave {value!r} for an answer to row {answer.example.row}, and a reward is a finite number",
             where=option,
             details=[f"the answer: {answer.text[:200]!r}"],
             remedy="mend the function; it is called as reward(prompt, answer, row) and gives a number",
         )
-    return float(number)
+    return found
 
 
 def _function(place: str, name: str, option: str) -> Callable[..., Any]:

@@ -17,6 +17,8 @@ from typing import Any
 from hone.engine.events import Event, Recorder
 from hone.errors import BadInputError, ProofError, StorageError, TrainingError
 from hone.evaluation.head_to_head import HeadToHead
+from hone.evaluation.preferences import PREFERENCE_ACCURACY
+from hone.evaluation.rewards import REWARD
 from hone.recipe.head_to_head import answer_rows, compare_on_rows, held_out_rows
 from hone.registry.proven import require_proven
 from hone.registry.versions import Version
@@ -113,6 +115,13 @@ def evaluation_against(
         recorder: receives events.
         options: device, dtype and so on of the evaluation, where they are given.
     """
+    judged_by = (current.evaluation or {}).get("metric")
+    if judged_by in (PREFERENCE_ACCURACY.name, REWARD.name):
+        return Figure(
+            "evaluation", False, f"{current.reference} was judged by {judged_by}, which compares no two versions",
+            (f"compare their answers with `hone rank {version.reference} --against {current.reference}`; --force then "
+             "promotes what people prefer",),
+        )  # fmt: skip
     try:
         path = held_out_rows(current)
         recorder.record(Event("stage", {"name": "gate", "detail": f"{current.reference} on its held-out rows"}))

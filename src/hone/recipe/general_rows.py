@@ -23,7 +23,14 @@ from transformers import PreTrainedModel
 
 from hone.data.pack import PackedBatch, pack, plan_micro_batches
 from hone.evaluation.divergence import kl_divergence
-from hone.model.forward import Forward, logits_pass, packed_hidden, packed_logprobs, targets_of
+from hone.model.forward import (
+    Forward,
+    logits_pass,
+    packed_hidden,
+    packed_logprobs,
+    padded_logprobs,
+    targets_of,
+)
 from hone.model.head import find_frozen_head, token_divergences, token_logprobs
 from hone.model.lora import adapter_disabled
 from hone.recipe.method import Method
@@ -52,9 +59,10 @@ def held_to_base(method: Method, general: Sequence[TokenSequence], *, max_tokens
         max_tokens: tokens of one pass of the base over them.
     """
     numbers = {id(sequence): number for number, sequence in enumerate(general)}
+    padded = method.forward is padded_logprobs
 
     def collate(sequences: Sequence[TokenSequence], *, max_tokens: int) -> list[PackedBatch]:
-        plan = plan_micro_batches(sequences, max_tokens=max_tokens)
+        plan = plan_micro_batches(sequences, max_tokens=max_tokens, padded=padded)
         return [_pack([sequences[index] for index in indices], numbers) for indices in plan]
 
     return replace(
@@ -109,7 +117,8 @@ class _HeldForward:
         if not self._of_base:
             found: dict[int, Tensor] = {}
             with adapter_disabled(model):
-                for indices in plan_micro_batches(self._general, max_tokens=self._max_tokens):
+                padded = self._forward is padded_logprobs
+                for indices in plan_micro_batches(self._general, max_tokens=self._max_tokens, padded=padded):
                     alone = pack([self._general[index] for index in indices])
                     parts = torch.split(state(model, alone), [alone.owners_S.count(at) for at in range(len(indices))])
                     found |= dict(zip(indices, (part.clone() for part in parts), strict=True))

@@ -27,6 +27,7 @@ __all__ = [
     "answer_limit",
     "held_out_rows",
     "judged_with_retention",
+    "require_rows",
     "task_shape",
 ]
 
@@ -71,7 +72,7 @@ def held_out_rows(loaded: LoadedData, answerer: Answerer) -> tuple[list[Example]
         DataError: none can be used.
     """
     examples, _ = render_rows([_last_turn_alone(e) for e in loaded.examples], answerer.renderer, loaded.ledger)
-    _require_rows(examples, loaded.ledger, loaded.source)
+    require_rows(examples, loaded.ledger, loaded.source)
     return examples, {"source": loaded.source, **loaded.ledger.summary()}
 
 
@@ -129,7 +130,17 @@ def answer_limit(answerer: Answerer) -> int:
     return min(_LIMIT_TOKENS, max(_SHORTEST_LIMIT_TOKENS, round(_ANSWER_ROOM * longest)))
 
 
-def _require_rows(examples: Sequence[Example], ledger: Ledger, source: str) -> None:
+def require_rows(examples: Sequence[Example], ledger: Ledger, source: str) -> None:
+    """Refuse held-out data without a row that can be used.
+
+    Args:
+        examples: that can be.
+        ledger: what became of all rows.
+        source: of the rows.
+
+    Raises:
+        DataError: there is none; what is wrong with each is told.
+    """
     if not examples:
         raise DataError(
             f"none of the {ledger.rows} held-out rows can be used",

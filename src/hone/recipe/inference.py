@@ -74,6 +74,14 @@ class Answerer:
         return bool(self.notes.get("reference_path"))
 
     @property
+    def reference(self) -> str:
+        """What loads it again, from any working folder."""
+        if self.version is not None:
+            return self.version.reference
+        place = self.run_folder or Path(self.name)
+        return str(place.absolute()) if place.exists() else self.name
+
+    @property
     def is_tuned(self) -> bool:
         """Whether there is an adapter to switch on and off."""
         return self.run_folder is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -15,9 +16,10 @@ from hone.engine.around import AroundSteps
 from hone.engine.checkpoint import Progress
 from hone.engine.events import Event, Recorder
 from hone.engine.loop import Collate, micro_batches
+from hone.engine.parallel import started_in_group
 from hone.engine.step import Objective
 from hone.errors import ConfigError
-from hone.model.forward import Forward
+from hone.model.forward import Forward, padded_logprobs
 from hone.objective.supervised import supervised_loss
 from hone.planning.choose import TOLERATED_LOSS_RISE, Choice
 from hone.proof.invariant import Invariant
@@ -30,6 +32,7 @@ __all__ = [
     "choose_method",
     "is_policy_method",
     "joined_proof",
+    "load_for",
     "load_rows",
     "say_choice",
     "supervised_method",
@@ -104,7 +107,7 @@ def supervised_method(rows: PreparedRows, forward: Forward, *, replay: Sequence[
     return Method(
         train=[*rows.rendered(rows.train), *replay],
         validation=rows.rendered(rows.validation),
-        collate=micro_batches,
+        collate=partial(micro_batches, padded=forward is padded_logprobs),
         forward=forward,
         objective=supervised_loss,
         tolerated_loss_rise=TOLERATED_LOSS_RISE,
@@ -163,8 +166,25 @@ def load_rows(config: TrainConfig, source: str, *, preferences: bool = True) -> 
     Raises:
         HoneError: as :func:`hone.data.loader.load_examples`.
     """
-    tasks = is_policy_method(config.method)
-    return load_examples(source, mapping=config.mapping, preferences=preferences and not tasks, tasks=tasks)
+    return load_for(config.method, source, mapping=config.mapping, preferences=preferences)
+
+
+def load_for(
+    method: str | None, source: str, *, mapping: Mapping[str, str] | None = None, preferences: bool = True
+) -> LoadedData:
+    """Read rows as a method takes them; what a run stored of its rows reads back so.
+
+    Args:
+        method: which; None where the rows say.
+        source: a file or a hub data set.
+        mapping: columns of the user's own.
+        preferences: whether rows may compare or judge answers, where the method does not say.
+
+    Raises:
+        HoneError: as :func:`hone.data.loader.load_examples`.
+    """
+    tasks = is_policy_method(method)
+    return load_examples(source, mapping=mapping, preferences=preferences and not tasks, tasks=tasks)
 
 
 def choose_method(config: TrainConfig, loaded: LoadedData) -> MethodName:
@@ -184,11 +204,11 @@ def choose_method(config: TrainConfig, loaded: LoadedData) -> MethodName:
         reason = f"{wanted} needs rows that compare or judge answers, and these have one answer each"
     elif wanted in _OF_PAIRS and fitting == "kto":
         reason = f"{wanted} needs two answers to a prompt, and these rows judge one each"
-    if wanted != "sft" and config.devices > 1:
+    if wanted != "sft" and (config.devices > 1 or started_in_group()):
         raise ConfigError(
-            f"{wanted} trains on one device in this version of hone, not on {config.devices}",
+            f"{wanted} trains on one device in this version of hone, not on several",
             where="--devices",
-            remedy="leave --devices out",
+            remedy="leave --devices out, and start hone without torchrun",
         )
     _require_grading(config, wanted)
     if reason:

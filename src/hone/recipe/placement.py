@@ -111,5 +111,6 @@ def require_same_work(
             "base": base.base_hash,
             "chat template": renderer.template_hash,
             "rows": digest.hexdigest(),
+            "type of the weights (--dtype)": str(base.dtype).removeprefix("torch."),
         }
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from hone.config.schema import TrainConfig
 from hone.data.pack import shared_length
@@ -21,6 +21,7 @@ from hone.planning.choose import (
 from hone.planning.cost import Training
 from hone.planning.estimate import Estimate, Place, cheapest_that_fit, estimate
 from hone.planning.history import WRITING, correction_of
+from hone.planning.peak import weight_bytes
 from hone.planning.rollouts import POLICY_EPOCHS, POLICY_RATE_FACTOR
 from hone.planning.shape import ModelShape
 from hone.planning.workload import Workload, plan_workload
@@ -47,6 +48,7 @@ def choose_numbers(
     has_validation: bool,
     answers: ShapeKind,
     on_card: bool = False,
+    beside: Sequence[TokenSequence] = (),
     resumed: bool = False,
 ) -> TrainingChoices:
     """Every number that ``config`` leaves open, from the one place that chooses.
@@ -60,6 +62,7 @@ def choose_numbers(
         has_validation: whether rows choose the best pass.
         answers: their kind; free text is trained at another rate than exact answers.
         on_card: whether a graphics card trains.
+        beside: rows outside of the domain that are trained on with them.
         resumed: the numbers were chosen when the run began.
     """
     method = ADAPTATIONS[config.adaptation]
@@ -73,22 +76,12 @@ def choose_numbers(
         bytes_per_value=bytes_per_value,
         has_validation=has_validation,
         free_text=config.method in (None, "sft") and answers in FREE_TEXT,
-        shared_tokens=shared_length(sequences),
+        shared_tokens=0 if config.reference_path else shared_length(sequences),
         on_card=on_card,
+        longest_beside=max((len(sequence.ids) for sequence in beside), default=0),
     )
-    given = Given(
-        rank=config.rank,
-        alpha=config.alpha,
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        max_length=config.max_length,
-        warmup_share=config.warmup_share,
-        micro_batch_tokens=config.micro_batch_tokens,
-        recompute_layers=config.recompute_layers,
-        max_steps=config.max_steps,
-        reason=AS_BEGUN if resumed else "as given",
-    )
+    own = {one.name: getattr(config, one.name) for one in fields(Given) if one.name != "reason"}
+    given = Given(**own, reason=AS_BEGUN if resumed else "as given")
     # what people prefer is learned from small differences, and a model that moves far forgets how to speak
     usual_epochs = POLICY_EPOCHS.get(config.method or "")
     factor = PREFERENCE_RATE_FACTOR if usual_epochs is None else POLICY_RATE_FACTOR
@@ -128,7 +121,8 @@ class Planner:
 
     def choose(self, config: TrainConfig) -> TrainingChoices:
         """The numbers for ``config`` as a run would choose them that found this much memory free."""
-        place, weights = self.place, self.shape.num_parameters * self.place.bytes_per_value
+        place = self.place
+        weights = weight_bytes(self.shape, place.bytes_per_value, is_quantized=config.quantize is not None)
         state = ADAPTATIONS[config.adaptation].state_bytes_per_weight * self.shape.num_parameters
         free = None if place.free_bytes is None else max(0, place.free_bytes - weights - state)
         if config.memory_budget is not None:
@@ -137,7 +131,7 @@ class Planner:
         return choose_numbers(
             config, self.shape, [*self.train, *self.validation], free_bytes=free,
             bytes_per_value=place.bytes_per_value, has_validation=bool(self.validation), answers=self.answers,
-            on_card=not place.on_host,
+            on_card=not place.on_host, beside=self.replay,
         )  # fmt: skip
 
     def key_of(self, config: TrainConfig, recompute_layers: int) -> str:
@@ -202,7 +196,7 @@ class Planner:
 
     def remedies(self, config: TrainConfig, choices: TrainingChoices) -> Sequence[Estimate]:
         """The three cheapest changes of ``config`` that would make it fit, each with its figures."""
-        longest = max(len(sequence.ids) for sequence in (*self.train, *self.validation))
+        longest = max(len(sequence.ids) for sequence in (*self.train, *self.validation, *self.replay))
         changes: dict[str, JsonDict] = {} if self.rollouts is None else self.rollouts.smaller(config)
         every = self.shape.num_layers
         if choices.recompute_layers < every:

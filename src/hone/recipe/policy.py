@@ -102,6 +102,12 @@ def policy_method(
     judges = _open_judges(config, options, base, home=home, recorder=recorder)
     _say_choices(options, config, rows, recorder)
     prompts = asked_prompts(rows, rows.train, limit=base.context_length - options.rollout_tokens)
+    if left_out := len(rows.train) - len(prompts):
+        text = (
+            f"{left_out} of {len(rows.train)} prompts are left out: behind them {options.rollout_tokens} tokens of an "
+            f"answer have no room in the {base.context_length} that {base.name} can see"
+        )
+        recorder.record(Event("note", {"text": text}))
     for one in filter(None, (judges.reward, judges.watch)):
         one.check([prompt.task.item for prompt in prompts])
     # decoding takes the attention that the model was loaded with, and not that of packed batches
@@ -144,7 +150,7 @@ def _open_judges(
     held_out = reward
     if held_out is None:
         assert teacher is not None, "checked with the options"
-        held_out = TeacherLikeness(teacher.name, options.rollout_tokens, home, note)
+        held_out = TeacherLikeness(teacher.reference, options.rollout_tokens, home, note)
     return _Judges(reward, watch, teacher, held_out)
 
 

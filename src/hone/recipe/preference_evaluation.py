@@ -21,6 +21,7 @@ from hone.evaluation.preferences import ArmMargins, JudgedPair, compare_preferen
 from hone.evaluation.shape import TaskShape
 from hone.model.generate import SamplingSettings, generate
 from hone.model.lora import adapter_disabled
+from hone.recipe.held_out import require_rows
 from hone.recipe.inference import Answerer, training_path
 from hone.recipe.preference import WITH_REFERENCE
 from hone.recipe.references import answer_logprobs
@@ -82,6 +83,7 @@ def compare_on_preferences(
         progress: told a task, how much of it is done, and of how much.
     """
     pairs = _pairs(answerer, loaded)
+    require_rows(pairs.examples, loaded.ledger, loaded.source)
     method = str(answerer.notes.get("method", "sft"))
     logprobs: dict[ArmName, list[float]] = {}
     # a reward model gives scores; of the others the tuned model's reward is held against the base
@@ -142,8 +144,12 @@ def _values(
     """What the arm finds each answer worth, in words too; and the scale that makes it log-odds, where there is one."""
     if arm == "tuned" and method in WITH_REFERENCE:
         values = [new - old for new, old in zip(logprobs["tuned"], logprobs["base"], strict=True)]
-        beta = float(answerer.notes["preference"]["beta"])
-        return values, "how much likelier the answer has become than under the base", beta if method == "dpo" else None
+        options, how = answerer.notes["preference"], "how much likelier the answer has become than under the base"
+        if options["length_normalised"] and method != "kto":
+            lengths = [max(1, sequence.num_supervised) for sequence in pairs.sequences]
+            values = [value / length for value, length in zip(values, lengths, strict=True)]
+            how += ", a token"
+        return values, how, float(options["beta"]) if method == "dpo" else None
     if arm == "tuned" and method == "reward":
         return answer_scores(answerer, pairs.sequences), "the score of the reward model", 1.0
     tokens = [max(1, sequence.num_supervised) for sequence in pairs.sequences]

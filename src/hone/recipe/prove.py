@@ -14,7 +14,6 @@ from hone.config.load import load_config
 from hone.config.proof import ProofConfig
 from hone.config.schema import RunConfig, TrainConfig
 from hone.data.answers import AnswerRenderer
-from hone.data.loader import load_examples
 from hone.engine.events import Event, Recorder
 from hone.engine.parallel import ALONE
 from hone.errors import ConfigError, DataError, StorageError
@@ -28,7 +27,7 @@ from hone.proof.preflight import check_model
 from hone.proof.rows import check_rows
 from hone.recipe.adapting import attach_method, free_bytes, load_base_as, require_memory
 from hone.recipe.inference import Answerer, load_answerer, make_renderer, training_path
-from hone.recipe.method import choose_method
+from hone.recipe.method import choose_method, is_policy_method, load_for, load_rows
 from hone.recipe.placement import memory_for_training
 from hone.recipe.planner import choose_numbers
 from hone.recipe.proving import check_before
@@ -101,11 +100,11 @@ def _before(config: ProofConfig, home: Path, recorder: Recorder) -> ProofResult:
 
     asked = RunConfig.model_validate(config.model_dump(exclude={"version"}, exclude_none=True))
     recorder.record(Event("stage", {"name": "model", "detail": f"loading {asked.model}"}))
-    loaded = load_examples(asked.data, mapping=asked.mapping, preferences=True)
+    loaded = load_rows(asked, asked.data)
     asked = asked.model_copy(update={"method": choose_method(asked, loaded)})
     aside = None
     if asked.evaluation_data:
-        aside = load_examples(asked.evaluation_data, mapping=asked.mapping, preferences=loaded.are_preferences)
+        aside = load_rows(asked, asked.evaluation_data, preferences=loaded.are_preferences)
     base = load_base_as(asked.model, quantize=None, home=home, device=asked.device, dtype=asked.dtype, note=note)
     renderer = make_renderer(base, loaded.examples, max_length=asked.max_length, note=note)
     rows = prepare_rows(
@@ -190,7 +189,7 @@ def _on_rows(answerer: Answerer, run: RunFolder) -> list[Invariant]:
         raise StorageError("is not there any more", where=config.data)
     if sha256_file(Path(config.data)) != manifest["source"]["sha256"]:
         raise StorageError("has changed since the run", where=config.data)
-    loaded = load_examples(config.data, mapping=config.mapping, preferences=True)
+    loaded = load_rows(config, config.data)
     numbers = {one["row"] for part in ("train", "validation") for one in manifest[part]}
     wanted = [example for example in loaded.examples if example.row in numbers]
     thinking = bool(answerer.notes["template"]["thinking"])
@@ -199,7 +198,9 @@ def _on_rows(answerer: Answerer, run: RunFolder) -> list[Invariant]:
     )
     examples, by_row = render_rows(wanted, AnswerRenderer(renderer), loaded.ledger)
     sequences = [sequence for example in examples for sequence in by_row[example.row]]
-    found = check_rows(examples, _held_out(run), sequences, renderer, bos_id=answerer.base.tokenizer.bos_token_id)
+    found = check_rows(
+        examples, _held_out(run, config.method), sequences, renderer, bos_id=answerer.base.tokenizer.bos_token_id
+    )
     model, adaptation = answerer.base.model, answerer.adaptation
     parameters = adaptation.parameters() if adaptation is not None else {}
     if not parameters or not found[0].holds:
@@ -218,11 +219,11 @@ def _on_rows(answerer: Answerer, run: RunFolder) -> list[Invariant]:
     return found
 
 
-def _held_out(run: RunFolder) -> Sequence[Example]:
+def _held_out(run: RunFolder, method: str | None) -> Sequence[Example]:
     path = held_out_file(run)
     if not path.exists():
         return ()
-    return [replace(one, source="held_out.jsonl") for one in load_examples(str(path), preferences=True).examples]
+    return [replace(one, source="held_out.jsonl") for one in load_for(method, str(path)).examples]
 
 
 def _training(answerer: Answerer, run: RunFolder) -> list[Invariant]:
@@ -235,7 +236,9 @@ def _training(answerer: Answerer, run: RunFolder) -> list[Invariant]:
     norms = [line["gradient_norm"] for line in lines if line["event"] == "step"]
     if not norms:
         return []
-    return [check_training(adaptation.parts(), smallest_gradient_norm=min(norms), largest_gradient_norm=max(norms))]
+    # of rollouts whose rewards are alike there is nothing to learn, and a step without a gradient is no fault
+    least = max(norms) if is_policy_method(answerer.notes.get("method")) else min(norms)
+    return [check_training(adaptation.parts(), smallest_gradient_norm=least, largest_gradient_norm=max(norms))]
 
 
 def _stored(answerer: Answerer, run: RunFolder) -> list[Invariant]:

@@ -5,7 +5,7 @@ One place, so that ``hone run``, ``hone train`` and ``hone proof`` measure alike
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -23,6 +23,7 @@ from hone.proof.preflight import check_model
 from hone.proof.probe import check_version_probe, make_version_probe, read_version_probe, text_difference
 from hone.proof.rows import check_rows
 from hone.recipe.rows import PreparedRows
+from hone.types import TokenSequence
 
 __all__ = ["check_before", "first_difference", "probe_files", "reproduce"]
 
@@ -37,6 +38,7 @@ def check_before(
     forward: Forward,
     free_bytes: int | None,
     sharded: bool = False,
+    beside: Sequence[TokenSequence] = (),
 ) -> list[Invariant]:
     """Invariants 1 to 8, inside the block of the path that training takes. Nothing is changed.
 
@@ -52,6 +54,7 @@ def check_before(
         free_bytes: memory that this process can still get; asked of the system where None.
         sharded: the base is yet to be split over devices, so that its memory here says nothing: invariant 7 is left
             out.
+        beside: rows outside of the domain that are trained on with them; they must fit in memory, too.
     """
     sequences = rows.rendered(rows.train + rows.validation)
     given = rows.train + rows.validation
@@ -67,7 +70,7 @@ def check_before(
                 # answers of one row are computed together
                 answers = -(-len(sequences) // max(1, len(rows.train) + len(rows.validation)))
                 memory = check_memory(
-                    base.model, sequences, parameters=parameters, forward=forward,
+                    base.model, [*sequences, *beside], parameters=parameters, forward=forward,
                     batch_size=choices.batch_size * answers,
                     micro_batch_tokens=choices.micro_batch_tokens, free_bytes=free_bytes,
                 )  # fmt: skip

@@ -110,7 +110,8 @@ def sessions_of(config: RankConfig, *, home: Path, note: Note) -> list[RankingSe
     contender = contenders_of(config.model_copy(update={"against": ("none",)}), home=home, note=note)[0]
     found = list_sessions(home, version=contender.name)
     if config.against is not None and config.against != ("none",):
-        named = {one.name for one in contenders_of(config, home=home, note=note)[1:]}
+        alone = [config.model_copy(update={"version": one, "against": ("none",)}) for one in config.against]
+        named = {contenders_of(one, home=home, note=note)[0].name for one in alone}
         found = [one for one in found if named & set(one.contenders)]
     if not found:
         raise ConfigError(f"nobody has compared answers of {contender.name} yet", remedy=f"hone rank {contender.name}")
@@ -218,5 +219,8 @@ def _prompts_in(path: str) -> list[list[JsonDict]]:
     first = next(islice((row.value for row in rows if row.value is not None), 1), None)
     if first is not None and set(first) <= {"prompt", "id", "row"} and "prompt" in first:
         return [prompt_turns((row.value or {}).get("prompt"), f"{path}:{row.line}") for row in rows]
-    examples = load_examples(path, preferences=True).examples
+    try:
+        examples = load_examples(path, tasks=True).examples  # rows may end with the user's turn
+    except DataError:
+        examples = load_examples(path, preferences=True).examples
     return [[message_to_openai(turn) for turn in example.prompt] for example in examples]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -112,6 +112,12 @@ def export_rankings(
         StorageError: the file cannot be written.
     """
     ranked = [ranked_session(home, one) for one in session_ids]
+    if kind in _READERS and len(ranked) > 1:
+        raise ConfigError(
+            f"{len(ranked)} sessions are exported to other tools one at a time, so that what comes back is told apart",
+            details=list(session_ids),
+            remedy=f"name one of them in place of the version: hone rankings export {session_ids[0]} FILE",
+        )
     text, count = exported_text(ranked, kind, each_vote=each_vote, with_votes=with_votes)
     write_atomically(path, text)
     return count
@@ -139,12 +145,36 @@ def import_rankings(home: Path, path: Path, *, kind: str, name: str = "imported"
     for task in tasks:
         if len({text.strip() for _, text in task.answers}) < len(task.answers):
             raise DataError("a task has the same answer twice", where=str(path), details=[task.answers[0][1][:80]])
-        twice = [one.rater for one in task.rankings]
-        if len(set(twice)) < len(twice):
-            raise DataError("a task was judged twice by one rater", where=str(path), details=sorted(set(twice)))
+    tasks = _each_once(tasks)
+    for task in tasks:
+        raters = [check_rater(one.rater) for one in task.rankings]
+        twice = sorted({one for one in raters if raters.count(one) > 1})
+        if twice:
+            raise DataError("a task was judged twice by one rater", where=str(path), details=twice)
     known = _session_for(home, tasks, path)
     session, is_new = _new_session(home, tasks, name) if known is None else (known, False)
     return _add_votes(home, session, tasks, is_new=is_new)
+
+
+def _each_once(tasks: Sequence[CompareTask]) -> list[CompareTask]:
+    """Tasks that stand twice as one, with the rankings of both."""
+    found: dict[tuple[str, str], CompareTask] = {}
+    for task in tasks:
+        key = task.id, _content(task.prompt, [text for _, text in task.answers])
+        known = found.get(key)
+        if known is None:
+            found[key] = task
+            continue
+        places = {text.strip(): place for place, (_, text) in enumerate(task.answers)}
+        order = [places[text.strip()] for _, text in known.answers]
+        further = (
+            replace(one, ranks=None if one.ranks is None else tuple(one.ranks[place] for place in order))
+            for one in task.rankings
+        )
+        said = {(one.rater, one.ranks) for one in known.rankings}
+        new = [one for one in further if (one.rater, one.ranks) not in said]
+        found[key] = replace(known, rankings=(*known.rankings, *new))
+    return list(found.values())
 
 
 def _session_for(home: Path, tasks: Sequence[CompareTask], path: Path) -> RankingSession | None:

@@ -23,7 +23,6 @@ from hone.recipe.placement import Placement, memory_for_training, place_base, re
 from hone.recipe.planned import RunPlan, plan_run
 from hone.recipe.planner import choose_numbers
 from hone.recipe.policy_options import sequences_to_compute
-from hone.recipe.rows import PreparedRows
 from hone.recipe.training_rows import RunRows, rows_to_train_on
 from hone.registry.runs import RunFolder
 from hone.retrieval import PassageIndex
@@ -103,7 +102,7 @@ def get_ready(
     sequences, validating = sequences_to_compute(config, chosen.rows)
     require_same_work(parallel, base, renderer, [*sequences, *validating])
     choices = _chosen_numbers(
-        config, base, chosen.rows, sequences, validating, resumed=folder.config.exists(),
+        config, base, chosen, sequences, validating, resumed=folder.config.exists(),
         available_bytes=memory_for_training(parallel, parallel.device or base.device),
     )  # fmt: skip
     for choice in choices.choices:
@@ -123,15 +122,15 @@ def _note(recorder: Recorder, text: str) -> None:
 
 
 def _chosen_numbers(
-    config: TrainConfig, base: LoadedModel, rows: PreparedRows, training: Sequence[TokenSequence],
+    config: TrainConfig, base: LoadedModel, chosen: RunRows, training: Sequence[TokenSequence],
     validating: Sequence[TokenSequence], *, available_bytes: int | None, resumed: bool,
 ) -> TrainingChoices:  # fmt: skip
     """The numbers that the user left open, of a training that fits into memory."""
     choices = choose_numbers(
         config, shape_of(base.model, context_length=base.context_length), [*training, *validating],
         free_bytes=free_bytes(config, base, available_bytes), bytes_per_value=base.model.dtype.itemsize,
-        has_validation=bool(validating), answers=rows.shape.kind, on_card=base.on_card,
-        resumed=resumed,
+        has_validation=bool(validating), answers=chosen.rows.shape.kind, on_card=base.on_card,
+        beside=chosen.replay.sequences, resumed=resumed,
     )  # fmt: skip
     require_memory(config, base, choices, available_bytes)
     return choices

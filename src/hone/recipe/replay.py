@@ -116,15 +116,14 @@ def begin_replay(
         choice = replace(choice, reason=AS_BEGUN)
     count = int(choice.value or 0)
     if count and config.general_data is None and sharded:
+        _refuse_begun(folder, count)
         count = 0
         note("nothing is replayed: the base is split over the devices, where its answers cannot be generated")
     told = {"choice": choice.name, "value": f"{count}", "reason": choice.reason}
     recorder.record(Event("note", {"text": f"general_rows = {count} ({choice.reason})", **told}))
     config = config.model_copy(update={"general_rows": count})
-    if not count:
-        return config, Replay()
-    if replay_file(folder).exists():
-        return config, _stored(replay_file(folder))
+    if not count or replay_file(folder).exists():
+        return config, _stored(replay_file(folder)) if count else Replay()
 
     def told_progress(done: int) -> None:
         recorder.record(Event("progress", {"task": "base: answers to replay", "done": done, "total": count}))
@@ -137,6 +136,18 @@ def begin_replay(
             made = _users_rows(config.general_data, count, renderer, rows.held_out, seed=config.rows_seed, note=note)
     found = parallel.from_first(None if made is None else _to_rows(made))
     return config, _from_rows(found)
+
+
+def _refuse_begun(folder: RunFolder, count: int) -> None:
+    """Refuse to go on without the rows that the run was begun with."""
+    if replay_file(folder).exists():
+        raise ConfigError(
+            f"the run was begun with {count} general rows, and the base's word on them cannot be asked of a base that "
+            "is split over devices",
+            where="--shard",
+            why="without them the steps that are left would be others",
+            remedy="resume with --shard off, so that every device holds the whole base",
+        )
 
 
 def replay_stand_ins(config: TrainConfig, renderer: RowRenderer, num_train: int) -> list[TokenSequence]:

@@ -57,14 +57,15 @@ def reward_method(base: LoadedModel, rows: PreparedRows, *, forward: Forward, ma
     forward = scores_pass(forward)
     sample = train[:: max(1, len(train) // _CHECKED_SETS)][:_CHECKED_SETS]
     margins = [one.margin for one in sample for _ in one.pairs]
-    expected = sum(math.log1p(math.exp(margin)) for margin in margins) / len(margins)
+    expected = sum(margin + math.log1p(math.exp(-margin)) for margin in margins) / len(margins)  # margins are from 0 up
+    gap = _LOSS_GAP * max(1.0, expected)
     base.model.eval()
     batches = pack_answers(sample, max_tokens=max_tokens)
     loss = mean_loss(base.model, batches, forward=forward, objective=_objective)
     words = "is ln 2" if not any(margins) else "follows from the margins alone"
     first = Invariant(
-        6, f"before the first step the loss of reward {words}", abs(loss - expected) <= _LOSS_GAP,
-        abs(loss - expected), f"|{loss:.6f} - {expected:.6f}| <= {_LOSS_GAP:g}", f"{len(sample)} rows",
+        6, f"before the first step the loss of reward {words}", abs(loss - expected) <= gap,
+        abs(loss - expected), f"|{loss:.6f} - {expected:.6f}| <= {gap:g}", f"{len(sample)} rows",
         "report the model: its head does not begin at zero",
     )  # fmt: skip
     return Method(train, validation, pack_answers, forward, _objective, proof=(first,))

@@ -30,7 +30,7 @@ from hone.recipe.graded_answer import GradedAnswer
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.reward import answer_scores
 from hone.recipe.teacher import TeacherLikeness
-from hone.types import Example, JsonDict, Message
+from hone.types import Example, JsonDict, Message, TokenSequence
 
 __all__ = ["GradedAnswer", "Reward", "open_reward", "open_stored_reward", "require_rewards"]
 
@@ -146,16 +146,14 @@ class _GraderReward:
             )
 
     def __call__(self, answers: Sequence[GradedAnswer]) -> list[float]:
-        found, failed = [], []
+        found, failed, failing = [], [], 0
         for one in answers:
             grading = Grading.of(one.text, one.item, answer_chat=self._answer_chat(), run_programs=True)
             found.append(grade(self.grader, grading)[0])
-            failed += [
-                f"{name}: {next(iter(grading.details.values()), '')}"
-                for name in grading.errors
-                if name != "invalid_variable_error"  # a place in an answer that is no JSON
-            ]
-        if len(failed) >= len(answers):
+            faults = grading.errors - {"invalid_variable_error"}  # a place in an answer that is no JSON
+            failing += bool(faults)
+            failed += [f"{name}: {next(iter(grading.details.values()), '')}" for name in faults]
+        if failing == len(answers) > 1:  # a single held-out row says nothing of the grader
             raise ConfigError(
                 "the grader fails on every answer, so that nothing can be learned",
                 where=self.option,
@@ -207,8 +205,7 @@ class _ModelReward:
         judge = self._loaded()
         sequences = []
         for one in answers:
-            turns = (*one.example.prompt, Message("assistant", one.text, supervised=True))
-            sequences.append(judge.renderer.render(Example(turns, one.example.tools)).sequences[-1])
+            sequences.append(_judged(judge, one))
         return answer_scores(judge, sequences)
 
     def _loaded(self) -> Answerer:
@@ -220,8 +217,19 @@ class _ModelReward:
                     where=self.option,
                     remedy="give module:function, a JSON file with a grader, or a version trained with --method reward",
                 )
-            self.name = self.judge.name
+            self.name = self.judge.reference
         return self.judge
+
+
+def _judged(judge: Answerer, answer: GradedAnswer) -> TokenSequence:
+    """Prompt and answer as the reward model reads them; of an empty answer the token alone that ends it."""
+    said = answer.text if answer.text.strip() else "."
+    turns = (*answer.example.prompt, Message("assistant", said, supervised=True))
+    whole = judge.renderer.render(Example(turns, answer.example.tools)).sequences[-1]
+    if said == answer.text:
+        return whole
+    begins, ends = whole.supervised.index(True), len(whole.ids) - whole.supervised[::-1].index(True) - 1
+    return TokenSequence((*whole.ids[:begins], whole.ids[ends]), (False,) * begins + (True,), whole.row)
 
 
 def _read_grader(path: Path, option: str) -> JsonDict:

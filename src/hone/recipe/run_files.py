@@ -62,7 +62,7 @@ def held_out_file(folder: RunFolder) -> Path:
 
 
 def store_inputs(
-    folder: RunFolder, config: _Config, rows: PreparedRows, choices: TrainingChoices, *, context_length: int
+    folder: RunFolder, config: _Config, rows: PreparedRows, choices: TrainingChoices, base: LoadedModel
 ) -> _Config:
     """Write config, ledger, manifest and held-out rows; give the config with every number resolved.
 
@@ -77,12 +77,14 @@ def store_inputs(
             "epochs": choices.epochs,
             "batch_size": choices.batch_size,
             # not the longest training row: on resuming that would drop held-out rows that are longer, and split anew
-            "max_length": config.max_length or context_length,
+            "max_length": config.max_length or base.context_length,
             "warmup_share": choices.warmup_share,
             "micro_batch_tokens": choices.micro_batch_tokens,
             "recompute_layers": choices.recompute_layers,
             "max_steps": choices.max_steps,
             "validation": len(rows.validation),
+            # on some processors it is chosen by timing them: a resumed run must not choose again
+            "dtype": str(base.dtype).removeprefix("torch."),
         }
     )
     dump_resolved(_with_absolute_paths(resolved), folder.config)

@@ -43,7 +43,7 @@ from hone.recipe.starting import begin_adaptation, check_start, like_start, unli
 from hone.recipe.strength import material_for_sweep, set_kept_strength
 from hone.registry.runs import RunFolder
 from hone.retrieval import PassageIndex
-from hone.types import Example, JsonDict, Keep
+from hone.types import Example, JsonDict, Keep, TokenSequence
 
 __all__ = ["SftResult", "train_sft"]
 
@@ -140,7 +140,7 @@ def train_sft(
     config, base, choices, place = ready.config, ready.base, ready.choices, ready.place
     rows, renderer, planned = ready.chosen.rows, ready.renderer, ready.planned
     if parallel.is_first:
-        config = store_inputs(folder, config, rows, choices, context_length=base.context_length)
+        config = store_inputs(folder, config, rows, choices, base)
         ready.chosen.store(folder, base)
 
     base_facts = describe_base(base)
@@ -158,7 +158,7 @@ def train_sft(
         recorder=recorder,
     )  # fmt: skip
     with path as fast_layers:
-        before = _check_before(job, sharded=place.sharded, home=home)
+        before = _check_before(job, ready.chosen.replay.sequences, sharded=place.sharded, home=home)
         if place.sharded:
             job = _shard(job)
             base = job.base
@@ -197,12 +197,13 @@ def train_sft(
     )
 
 
-def _check_before(job: _Job, *, sharded: bool, home: Path) -> list[Invariant]:
+def _check_before(job: _Job, beside: Sequence[TokenSequence], *, sharded: bool, home: Path) -> list[Invariant]:
     job.say("proof", "checking the rows and the model before training")
     alone = job.parallel.world_size == 1
     found = check_before(
         job.base, job.renderer, job.rows, adaptation=job.adaptation, choices=job.choices, forward=job.forward,
         free_bytes=None if alone else memory_for_training(job.parallel, job.base.device), sharded=sharded,
+        beside=beside,
     )  # fmt: skip
     found = check_start(found, job.config, job.base, job.renderer, home=home, forward=job.forward)
     require_all(found)

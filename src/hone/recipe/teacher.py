@@ -43,6 +43,11 @@ class LocalTeacher:
         """``support@3``, or the base's name."""
         return self.answerer.name
 
+    @property
+    def reference(self) -> str:
+        """What opens it again, from any working folder."""
+        return self.answerer.reference
+
     def answers(self, examples: Sequence[Example], *, max_new_tokens: int) -> list[str]:
         """Its own greedy answer to each."""
         judge = self.answerer
@@ -62,6 +67,11 @@ class EndpointTeacher:
     @property
     def name(self) -> str:
         """``URL#model``."""
+        return self.endpoint.name
+
+    @property
+    def reference(self) -> str:
+        """What opens it again."""
         return self.endpoint.name
 
     def answers(self, examples: Sequence[Example], *, max_new_tokens: int) -> list[str]:
