@@ -13,7 +13,7 @@
    the tuned one wins with its interval; retention is what the run measured.
 
 Every step's result is in the JSON file as soon as it is there, and the same command goes on where it was. ``--until
-reward`` stops before reinforcement.
+reward`` stops before reinforcement. ``--figures`` and ``--page`` keep what came out, without this machine's folders.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hone.files import write_atomically
+from hone.files import write_atomically, write_json
 from hone.home import hone_home
 from hone.registry.votes import cast_vote, next_item
+from side_by_side.page import write_between
 
+BEGIN = "<!-- written by benchmarks/circle.py: begin -->"
+END = "<!-- written by benchmarks/circle.py: end -->"
 RATER = "rule"
 RULE = "an answer that ends with a full sentence before one that does not; then the shorter one"
 STEPS = ("start", "answers", "votes", "reward", "reinforced", "compared", "judged")
@@ -141,6 +144,72 @@ def _name(result: dict[str, Any]) -> str:
     return str(result["version"])
 
 
+def figures(told: dict[str, Any]) -> dict[str, Any]:
+    """What a finished circle found: the figures alone."""
+    of_reward, of_run = (told[name]["evaluation"] for name in ("reward", "reinforced"))
+    questions = told["reinforced"]["retention"]["probes"]
+    return {
+        "rule": RULE,
+        "seconds": {name: told[name]["step_seconds"] for name in STEPS},
+        "votes": told["votes"]["votes"],
+        "reward_model": {
+            "pairs": of_reward["rows"], **_arms(of_reward), "slices": of_reward["preferences"]["slices"],
+            "longer_is_better": of_reward["preferences"]["longer_is_better"],
+        },
+        "reinforced": {
+            "rows": of_run["rows"], **_arms(of_run), "rewards": of_run["rewards"],
+            "metrics": {arm: of_run["arms"][arm]["metrics"] for arm in ("base", "tuned")},
+            "warnings": told["reinforced"]["verdict"]["warnings"], "kept": told["reinforced"]["retention"]["kept"],
+            "questions": {name: questions[name] for name in ("base", "tuned", "difference", "interval")},
+        },
+        "judged": {"longer": told["judged"]["report"]["longer"], **told["judged"]["report"]["against"][0]},
+    }  # fmt: skip
+
+
+def _arms(evaluation: dict[str, Any]) -> dict[str, Any]:
+    arms = {name: {key: arm[key] for key in ("score", "interval", "stop_share")}
+            for name, arm in evaluation["arms"].items()}  # fmt: skip
+    found = evaluation["differences"][0]
+    return {"arms": arms, "difference": {key: found[key] for key in ("difference", "interval", "p_value")}}
+
+
+def table(found: dict[str, Any], command: str) -> str:
+    """The figures as a table for a page."""
+
+    def of(value: float, interval: list[float] | None, form: str) -> str:
+        return f"{value:{form}}" + (f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else "")
+
+    def difference(part: dict[str, Any], form: str) -> str:
+        return of(part["difference"]["difference"], part["difference"]["interval"], f"+{form}")
+
+    model, run, judged, seconds = found["reward_model"], found["reinforced"], found["judged"], found["seconds"]
+    base, tuned = model["arms"]["base"], model["arms"]["tuned"]
+    questions, before, after = run["questions"], run["arms"]["base"], run["arms"]["tuned"]
+    asked = (seconds["answers"] + seconds["votes"]) / 60
+    lines = [
+        f"`{command}`",
+        "",
+        "| step | minutes | what came out |",
+        "|---|---|---|",
+        f"| answers, votes by the rule | {asked:.1f} | {found['votes']} rankings |",
+        f"| reward model | {seconds['reward'] / 60:.1f} | {model['pairs']} held-out pairs: right on "
+        f"{of(tuned['score'], tuned['interval'], '.1f')} of 100, the base's likelihood on {base['score']:.1f}; "
+        f"difference {difference(model, '.1f')} |",
+        f"| reinforcement | {seconds['reinforced'] / 60:.1f} | {run['rows']} held-out prompts: reward "
+        f"{before['score']:.2f} to {after['score']:.2f}, {difference(run, '.2f')}; answers "
+        f"that end {before['stop_share']:.0%} to {after['stop_share']:.0%}; tokens an answer "
+        f"{run['rewards']['base']['length']:.0f} to {run['rewards']['tuned']['length']:.0f}; general questions "
+        f"{questions['base']:.1f} to {questions['tuned']:.1f} ({'kept' if run['kept'] else 'not kept'}) |",
+        f"| blind comparison | {(seconds['compared'] + seconds['judged']) / 60:.1f} | {judged['wins']} won, "
+        f"{judged['losses']} lost, {judged['ties']} tied, {judged['same']} alike: "
+        f"{of(judged['share']['value'], judged['share']['interval'], '.1f')} of 100 |",
+        "",
+        *(f"hone's own warning: {one}" for one in run["warnings"]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def _summary(told: dict[str, Any]) -> str:
     lines = [f"The rule: {RULE}."]
     if "reward" in told:
@@ -154,6 +223,13 @@ def _summary(told: dict[str, Any]) -> str:
             lines.append(f"{one['contender']} against {one['against']}: {share['value']:.1f}% won, interval "
                          f"{share['interval']}, winner {one['winner']}")  # fmt: skip
     return "\n".join(lines)
+
+
+def _command(given: argparse.Namespace) -> str:
+    words = f"python benchmarks/circle.py --data {given.data} --json FOLDER/circle.json --prompts {given.prompts}"
+    words += f" --held-out {given.held_out} --max-new-tokens {given.max_new_tokens}"
+    words += f' --reinforce-options "{given.reinforce_options}"' if given.reinforce_options else ""
+    return words + " --figures docs/circle.json --page docs/rank.md"
 
 
 def main() -> None:
@@ -170,6 +246,8 @@ def main() -> None:
     parser.add_argument("--start-options", default="", help="further options of the first training")
     parser.add_argument("--reward-options", default="", help="further options of the reward model's training")
     parser.add_argument("--reinforce-options", default="", help="further options of the reinforcement")
+    parser.add_argument("--figures", type=Path, help="file that keeps what came out")
+    parser.add_argument("--page", type=Path, help="page whose table is written anew")
     parser.add_argument("--until", choices=STEPS, default=STEPS[-1], help="stop after this step")
     given = parser.parse_args()
     target = Path(given.json)
@@ -178,6 +256,12 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     run_steps(given, target.parent, told, lambda: write_atomically(target, json.dumps(told, ensure_ascii=False)))
     print(_summary(told))
+    if "judged" not in told:
+        return
+    if given.figures:
+        write_json(given.figures, figures(told))
+    if given.page:
+        write_between(given.page, BEGIN, END, table(figures(told), _command(given)))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,18 @@ def test_it_says_the_same_to_programs(hone: Hone, tiny_base: Path, rows: Path) -
     assert shown["estimates"][0]["name"] == shown["chosen"]["name"] == "LoRA rank 16"
 
 
-def test_answers_of_its_own_are_planned_with_two_times(hone: Hone, tiny_base: Path, rows: Path) -> None:
-    asked = ("plan", rows, "--model", tiny_base, "--device", "cpu", "--no-probe", "--reward", "rewards:any")
+def test_answers_of_its_own_are_planned_with_two_times(
+    hone: Hone, tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    reward = tmp_path / "rewards.py"
+    asked = ("plan", rows, "--model", tiny_base, "--device", "cpu", "--no-probe", "--reward", f"{reward}:one")
+    missing = hone(*asked, "--method", "grpo")
+    assert missing.code == 2
+    assert "no such file" in missing.err
+    reward.write_text("def one(prompt, answer, row):\n    return 1.0\n", encoding="utf-8")
     ended = hone(*asked, "--method", "grpo")
     assert ended.code == 0
+    assert "Method      grpo: as given" in ended.out
     [answers] = [line for line in ended.out.splitlines() if line.startswith("Answers ")]
     assert "are written, of " in answers
     assert "with the longest ones it takes" in " ".join(ended.out.split())
@@ -54,7 +62,7 @@ def test_the_history_shows_predicted_and_actual(hone: Hone, tiny_base: Path, row
     run = tmp_path / "run"
     assert hone("train", rows, "--model", tiny_base, "--device", "cpu", "--max-steps", 1, "--output", run).code == 0
     ended = hone("plan", "--history")
-    assert "Error       median over 1 run: time" in ended.out
+    assert "Off by      median over 1 run: time" in ended.out
     [entry] = hone("plan", "--history", "--json").json["history"]
     assert entry["method"] == "lora"
     assert entry["predicted"]["seconds"] > 0

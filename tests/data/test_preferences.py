@@ -75,6 +75,13 @@ def test_a_judged_answer_reads_back() -> None:
     assert parse_preference(preference_to_json(preference), "preference-label") == preference
 
 
+@pytest.mark.parametrize(("label", "liked"), [(1, True), (0, False), ("True", True), ("false", False), ("0", False)])
+def test_a_judgement_as_tables_have_it(label: object, liked: bool) -> None:
+    value = {"prompt": "who?", "completion": "she", "label": label}
+    assert detect_format([RawRow(1, 1, value)], preferences=True) == "preference-label"
+    assert parse_preference(value, "preference-label").liked is liked
+
+
 def test_a_label_of_a_class_is_no_judgement() -> None:
     value = {"prompt": "who?", "completion": "she", "label": 3}
     assert detect_format([RawRow(1, 1, value)], preferences=True) == "prompt-completion"

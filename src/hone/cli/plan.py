@@ -85,6 +85,7 @@ def _plan_lines(planned: _Json, columns: int) -> _Lines:
     )
     yield labelled("Data", f"{rows}{guessed}", columns=columns)
     yield labelled("Model", f"{model['name']}, {model['parameters'] / 1e6:.0f}M parameters", columns=columns)
+    yield labelled("Method", f"{planned['method']['name']}: {planned['method']['reason']}", columns=columns)
     place = machine["title"] or "this machine"
     yield labelled("Machine", f"{place}, {byte_size(machine['free_bytes'])} free", columns=columns)
     yield labelled("Speed", str(machine["rates"]["source"]), columns=columns)
@@ -146,14 +147,14 @@ def _time(one: _Json) -> str:
 
 def _error_lines(error: _Json, columns: int) -> _Lines:
     if not error["runs"]:
-        yield labelled("Error", "not known yet: no run was planned and finished on this machine", columns=columns)
+        yield labelled("Off by", "not known yet: no run was planned and finished on this machine", columns=columns)
         return
     parts = []
     for figure, name in (("seconds", "time"), ("peak_memory_bytes", "memory")):
         if error[figure] is not None:
             parts.append(f"{name} {error[figure]['median']:.0%}, at most {error[figure]['largest']:.0%}")
     runs = f"{error['runs']} run{'' if error['runs'] == 1 else 's'}"
-    yield labelled("Error", f"median over {runs}: {'; '.join(parts)}", columns=columns)
+    yield labelled("Off by", f"median over {runs}: {'; '.join(parts)}", columns=columns)
 
 
 def _history_lines(found: _Json, columns: int) -> _Lines:

@@ -123,7 +123,7 @@ def export_session(
 def import_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What the other tool exported, as JSON.")],
     *,
-    kind: _FormatOption,
+    kind: _FormatOption = "",
     name: Annotated[
         str, typer.Option("--name", help="Who wrote the answers, where they are not hone's own.")
     ] = "imported",

@@ -40,9 +40,11 @@ __all__ = [
     "detect_format",
     "mixed_formats",
     "row_format",
+    "truth_of",
 ]
 
 SYSTEM_COLUMNS = ("system", "system_prompt")
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _LABEL_COMPANIONS = frozenset({"id", "idx", "index", "row"})
 # A name of a column is a word or a few; a sentence has an end, or goes on.
 _SENTENCE = re.compile(r"[.?!]$|^(\S+\s+){5}\S")
@@ -167,6 +169,13 @@ def detect_format(rows: Iterable[RawRow], *, preferences: bool = False) -> str:
     return name
 
 
+def truth_of(value: object) -> bool | None:
+    """A judgement as people write it: true and false, 1 and 0, in tables as text; None for anything else."""
+    if isinstance(value, str):
+        return _TRUTHS.get(value.strip().lower())
+    return bool(value) if value in (0, 1) and isinstance(value, bool | int | float) else None
+
+
 def row_format(value: Mapping[str, Any]) -> str | None:
     """The format that a row's keys are those of: of :data:`FORMATS`, of :data:`PREFERENCE_FORMATS`, or None."""
     for name, key in CONVERSATION_KEYS.items():
@@ -179,7 +188,7 @@ def row_format(value: Mapping[str, Any]) -> str | None:
     if "prompt" in value and any(isinstance(value.get(key), list) for key in RANKING_KEYS):
         return RANKING
     # a label that is no truth value is of a classification, and no judgement
-    if "prompt" in value and isinstance(value.get("label"), bool) and {"completion", "response"} & value.keys():
+    if "prompt" in value and truth_of(value.get("label")) is not None and {"completion", "response"} & value.keys():
         return LABEL
     for name, columns in COLUMN_FORMATS.items():
         if columns.prompt not in value or not any(key in value for key in columns.completions):

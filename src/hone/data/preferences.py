@@ -4,7 +4,7 @@ preference            chosen, rejected (texts or turns), and prompt (text or tur
                       conversations that share all but their last turn, as turns or as Anthropic's text; margin?
 openai-preference     input: {messages, tools?}, preferred_output: [turns], non_preferred_output: [turns]
 preference-ranking    prompt, answers (or completions, responses): a list, best first; ranks?: as many numbers, 1 best
-preference-label      prompt, completion (or response), label: true or false
+preference-label      prompt, completion (or response), label: true or false, or 1 or 0
 
 Source: TRL's dataset formats; OpenAI's "Direct preference optimization" guide; Anthropic's hh-rlhf.
 """
@@ -17,7 +17,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hone.data.detection import LABEL, OPENAI_PREFERENCE, PREFERENCE, RANKING, RANKING_KEYS, SYSTEM_COLUMNS
+from hone.data.detection import (
+    LABEL,
+    OPENAI_PREFERENCE,
+    PREFERENCE,
+    RANKING,
+    RANKING_KEYS,
+    SYSTEM_COLUMNS,
+    truth_of,
+)
 from hone.data.ledger import RowError
 from hone.data.messages import kind, message_to_openai, parse_messages, parse_tools
 from hone.types import JsonDict, Message, Preference
@@ -93,9 +101,9 @@ def _labelled(
 ) -> Preference:
     key = "completion" if value.get("completion") is not None else "response"
     before, answer = _side(value[key], key, prompt)
-    liked = value["label"]
-    if not isinstance(liked, bool):
-        raise RowError("bad_ranks", f"label is {kind(liked)}, not true or false")
+    liked = truth_of(value["label"])
+    if liked is None:
+        raise RowError("bad_ranks", f"label is {value['label']!r}, not true or false, 1 or 0")
     _require_prompt(before)
     return Preference((*before, replace(answer, supervised=True)), tools, liked=liked)
 

@@ -201,6 +201,8 @@ def _strengths(
         interval = _bootstrap(prompts, seed).interval(
             wins_PKK.reshape(len(prompts), -1), strength_aggregate(count, index)
         )
+        if interval is not None and interval[0] == interval[1]:
+            interval = None  # one side won every time: all resamples are alike, and say nothing of how sure that is
         figures[name] = Figure(float(values[index]), interval, round(games))
     return figures
 

@@ -61,12 +61,15 @@ def check_training(
     smallest = smallest_gradient_norm or 0.0
     finite = largest_gradient_norm is not None and math.isfinite(largest_gradient_norm)
     found = listed(bad) if parts else "no layer has an adapter: nothing was trained"
+    remedy = "raise --learning-rate if nothing moved; lower it or use --dtype float32 if a value is not finite"
+    if largest_gradient_norm == 0:
+        remedy = "nothing was there to learn; of rewards, look at rollouts.jsonl whether all answers are worth the same"
     return Invariant(
         9, "gradients were finite and not zero, and the adapter moved in every layer",
         bool(parts) and finite and smallest > 0 and not bad, len(bad),
         f"0 of {len(parts)} layers unmoved or not finite; smallest gradient norm {smallest:.2g} > 0",
         f"{len(parts)} layers",
-        "raise --learning-rate if nothing moved; lower it or use --dtype float32 if a value is not finite", found,
+        remedy, found,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from hone.recipe.planner import PLANNED_ADAPTATIONS, Planner
 from hone.recipe.policy_options import sequences_to_compute
 from hone.recipe.probe import probe_rollouts, probe_speed
 from hone.recipe.replay import choose_replay, replay_stand_ins
+from hone.recipe.rewards import require_rewards
 from hone.recipe.rows import PreparedRows, RowRenderer, prepare_rows
 from hone.recipe.starting import like_start
 from hone.types import JsonDict
@@ -70,10 +71,12 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
         note(text)
 
     loaded = load_rows(config, config.data)
-    config = config.model_copy(update={"method": choose_method(config, loaded)})
-    both = loaded.are_preferences
+    require_rewards(config, home=home)
+    method = choose_method(config, loaded)
+    told = {"name": method, "reason": "as given" if config.method else f"goes with rows of the format {loaded.format}"}
+    config = config.model_copy(update={"method": method})
     aside = config.evaluation_data
-    held_out = load_rows(config, aside, preferences=both) if aside else None
+    held_out = load_rows(config, aside, preferences=loaded.are_preferences) if aside else None
     outline = load_outline(config.model, home=home, dtype=config.dtype, note=tell)
     shape = shape_of(outline.model, context_length=outline.context_length)
     plain = outline_renderer(outline, loaded.examples, max_length=config.max_length, note=tell)
@@ -92,6 +95,7 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
     choices = planner.choose(config)
     return {
         "schema": PLAN_SCHEMA,
+        "method": told,
         "data": _describe_rows(rows, outline),
         "model": _describe_model(config, shape, outline),
         "machine": _describe_place(planner.place, home),

@@ -252,4 +252,5 @@ def _content(prompt: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> str:
 
 def _unknown(kind: str, *, imported: bool = False) -> ConfigError:
     kinds = [one for one in get_args(ExchangeFormat) if not imported or one in _READERS]
-    return ConfigError(f"there is no format {kind!r}", where="--format", remedy=f"give {', '.join(kinds)}")
+    what = f"there is no format {kind!r}" if kind else "it is not said in which format the file is"
+    return ConfigError(what, where="--format", remedy=f"give {', '.join(kinds)}")

@@ -299,6 +299,7 @@ def _evaluate_in_fresh_process(config: RunConfig, folder: RunFolder, home: Path)
     """The adapter as a user would load it: another process that has only the files."""
     command = [sys.executable, "-m", "hone", "evaluate", str(folder.path), str(held_out_file(folder)), "--json"]
     command += ["--seed", str(config.seed)]
+    config = config.model_copy(update={"dtype": load_config(RunConfig, {}, file=folder.config).dtype})  # not timed anew
     for option in _EVALUATION_OPTIONS:
         value = getattr(config, option)
         value = ",".join(value) if isinstance(value, tuple) else value
