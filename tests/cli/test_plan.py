@@ -24,9 +24,7 @@ def test_it_says_the_same_to_programs(hone: Hone, tiny_base: Path, rows: Path) -
     assert shown["estimates"][0]["name"] == shown["chosen"]["name"] == "LoRA rank 16"
 
 
-def test_answers_of_its_own_are_planned_with_two_times(
-    hone: Hone, tiny_base: Path, rows: Path, tmp_path: Path
-) -> None:
+def test_answers_of_its_own_are_planned_with_two_times(hone: Hone, tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     reward = tmp_path / "rewards.py"
     asked = ("plan", rows, "--model", tiny_base, "--device", "cpu", "--no-probe", "--reward", f"{reward}:one")
     missing = hone(*asked, "--method", "grpo")
