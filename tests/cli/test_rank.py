@@ -101,6 +101,10 @@ def _exchange(hone: Hone, tmp_path: Path, session: str) -> None:
     assert (new["new"], new["votes"], new["version"]) == (True, 7, "elsewhere")
     twice = hone("rankings", "import", foreign, "--format", "label-studio", "--name", "elsewhere", "--json").json
     assert (twice["new"], twice["votes"], twice["known"]) == (False, 0, 7)
+    foreign.write_text(json.dumps([*tasks, tasks[0]]), encoding="utf-8")
+    doubled = hone("rankings", "import", foreign, "--format", "label-studio", "--name", "doubled", "--json").json
+    assert (doubled["new"], doubled["votes"]) == (True, 7), "a task that stands twice is one"
+    assert "give label-studio, argilla" in hone("rankings", "import", foreign).err
 
 
 def test_a_ranking_of_four(voting: FinishedRun, hone: Hone, prompts: Path) -> None:

@@ -186,6 +186,12 @@ def test_an_unknown_amount_of_memory_is_no_obstacle() -> None:
     assert 100 <= _choose(available_bytes=None).micro_batch_tokens <= 1024
 
 
+def test_rows_outside_of_the_domain_count_where_tokens_are_computed_at_once() -> None:
+    assert _choose(longest_beside=6000).micro_batch_tokens == 6000
+    assert _choose(longest_beside=6000).batch_size == _choose().batch_size
+    assert _choose(longest_beside=6000, available_bytes=GIB).recompute_layers > 0
+
+
 def test_a_micro_batch_has_room_beside_what_all_rows_share() -> None:
     def micro_batch(**changes: Any) -> tuple[float | int | None, str]:
         [found] = [one for one in _choose(**changes).choices if one.name == "micro_batch_tokens"]

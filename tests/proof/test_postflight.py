@@ -303,3 +303,10 @@ def test_nine_of_ten_is_the_bound() -> None:
     assert check_stops([True] * 9 + [False]).holds
     assert not check_stops([True] * 8 + [False] * 2).holds
     assert check_stops([False] * 4).measured == 0.0
+
+
+def test_where_no_step_had_a_gradient_no_rate_is_blamed() -> None:
+    found = check_training({"a": (False, True)}, smallest_gradient_norm=0.0, largest_gradient_norm=0.0)
+    assert not found.holds
+    assert "learning-rate" not in found.remedy
+    assert "rollouts.jsonl" in found.remedy

@@ -106,6 +106,9 @@ def test_what_the_user_gave_is_never_changed(train_options: TrainOptions, hone_h
     result = trained(train_options(output=str(tmp_path / "out"), **given), hone_home, heard)
     stored = load_config(TrainConfig, {}, file=tmp_path / "out" / "config.yaml").model_dump()
     assert {name: stored[name] for name in given} == given
+    assert stored["dtype"] == result["base"]["dtype"], (
+        "chosen once: a resumed run and its evaluation do not choose again"
+    )
     assert result["training"]["steps"] == 5
     adapter = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert (adapter["r"], adapter["lora_alpha"]) == (3, 5)

@@ -182,8 +182,8 @@ def single_sets(examples: Sequence[Preference], sequences: Sequence[Sequence[Tok
     mismatched = []
     for index, prompt in enumerate(prompts):
         # the nearest before it, cyclically, to another prompt; where all answer one prompt, the one before
-        places = [(index - step) % len(found) for step in range(1, len(found))]
-        place = next((place for place in places if prompts[place] != prompt), places[0])
+        places = ((index - step) % len(found) for step in range(1, len(found)))
+        place = next((place for place in places if prompts[place] != prompt), index - 1)
         answer = _answer_of(found[place].sequences[0])[: max(1, longest - len(prompt))]
         flags = (False,) * len(prompt) + (True,) * len(answer)
         mismatched.append(TokenSequence((*prompt, *answer), flags, found[index].row))
