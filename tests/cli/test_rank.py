@@ -86,8 +86,10 @@ def _exchange(hone: Hone, tmp_path: Path, session: str) -> None:
     rows = tmp_path / "rows.jsonl"
     assert hone("rankings", "export", session, rows, "--each-vote").code == 0
     assert load_examples(str(rows), preferences=True).format == "preference"
+    assert "--no-votes says nothing of the format hone" in hone("rankings", "export", session, rows, "--no-votes").err
     for name in ("label-studio", "argilla"):
         file = tmp_path / f"{name}.json"
+        assert hone("rankings", "export", session, file, "--format", name, "--each-vote").code == 2
         assert hone("rankings", "export", session, file, "--format", name).code == 0
         assert "orders@1" not in file.read_text(encoding="utf-8")
         back = hone("rankings", "import", file, "--format", name, "--json").json

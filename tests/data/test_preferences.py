@@ -155,3 +155,13 @@ def test_no_leaning_is_told_where_there_is_none(tmp_path: Path) -> None:
         {"prompt": f"what of {n}?", "chosen": "yes" * (1 + n % 2), "rejected": "no" * (2 - n % 2)} for n in range(40)
     ]
     assert "length_bias" not in audit_source(_file(tmp_path / "rows.jsonl", rows)).totals
+
+
+@pytest.mark.parametrize(("labels", "told"), [([True], "all 12 answers are liked"), ([False], "are not liked"),
+                                              ([True, False], None)])  # fmt: skip
+def test_labels_of_one_kind_alone_are_told(tmp_path: Path, labels: list[bool], told: str | None) -> None:
+    rows = [{"prompt": f"what of {n}?", "completion": f"it is {n}", "label": labels[n % len(labels)]} for n in range(12)]
+    found = [one.message for one in audit_source(_file(tmp_path / "rows.jsonl", rows)).faults
+             if one.code == "one_sided_labels"]  # fmt: skip
+    assert len(found) == (told is not None)
+    assert told is None or told in found[0]

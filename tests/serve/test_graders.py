@@ -104,6 +104,7 @@ def test_a_formula_over_graders(client: TestClient) -> None:
         {**CHECK, "operation": "regex"},
         {name: value for name, value in CHECK.items() if name != "reference"},
         similarity("meteor"),
+        {**CHECK, "refrence": "x"},
         {"type": "python", "name": "x", "source": "def grade(sample, item"},
         {"type": "python", "name": "x", "source": "score = 1"},
         {"type": "multi", "name": "m", "graders": {}, "calculate_output": "1"},

@@ -12,6 +12,7 @@ from hone.cli.options import JsonOption
 from hone.cli.output import harmless, print_json, say, show
 from hone.cli.ranking_report import report_lines
 from hone.cli.tables import text_table
+from hone.errors import BadInputError
 from hone.home import hone_home
 from hone.types import JsonDict
 
@@ -78,6 +79,8 @@ def show_session(session: _SessionArgument, *, as_json: JsonOption = False) -> N
     from hone.data.compared import plain_prompt
 
     for one in ranked:
+        if len(ranked) > 1:
+            show(harmless(f"{one.session.id}, {' against '.join(one.session.contenders)}"))
         for item in one.items:
             show(harmless("Prompt      " + " ".join(plain_prompt(item.prompt).split())))
             for candidate in item.candidates:
@@ -109,6 +112,14 @@ def export_session(
     """Write rankings as rows to train on, or for another tool."""
     from hone.recipe.ranking_exchange import export_rankings
 
+    if no_votes if kind == "hone" else each_vote:
+        unused, others = ("--no-votes", "label-studio and argilla") if kind == "hone" else ("--each-vote", "hone")
+        raise BadInputError(
+            f"{unused} says nothing of the format {kind}",
+            where=unused,
+            why=f"it is for --format {others} alone, and an option without effect misleads",
+            remedy=f"leave {unused} out",
+        )
     sessions = _sessions(session)
     count = export_rankings(hone_home(), sessions, out, kind=kind, each_vote=each_vote, with_votes=not no_votes)
     if as_json:

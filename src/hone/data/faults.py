@@ -179,7 +179,8 @@ FAULTS: dict[str, FaultKind] = {
         "a text that is no text: a number, null, or a part that is not text", "write the text as a string"
     ),
     "bad_ranks": _error(
-        "ranks, a label or a margin that do not say which answer is better", "give a number for each answer, 1 the best"
+        "ranks, a label or a margin that do not say which answer is better",
+        "give two answers or more and a number for each, 1 the best; a label is true or false, a margin 0 or more",
     ),
     "bad_role": _error("a turn without a role, or with one that nobody knows", "use system, user, assistant or tool"),
     "bad_tool_call": _error("a call without a name, or whose arguments are no JSON object", "mend the call"),
@@ -259,6 +260,11 @@ FAULTS: dict[str, FaultKind] = {
         "a text in another language than nearly all others", "look at the row; translate it, or leave it out"
     ),
     "odd_prompt": _warning("a prompt with words that no other prompt has", "look at the row; does it belong here?"),
+    "one_sided_labels": _warning(
+        "judged answers that are all liked, or all not",
+        "add answers of the other kind: from one kind alone a model learns what to drift to, not what to prefer",
+        once=True,
+    ),
     "personal_data": _warning("personal data", "redact it: --fix OUT --redact"),
     "probe_copy": _warning("its prompt stands in a benchmark", "leave it out; the benchmark would measure memory"),
     "refusal": _warning("an answer that refuses", "leave it out, unless refusing is what is to be learned"),

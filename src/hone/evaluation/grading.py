@@ -27,7 +27,15 @@ AnswerChat = Callable[[str, list[JsonDict], JsonDict], str]
 _PLACE = re.compile(r"\{\{\s*([\w.\[\]-]+)\s*\}\}")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _OUT_OF = re.compile(r"(?<=\d)\s*(?:/|(?:out\s+)?of)\s*\d+(?:\.\d+)?")
-_KINDS = ("string_check", "text_similarity", "python", "multi", "score_model")
+# Of each kind: the texts that it must have, and what it may have besides. OpenAI's evals give each a pass_threshold, which
+# no reward has use for.
+_FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "string_check": (("name", "input", "reference", "operation"), ()),
+    "text_similarity": (("name", "input", "reference", "evaluation_metric"), ()),
+    "python": (("name", "source"), ("image_tag",)),
+    "multi": (("name", "calculate_output"), ("graders",)),
+    "score_model": (("name", "model"), ("input", "range", "sampling_params")),
+}
 _MOST_TEXT = 20_000  # characters compared by similarity, which takes the square of them
 _FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "abs": abs, "ceil": math.ceil, "exp": math.exp, "floor": math.floor, "log": math.log, "max": max, "min": min,
@@ -119,18 +127,15 @@ def check_grader(grader: Mapping[str, Any], *, inside: bool = False) -> None:
         GraderError: a field is missing or wrong; it is named.
     """
     kind = grader.get("type")
-    if kind not in _KINDS or (inside and kind == "multi"):
-        raise GraderError(f"Grader type {kind!r} is none of {', '.join(_KINDS)}.", field="type")
-    texts = {
-        "string_check": ("name", "input", "reference", "operation"),
-        "text_similarity": ("name", "input", "reference", "evaluation_metric"),
-        "python": ("name", "source"),
-        "multi": ("name", "calculate_output"),
-        "score_model": ("name", "model"),
-    }[kind]
+    if kind not in _FIELDS or (inside and kind == "multi"):
+        raise GraderError(f"Grader type {kind!r} is none of {', '.join(_FIELDS)}.", field="type")
+    texts, others = _FIELDS[kind]
     for name in texts:
         if not isinstance(grader.get(name), str):
             raise GraderError(f"A {kind} grader needs the text {name!r}.", field=name)
+    for name in grader:
+        if name not in ("type", *texts, *others, "pass_threshold"):
+            raise GraderError(f"A {kind} grader has no field {name!r}; it has {', '.join(texts + others)}.", field=name)
     _CHECK_OF[kind](grader)
 
 

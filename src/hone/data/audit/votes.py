@@ -50,10 +50,13 @@ class Votes:
             self._conflicts.append((place, against))
 
     def faults(self) -> Iterator[Fault]:
-        """Rows that contradict an earlier one; a leaning towards length, where there is one."""
+        """Rows that contradict an earlier one; labels of one kind alone; a leaning towards length, where there is one."""
         for (row, line, offset), against in self._conflicts:
             message = f"line {against} says the opposite of the same answers"
             yield Fault.of("conflicting_votes", message, row=row, line=line, offset=offset)
+        liked, not_liked = self.judged[True], self.judged[False]
+        if bool(liked) != bool(not_liked):
+            yield Fault.of("one_sided_labels", f"all {liked or not_liked} answers are {'' if liked else 'not '}liked")
         share, error = self._share_of_longer()
         if error and max(share, 1 - share) >= _TOLD_SHARE and abs(share - 0.5) > _STANDARD_ERRORS * error:
             longer = "longer" if share > 0.5 else "shorter"
