@@ -78,8 +78,8 @@ def vote(session: str) -> dict[str, int]:
 
 
 def reinforce(given: argparse.Namespace, start: str, reward: str, prompts: Path) -> dict[str, Any]:
-    """Reinforcement learning of the version against the reward model: the one place that knows how it is called."""
-    options = ["--method", "grpo", "--reward", reward, "--name", "circle", "--model", given.model]
+    """Reinforcement learning on top of ``start``, a version or a base: the one place that knows how it is called."""
+    options = ["--method", "grpo", "--reward", reward, "--name", "circle", "--model", start]
     return hone("run", prompts, *options, *given.reinforce_options.split())
 
 

@@ -64,6 +64,8 @@ def test_a_ranking_of_several_gives_every_pair_that_was_told_apart() -> None:
     preference = parse_preference(value, "preference-ranking")
     assert [answer.content for answer in preference.answers] == ["a", "b", "c", "d"]
     assert preference.pairs == ((0, 1), (0, 2), (0, 3), (1, 3), (2, 3)), "b and c tie"
+    pair = parse_preference({"prompt": "who?", "answers": ["b", "a"]}, "preference-ranking")
+    assert parse_preference(preference_to_json(pair, as_ranking=True), "preference-ranking") == pair
     assert parse_preference(preference_to_json(preference), "preference-ranking") == preference
 
 
@@ -160,7 +162,9 @@ def test_no_leaning_is_told_where_there_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("labels", "told"), [([True], "all 12 answers are liked"), ([False], "are not liked"),
                                               ([True, False], None)])  # fmt: skip
 def test_labels_of_one_kind_alone_are_told(tmp_path: Path, labels: list[bool], told: str | None) -> None:
-    rows = [{"prompt": f"what of {n}?", "completion": f"it is {n}", "label": labels[n % len(labels)]} for n in range(12)]
+    rows = [
+        {"prompt": f"what of {n}?", "completion": f"it is {n}", "label": labels[n % len(labels)]} for n in range(12)
+    ]
     found = [one.message for one in audit_source(_file(tmp_path / "rows.jsonl", rows)).faults
              if one.code == "one_sided_labels"]  # fmt: skip
     assert len(found) == (told is not None)

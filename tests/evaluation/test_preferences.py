@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hone.evaluation.outcome import Evaluation
@@ -60,3 +61,43 @@ def test_pairs_are_judged_whether_or_not_the_answers_that_are_shown_end(ended: i
     verdict = decide(evaluation)
     assert verdict.decision == "ship"
     assert any("token limit" in warning for warning in verdict.warnings) == (ended < 24)
+
+
+def judged(liked: list[bool], tuned: list[float]) -> tuple[Evaluation, JsonDict]:
+    answers = [JudgedPair(row, row, 0, 0, one) for row, one in enumerate(liked)]
+    texts = dict.fromkeys(range(len(answers)), "words")
+    evaluation, further = compare_preferences(
+        answers, [ArmMargins("base", [0.0] * len(liked), "same"), ArmMargins("tuned", tuned, "worth")],
+        shape=SHAPE, prompts=texts, references=texts,
+    )  # fmt: skip
+    return evaluation, further["preferences"]
+
+
+def test_judged_answers_are_the_area_under_the_curve_whatever_the_share_of_liked_ones() -> None:
+    """Nine of ten are liked: a perfect model reaches 100, one that cannot tell 50; a wrong pair costs its share."""
+    liked = [True] * 18 + [False] * 2
+    evaluation, further = judged(liked, [float(place) for place in range(20, 0, -1)])
+    assert (evaluation.arms["base"].score, evaluation.arms["tuned"].score) == (50.0, 100.0)
+    assert further["slices"]["length_matched"]["pairs"] == 0
+    values = [float(place) for place in range(20, 0, -1)]
+    values[17], values[18] = values[18], values[17]
+    assert judged(liked, values)[0].arms["tuned"].score == pytest.approx(100 * (1 - 1 / 36))
+
+
+def test_judged_answers_of_one_kind_alone_tell_nothing() -> None:
+    assert judged([True] * 12, [float(place) for place in range(12)])[0].arms["tuned"].score == 50.0
+
+
+def test_the_interval_of_judged_answers_is_as_wide_as_delong_has_it() -> None:
+    generator = np.random.default_rng(0)
+    liked = [place < 240 for place in range(300)]
+    values = [float(generator.normal(0.8 if one else 0.0)) for one in liked]
+    arm = judged(liked, values)[0].arms["tuned"]
+    good, bad = np.array(values[:240]), np.array(values[240:])
+    wins = (good[:, None] > bad[None, :]).astype(float)
+    area = wins.mean()
+    error = math.sqrt(wins.mean(axis=1).var(ddof=1) / 240 + wins.mean(axis=0).var(ddof=1) / 60)
+    assert arm.score == pytest.approx(100 * area)
+    assert arm.interval is not None
+    low, high = arm.interval
+    assert (high - low) / 100 == pytest.approx(2 * 1.96 * error, rel=0.1)

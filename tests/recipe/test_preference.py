@@ -141,10 +141,14 @@ def test_references_are_computed_once_and_kept_by_content(
     assert not computed_again
     assert first == again
     (kept,) = (home / "cache" / "references").iterdir()
-    kept.write_text("{", encoding="utf-8")
-    mended, computed_anew = losses()
-    assert computed_anew, "a damaged file is not believed"
-    assert mended == first
+    whole = kept.read_text(encoding="utf-8")
+    value = json.loads(whole)
+    value["logprobs"][0] += 1.0
+    for damaged in ("{", json.dumps(value)):
+        kept.write_text(damaged, encoding="utf-8")
+        mended, computed_anew = losses()
+        assert computed_anew, "a damaged file is not believed"
+        assert mended == first
     other = write_jsonl(tmp_path / "pairs.jsonl", [pair(number + 1) for number in range(40)])
     assert other == pairs
     losses()
@@ -231,3 +235,38 @@ def test_what_is_no_reward_model_gives_no_scores(
     asked = RewardConfig(version=result["version"], data=str(pairs), device="cpu", dtype="float32")
     with pytest.raises(ConfigError, match="is no reward model"):
         score_answers(asked, home=tmp_path / "home", recorder=Listener())
+
+
+@pytest.mark.usefixtures("evaluated_here")
+def test_rankings_of_differing_lengths_are_trained_on_and_judged(
+    run_options: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """The held-out rows are written in one shape: a file that mixes pairs and rankings could not be read again."""
+    rows = []
+    for number in range(24):
+        asked = pair(number)
+        answers = [asked["chosen"], asked["rejected"], *["the lamp is lit"] * (number % 2)]
+        rows.append({"prompt": asked["prompt"], "answers": answers, "ranks": list(range(1, len(answers) + 1))})
+    config = run_options(data=str(write_jsonl(tmp_path / "ranked.jsonl", rows)), max_steps=2, held_out=8, name="ranked")
+    result = run(config, home=tmp_path / "home", recorder=Listener())
+    assert result["evaluation"]["preferences"]["pairs"] > 8
+    held_out = read_jsonl(Path(result["run_dir"]) / "held_out.jsonl")
+    assert {len(one["answers"]) for one in held_out} == {2, 3}, "both kinds are held out"
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        ([row(number) for number in range(12)], {"beta": 0.5}, "--beta 0.5 has no effect with --method sft"),
+        ([row(number) for number in range(12)], {"group_size": 4}, "--group-size 4 has no effect with --method sft"),
+        ([pair(number) for number in range(12)], {"target_margin": 1.0}, "--target-margin 1.0 has no effect"),
+    ],
+)
+def test_options_that_the_method_of_the_rows_does_not_have_are_refused(
+    rows: list[Any], options: JsonDict, said: str, train_options: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    """No method is given, so it follows from the rows."""
+    path = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    with pytest.raises(ConfigError, match="no effect with it") as caught:
+        choose_method(train_options(data=path, **options), load_examples(path, preferences="chosen" in rows[0]))
+    assert said in caught.value.render()

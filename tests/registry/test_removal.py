@@ -148,6 +148,22 @@ def test_composed_rows_stay_while_a_run_that_is_there_was_begun_with_them(hone_h
     assert not folder.exists()
 
 
+def test_a_merged_version_stays_while_a_run_that_is_there_was_begun_on_it(hone_home: Path) -> None:
+    folder = hone_home.absolute() / "models" / "versions" / "orders@1-0123"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    folder.with_name("orders@1-0123.lock").write_text("")
+    assert kinds(hone_home) == ["merged version"]
+    run = trained_run(hone_home)
+    run.start({"data": "rows.jsonl", "model": str(folder)})
+    run.finish({})
+    version = register(hone_home, run)
+    assert kinds(hone_home) == []
+    remove_version(hone_home, version)
+    assert [one.path for one in collect_garbage(hone_home, least_age_seconds=-1)] == [folder]
+    assert not folder.exists()
+
+
 def test_temporaries_of_killed_processes_go(hone_home: Path) -> None:
     register(hone_home, trained_run(hone_home))
     left = hone_home / "runs" / ".gone.0123456789ab.tmp"

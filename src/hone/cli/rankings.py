@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from hone.cli.options import JsonOption
 from hone.cli.output import harmless, print_json, say, show
 from hone.cli.ranking_report import report_lines
 from hone.cli.tables import text_table
-from hone.errors import BadInputError
+from hone.errors import BadInputError, VersionError
 from hone.home import hone_home
 from hone.types import JsonDict
 
@@ -127,7 +128,8 @@ def export_session(
     else:
         say(f"{count} rows in {out}")
         if kind == "hone":
-            say(f"Next: hone run {out}    or a reward model: hone run {out} --method reward")
+            on_top = _on_top_of(sessions)
+            say(f"Next: hone run {out}{on_top}    or a reward model: hone run {out} --method reward")
 
 
 @rankings.command("import", epilog="Example: hone rankings import export.json --format label-studio")
@@ -164,6 +166,18 @@ def _sessions(reference: str) -> list[str]:
 
     of_version = [one.id for one in list_sessions(hone_home()) if reference in (one.version, one.version.split("@")[0])]
     return of_version or [find_session(hone_home(), reference).id]
+
+
+def _on_top_of(sessions: Sequence[str]) -> str:
+    """The option that goes on from the version whose answers were compared; none for a base or other tools."""
+    from hone.registry.rankings import find_session
+    from hone.registry.versions import resolve_version
+
+    compared = {find_session(hone_home(), one).version for one in sessions}
+    if len(compared) == 1:
+        with suppress(VersionError):
+            return f" --model {resolve_version(hone_home(), compared.pop()).reference}"
+    return ""
 
 
 def _prompt_json(session: str, item: RankingItem, votes: Sequence[Vote]) -> JsonDict:

@@ -10,6 +10,7 @@ import re
 import reprlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pydantic_core import ErrorDetails
@@ -24,6 +25,7 @@ __all__ = [
     "config_error",
     "cross_problems",
     "field_problems",
+    "method_problems",
     "nearest",
 ]
 
@@ -108,19 +110,35 @@ def cross_problems(values: Mapping[str, Any], *, places: Mapping[str, str], word
         )
     problems += _retention_problems(values, places, words)
     problems += _adaptation_problems(values, places, words)
-    method = _said(words, "method", values.get("method"))
-    problems += [
-        _place(places, name) + f"{_said(words, name, values[name])} has no effect with {method}; leave it out"
-        for name, methods in _OF_METHODS.items()
-        if _asks(name, values.get(name)) and values.get("method") and values["method"] not in methods
+    return problems + method_problems(values, places=places, words=words)
+
+
+def method_problems(
+    values: Mapping[str, Any], *, places: Mapping[str, str] = MappingProxyType({}), words: Mapping[str, str]
+) -> list[str]:
+    """The problems between a method and the other options; none where no method is named.
+
+    Args:
+        values: options by their names.
+        places: ``file:line`` of each option that came from a file.
+        words: how an option is told of.
+    """
+    name = values.get("method")
+    if not name:
+        return []
+    method = _said(words, "method", name)
+    problems = [
+        _place(places, option) + f"{_said(words, option, values[option])} has no effect with {method}; leave it out"
+        for option, methods in _OF_METHODS.items()
+        if _asks(option, values.get(option)) and name not in methods
     ]
-    if values.get("method") in POLICY_METHODS and values.get("validation"):
+    if name in POLICY_METHODS and values.get("validation"):
         problems.append(
             _place(places, "validation")
             + f"{_said(words, 'validation', values['validation'])} has no effect with {method}, which keeps its last "
             "weights; leave it out"
         )
-    if values.get("method") in _OF_GROUPS and _number(values.get("group_size")) == 1:
+    if name in _OF_GROUPS and _number(values.get("group_size")) == 1:
         problems.append(
             _place(places, "group_size")
             + f"{method} holds the answers to a prompt against each other, and {_said(words, 'group_size', 1)} leaves "

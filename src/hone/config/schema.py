@@ -113,7 +113,10 @@ class TrainConfig(BaseModel):
     _problems = model_validator(mode="wrap")(report_together)
 
     data: Text = Field(description="Training rows: a JSONL, JSON, CSV, TSV or Parquet file, or a hub data set.")
-    model: Text = Field(DEFAULT_MODEL, description="The base: a hub id, a folder, or a .gguf file.")
+    model: Text = Field(
+        DEFAULT_MODEL,
+        description="The base: a hub id, a folder, a .gguf file; or a version (support@1), to train on top of it.",
+    )
     output: Path | None = Field(None, description="Folder for the run; a new one in the home folder unless given.")
     mapping: ColumnMapping | None = Field(None, alias="map", description=_MAPPING_HELP)
     allow_few_rows: bool = Field(False, description="Go on with fewer than 10 usable rows.")

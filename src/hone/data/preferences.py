@@ -30,8 +30,10 @@ from hone.data.ledger import RowError
 from hone.data.messages import kind, message_to_openai, parse_messages, parse_tools
 from hone.types import JsonDict, Message, Preference
 
-__all__ = ["parse_preference", "preference_keys", "preference_to_json"]
+__all__ = ["PLAIN_PAIR", "parse_preference", "preference_keys", "preference_to_json"]
 
+PLAIN_PAIR = (1.0, 2.0)
+"""Ranks of one answer that is better than one other."""
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _Side = tuple[tuple[Message, ...], Message]
@@ -73,15 +75,20 @@ def preference_keys(format_name: str) -> frozenset[str]:
     return frozenset({"prompt", "tools", *SYSTEM_COLUMNS, *own})
 
 
-def preference_to_json(preference: Preference) -> JsonDict:
-    """A preference as a row of the shape that it has, with turns for texts; it reads back as the same preference."""
+def preference_to_json(preference: Preference, *, as_ranking: bool = False) -> JsonDict:
+    """A preference as a row, with turns for texts; it reads back as the same preference.
+
+    Args:
+        preference: any.
+        as_ranking: whether a pair is written as a ranking of two, as a file of rankings needs it; its margin is lost.
+    """
     value: JsonDict = {"prompt": [message_to_openai(replace(m, supervised=True)) for m in preference.prompt]}
     answers = [[message_to_openai(replace(answer, supervised=True))] for answer in preference.answers]
     if preference.tools:
         value["tools"] = [dict(tool) for tool in preference.tools]
     if preference.liked is not None:
         return value | {"completion": answers[0], "label": preference.liked}
-    if preference.ranks == (1.0, 2.0):
+    if preference.ranks == PLAIN_PAIR and not as_ranking:
         margin = {"margin": preference.margin} if preference.margin else {}
         return value | {"chosen": answers[0], "rejected": answers[1], **margin}
     return value | {"answers": answers, "ranks": list(preference.ranks)}

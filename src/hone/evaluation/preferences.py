@@ -3,6 +3,9 @@
 Each pair of answers has a margin under each arm: above 0 where the arm finds the better one better; 0 counts half. Rows
 that share a prompt are drawn together. A model may have learnt that people like long answers and nothing else; so pairs
 whose answers are of like length are told apart from those where the better one is longer, or shorter.
+
+Answers that were judged one by one make pairs of every liked with every other one: the accuracy is the area under the
+ROC curve, 50 by chance whatever the share of liked ones, and varies as DeLong et al. 1988 have it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ __all__ = ["PREFERENCE_ACCURACY", "ArmMargins", "JudgedPair", "compare_preferenc
 PREFERENCE_ACCURACY = Metric(
     "preference_accuracy",
     "Preference accuracy",
-    "Share of held-out pairs whose better answer the arm finds better; 50 is chance.",
+    "Share of held-out pairs whose better answer the arm finds better; of answers that were judged one by one, of all "
+    "pairs of a liked with another one. 50 is chance.",
     mean_aggregate,
     None,
 )
@@ -45,12 +49,14 @@ class JudgedPair:
         cluster: what is drawn together, as a hash of the prompt.
         better_tokens: length of the better answer; 0 where one answer was judged by itself.
         worse_tokens: of the worse one.
+        liked: of an answer that was judged by itself, whether it is as wanted; None of a pair. All are of one kind.
     """
 
     row: int
     cluster: Hashable
     better_tokens: int
     worse_tokens: int
+    liked: bool | None = None
 
     @property
     def slice(self) -> str:
@@ -67,7 +73,8 @@ class ArmMargins:
 
     Args:
         arm: its name.
-        margins: of each pair; above 0 where it finds the better answer better.
+        margins: of each pair; above 0 where it finds the better answer better. Of an answer that was judged by itself,
+            what it is worth to the arm.
         how: what the margin is, in words.
         is_log_odds: whether the margin is the logit of a probability, so that its calibration can be measured.
         texts: answers it generated, by row; may be of some rows only.
@@ -110,13 +117,14 @@ def compare_preferences(
     """
     assert pairs, "at least one pair"
     assert all(len(arm.margins) == len(pairs) for arm in arms), "a margin for every pair"
-    right = {arm.arm: _right(arm.margins) for arm in arms}
+    shares = {arm.arm: _shares(pairs, arm.margins) for arm in arms}
+    right = {name: _counted(pairs, values) for name, values in shares.items()}
     bootstrap = PairedBootstrap(len(pairs), seed=seed, clusters=[pair.cluster for pair in pairs])
     differences = []
     if {"base", "tuned"} <= right.keys():
         compared = bootstrap.compare(right["tuned"], right["base"], mean_aggregate, bounds=PREFERENCE_ACCURACY.bounds)
         differences = [Difference("tuned", "base", PREFERENCE_ACCURACY.name, compared)]
-    answers = _answers(pairs, arms, right, prompts, references)
+    answers = _answers(pairs, arms, shares, prompts, references)
     focus = "tuned" if "tuned" in right else arms[-1].arm
     against = "base" if focus == "tuned" and "base" in right else None
     evaluation = Evaluation(
@@ -143,10 +151,42 @@ def compare_preferences(
     return evaluation, {"preferences": further}
 
 
-def _right(margins: Sequence[float]) -> FloatArray:
-    """(right, 1) of each pair; half where the arm cannot tell."""
+def _shares(pairs: Sequence[JudgedPair], margins: Sequence[float]) -> FloatArray:
+    """How right the arm is on each pair, from 0 to 1; half where it cannot tell.
+
+    An answer that was judged by itself is held against every answer of the other kind; against none, it is half right.
+    """
     values = np.asarray(margins, dtype=np.float64)
-    return np.column_stack([np.where(values > 0, 1.0, np.where(values == 0, 0.5, 0.0)), np.ones(len(values))])
+    if pairs[0].liked is None:
+        return _hits(values)
+    liked = np.array([bool(pair.liked) for pair in pairs])
+    if liked.all() or not liked.any():
+        return np.full(len(pairs), 0.5)
+    shares = np.empty(len(pairs))
+    for kind in (True, False):
+        others = values[liked != kind]
+        leads = values[liked == kind, None] - others[None, :]
+        shares[liked == kind] = _hits(leads if kind else -leads).mean(axis=1)
+    return shares
+
+
+def _hits(leads: FloatArray) -> FloatArray:
+    return np.where(leads > 0, 1.0, np.where(leads == 0, 0.5, 0.0))
+
+
+def _counted(pairs: Sequence[JudgedPair], shares: FloatArray) -> FloatArray:
+    """(right, 1) of each pair, as the bootstrap draws them.
+
+    Of answers that were judged by themselves the mean over either kind alone is the area under the curve. Each counts
+    by how far it moves that area, so that a mean of draws varies by both kinds: DeLong et al. 1988.
+    """
+    counted = shares
+    if pairs[0].liked is not None:
+        liked = np.array([bool(pair.liked) for pair in pairs])
+        kinds = np.where(liked, liked.sum(), (~liked).sum())
+        area = shares[liked].mean() if liked.any() else 0.5
+        counted = area + len(pairs) / kinds * (shares - area)
+    return np.column_stack([counted, np.ones(len(pairs))])
 
 
 def _summary(arm: ArmMargins, right: FloatArray, bootstrap: PairedBootstrap) -> ArmSummary:
@@ -167,7 +207,7 @@ def _summary(arm: ArmMargins, right: FloatArray, bootstrap: PairedBootstrap) -> 
 def _answers(
     pairs: Sequence[JudgedPair],
     arms: Sequence[ArmMargins],
-    right: Mapping[ArmName, FloatArray],
+    shares: Mapping[ArmName, FloatArray],
     prompts: Mapping[int, str],
     references: Mapping[int, str],
 ) -> list[JsonDict]:
@@ -184,7 +224,7 @@ def _answers(
         [references[row] for row in rows],
         {arm.arm: [(arm.texts or {}).get(row, nothing) for row in rows] for arm in arms},
         {arm.arm: [(arm.stopped or {}).get(row, True) for row in rows] for arm in arms},
-        {name: 100.0 * values[at, 0] for name, values in right.items()},
+        {name: 100.0 * values[at] for name, values in shares.items()},
     )
 
 
@@ -209,7 +249,7 @@ def _slices(pairs: Sequence[JudgedPair], right: Mapping[ArmName, FloatArray], se
 def _calibration(margins: Sequence[float]) -> JsonDict:
     """How far certainty is from how often the arm is right: expected calibration error (Naeini et al. 2015)."""
     certain = [1 / (1 + math.exp(-min(700.0, abs(margin)))) for margin in margins]
-    hits = [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
+    hits = _hits(np.asarray(margins, dtype=np.float64)).tolist()
     bins = []
     error = 0.0
     for number in range(_BINS):

@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hone.config.schema import TrainConfig
 from hone.data.audit.audit import audit_source, held_out_prompts
 from hone.data.audit.presidio import PresidioSearch
 from hone.data.audit.repair import Repair, repair_file
 from hone.data.audit.report import AuditReport
 from hone.data.faults import FAULTS, RefusedSource
 from hone.errors import ConfigError
+from hone.recipe.method import is_policy_method
 
-__all__ = ["audit_file", "describe_warnings", "repair", "require_usable"]
+__all__ = ["audit_file", "audited_rows", "describe_warnings", "repair", "require_usable"]
 
 _MOST_NAMED = 4
 _PROMPTS_ONLY = "prompts only: usable with a --reward or a --teacher (docs/preferences.md); other methods need answers"
@@ -112,3 +114,24 @@ def describe_warnings(report: AuditReport) -> str | None:
     named = ", ".join(f"{code} {count}" for code, count in ordered[:_MOST_NAMED])
     more = f" and {len(ordered) - _MOST_NAMED} more kinds" if len(ordered) > _MOST_NAMED else ""
     return f"the data check warns of {named}{more}; `hone data check {report.source}` shows where"
+
+
+def audited_rows(config: TrainConfig, *, evaluation_data: str | None = None) -> AuditReport:
+    """The audit of the rows of a run; stops where the file as a whole cannot be used.
+
+    Args:
+        config: the options, with the method.
+        evaluation_data: file of held-out rows.
+
+    Raises:
+        RefusedSource: it is refused.
+    """
+    report = audit_file(
+        config.data,
+        mapping=config.mapping,
+        evaluation_data=evaluation_data,
+        allow_few_rows=config.allow_few_rows,
+        tasks=is_policy_method(config.method),
+    )
+    require_usable(report)
+    return report

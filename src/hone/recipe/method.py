@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from hone.config.check import POLICY_METHODS
+from hone.config.check import POLICY_METHODS, method_problems
 from hone.config.schema import TrainConfig
 from hone.data.loader import LoadedData, load_examples
 from hone.engine.around import AroundSteps
@@ -218,7 +218,22 @@ def choose_method(config: TrainConfig, loaded: LoadedData) -> MethodName:
             why=reason,
             remedy=f"use --method {fitting}, or leave it out; docs/preferences.md has the shapes of rows",
         )
+    if config.method is None:
+        _require_effect(config, wanted)
     return wanted
+
+
+def _require_effect(config: TrainConfig, method: MethodName) -> None:
+    """Refuse what has no effect with the method that the rows have chosen; with a given one it was refused before."""
+    words = {name: f"--{name.replace('_', '-')}" for name in type(config).model_fields}
+    problems = method_problems({**config.model_dump(), "method": method}, words=words)
+    if problems:
+        raise ConfigError(
+            f"the rows are trained on by {method}, and {len(problems)} of the options have no effect with it",
+            why="no method was given, so it follows from the rows",
+            details=problems,
+            remedy="leave them out, or give the method that they belong to: --method",
+        )
 
 
 def _require_grading(config: TrainConfig, method: MethodName) -> None:

@@ -34,6 +34,7 @@ from hone.recipe.replay import choose_replay, replay_stand_ins
 from hone.recipe.rewards import require_rewards
 from hone.recipe.rows import PreparedRows, RowRenderer, prepare_rows
 from hone.recipe.starting import like_start
+from hone.recipe.version_base import base_of_version
 from hone.types import JsonDict
 
 __all__ = ["PLAN_SCHEMA", "plan", "plan_history"]
@@ -61,7 +62,7 @@ def plan(config: PlanConfig, *, home: Path, note: Note) -> JsonDict:
     Raises:
         HoneError: the rows or the model cannot be read, or an option is wrong.
     """
-    config = like_start(config, home=home)
+    config = base_of_version(like_start(config, home=home), home=home)
     _require_plannable(config)
     process_bytes = resident_memory_bytes()  # before tokenizer and outline come to it, as a run measures it
     notes: list[str] = []

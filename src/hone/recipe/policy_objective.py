@@ -214,7 +214,8 @@ def policy_objective(options: PolicyOptions, rollouts: Rollouts, *, by_divergenc
             return distillation_loss(figures)
         loss, advantages_B = _LOSSES[options.method](step, ratios)
         divergences_S = estimated_divergences(ratios.logprobs_S.detach(), step.given(batch.references_S))
-        rollouts.tell(batch, ratios.per_answer(divergences_S) / ratios.tokens_B, advantages_B)
+        kept_B = [bool(one) for one in batch.advantages_B] if options.method == "raft" else None
+        rollouts.tell(batch, ratios.per_answer(divergences_S) / ratios.tokens_B, advantages_B, kept_B)
         return loss
 
     return objective

@@ -7,7 +7,6 @@ its own log-probability a token (ORPO, SimPO), or by its score (a reward model).
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -60,7 +59,6 @@ class _Pairs:
     judged: list[JudgedPair]
     better: list[int]
     worse: list[int]
-    signs: list[int]
 
 
 def compare_on_preferences(
@@ -105,7 +103,8 @@ def compare_on_preferences(
     evaluation, further = compare_preferences(
         pairs.judged, found, shape=_shape(answerer, pairs), seed=seed,
         prompts={row: last_user_text(example) for row, example in rows.items()},
-        references={row: example.answer for row, example in rows.items()},
+        references={row: ("(disliked) " if example.liked is False else "") + example.answer
+                    for row, example in rows.items()},
     )  # fmt: skip
     tuned = next((arm for arm in found if arm.arm == "tuned"), None)
     stopped = None if tuned is None or not tuned.stopped else list(tuned.stopped.values())
@@ -114,7 +113,7 @@ def compare_on_preferences(
 
 def _pairs(answerer: Answerer, loaded: LoadedData) -> _Pairs:
     examples, rendered = render_rows(loaded.examples, AnswerRenderer(answerer.renderer), loaded.ledger)
-    found = _Pairs([], [], [], [], [], [])
+    found = _Pairs([], [], [], [], [])
     for example in examples:
         assert isinstance(example, Preference), "the rows are preferences"
         found.examples.append(example)
@@ -122,15 +121,13 @@ def _pairs(answerer: Answerer, loaded: LoadedData) -> _Pairs:
         found.sequences.extend(sequences)
         lengths = [sequence.num_supervised for sequence in sequences]
         if example.liked is not None:
-            found.judged.append(JudgedPair(example.row, prompt_key(example), 0, 0))
+            found.judged.append(JudgedPair(example.row, prompt_key(example), 0, 0, example.liked))
             found.better.append(start)
             found.worse.append(start)
-            found.signs.append(1 if example.liked else -1)
         for better, worse in example.pairs:
             found.judged.append(JudgedPair(example.row, prompt_key(example), lengths[better], lengths[worse]))
             found.better.append(start + better)
             found.worse.append(start + worse)
-            found.signs.append(1)
     return found
 
 
@@ -159,9 +156,7 @@ def _values(
 
 def _margins(pairs: _Pairs, values: Sequence[float], scale: float | None) -> list[float]:
     if _is_judged(pairs):
-        # a judged answer is held against the middle one of all
-        middle = statistics.median(values)
-        return [sign * (values[at] - middle) for sign, at in zip(pairs.signs, pairs.better, strict=True)]
+        return [values[at] for at in pairs.better]
     factor = 1.0 if scale is None else scale
     return [factor * (values[better] - values[worse]) for better, worse in zip(pairs.better, pairs.worse, strict=True)]
 

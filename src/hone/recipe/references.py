@@ -9,11 +9,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+import transformers
 
 from hone.data.pack import PackedBatch
+from hone.errors import StorageError
 from hone.evaluation.likelihood import answer_bits
 from hone.files import write_json
 from hone.model.forward import Forward
@@ -23,7 +26,7 @@ from hone.types import TokenSequence
 
 __all__ = ["answer_logprobs", "reference_logprobs"]
 
-_FORM = 1
+_FORM = 2
 
 
 def reference_logprobs(
@@ -47,14 +50,17 @@ def reference_logprobs(
         label: what else they follow from, as the kind of 4-bit weights.
         on_done: called with the number of answers done.
     """
-    path = home / "cache" / "references" / f"{_key(base, sequences, forward, label)}.json"
+    key = _key(base, sequences, forward, f"{label}/{max_tokens}")
+    path = home / "cache" / "references" / f"{key}.json"
     known = _read(path, len(sequences))
     if known is not None:
         return known
     with adapter_disabled(base.model):
         found = answer_logprobs(base.model, sequences, forward=forward, max_tokens=max_tokens, on_done=on_done)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"form": _FORM, "base": base.name, "logprobs": found})
+    # they are at hand: without room to keep them, the next run computes them again
+    with suppress(OSError, StorageError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"form": _FORM, "base": base.name, "logprobs": found, "sha256": _sum(found)})
     return found
 
 
@@ -72,7 +78,8 @@ def answer_logprobs(
 
 
 def _key(base: LoadedModel, sequences: Sequence[TokenSequence], forward: Callable[..., object], label: str) -> str:
-    facts = [_FORM, base.base_hash, base.tokenizer_hash, str(base.dtype), base.device, _name(forward), label]
+    facts = [_FORM, base.base_hash, base.tokenizer_hash, str(base.dtype), base.device, _name(forward), label,
+             torch.__version__, transformers.__version__]  # fmt: skip
     digest = hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode())
     for sequence in sequences:
         digest.update(f"{sequence.ids}{[int(flag) for flag in sequence.supervised]}\n".encode())
@@ -91,4 +98,8 @@ def _read(path: Path, count: int) -> list[float] | None:
         return None
     logprobs = value.get("logprobs") if isinstance(value, dict) else None
     whole = isinstance(logprobs, list) and len(logprobs) == count and all(isinstance(one, float) for one in logprobs)
-    return logprobs if whole and value.get("form") == _FORM else None
+    return logprobs if whole and value.get("form") == _FORM and value.get("sha256") == _sum(logprobs) else None
+
+
+def _sum(logprobs: Sequence[float]) -> str:
+    return hashlib.sha256(json.dumps(list(logprobs)).encode()).hexdigest()

@@ -131,10 +131,11 @@ def repetition(ids: Sequence[int]) -> float:
 
 @dataclass
 class _Told:
-    """What the training pass said of an answer."""
+    """What the training pass said of an answer; one that only stands in for others is not ``kept``."""
 
     kl: float
     advantage: float | None
+    kept: bool
 
 
 @dataclass
@@ -202,26 +203,34 @@ class Rollouts:
         self._figures = self._of_rollouts()
         return self.finish(groups)
 
-    def tell(self, batch: RolloutBatch, kl_B: Tensor, advantages_B: Tensor | None) -> None:
+    def tell(
+        self,
+        batch: RolloutBatch,
+        kl_B: Tensor,
+        advantages_B: Tensor | None,
+        kept_B: Sequence[bool] | None = None,
+    ) -> None:
         """Take what the training pass found of some answers.
 
         Args:
             batch: of the answers.
             kl_B: estimated divergence from the base, or from the teacher, a token.
             advantages_B: of each; None where the method has none.
+            kept_B: whether it is trained on; None where all are.
         """
+        kept = [True] * len(batch.places_B) if kept_B is None else kept_B
         advantages = [None] * len(batch.places_B) if advantages_B is None else advantages_B.tolist()
-        for place, kl, advantage in zip(batch.places_B, kl_B.tolist(), advantages, strict=True):
-            self._told[place] = _Told(kl, advantage)
+        for place, *told in zip(batch.places_B, kl_B.tolist(), advantages, kept, strict=True):
+            self._told[place] = _Told(*told)
 
     def after(self, step: int) -> Mapping[str, float]:
         """Figures of the step; behind the first one over new answers, their lines are written."""
         kl = statistics.fmean(one.kl for one in self._told.values())
         if step == self._first:
-            trained_on_all = len(self._told) == len(self._lines)
+            trained_on_all = sum(one.kept for one in self._told.values()) == len(self._lines)
             for place, line in enumerate(self._lines):
                 told = self._told.get(place)
-                kept = {} if trained_on_all else {"kept": told is not None}
+                kept = {} if trained_on_all else {"kept": told is not None and told.kept}
                 self.recorder.record(Event("rollout", {**line, **kept, **({} if told is None else _line_of(told))}))
         return {**self._figures, "kl": round(kl, _DECIMALS)}
 

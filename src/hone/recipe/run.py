@@ -23,10 +23,10 @@ from hone.evaluation.scorers import metric_named
 from hone.files import write_json
 from hone.model.catalog import resolve_model
 from hone.proof.invariant import Invariant
-from hone.recipe.audit import audit_file, describe_warnings, require_usable
+from hone.recipe.audit import audited_rows, describe_warnings
 from hone.recipe.contest import open_documents
 from hone.recipe.endings import interrupted, removed_if_refused, resumable
-from hone.recipe.method import choose_method, is_policy_method, load_rows
+from hone.recipe.method import choose_method, load_rows
 from hone.recipe.model_card import write_model_card
 from hone.recipe.question_sets import QuestionSet, question_sets
 from hone.recipe.reporting import write_run_report
@@ -35,6 +35,7 @@ from hone.recipe.run_files import describe_documents, held_out_file, say_what_wa
 from hone.recipe.seeds import Repeated, Training, Workplace, require_repeatable
 from hone.recipe.sft import SftResult, train_sft
 from hone.recipe.starting import lineage_of
+from hone.recipe.version_base import base_of_version, on_version
 from hone.registry.names import check_name, version_name_for
 from hone.registry.provenance import describe_code
 from hone.registry.recorder import RunRecorder
@@ -76,13 +77,15 @@ def run(
     name = check_name(config.name) if config.name else version_name_for(config.data)
     if config.metric:
         metric_named(config.metric)  # a misspelt one is to be found now, not after the training
-    source = resolve_model(config.model, home=home)
+    base_of_version(config, home=home)  # a wrong name is to be found before the rows are read
     documents = describe_documents(config.documents)
     loaded = load_rows(config, config.data)
     config = _with_method(config, loaded, home)
     require_repeatable(config)
     held_out_data = _held_out_data(config, loaded)
-    audit = _audited(config, evaluation_data=config.evaluation_data)
+    audit = audited_rows(config, evaluation_data=config.evaluation_data)
+    config = on_version(config, home=home, recorder=recorder)
+    source = resolve_model(config.model, home=home)
     training = _training(home, question_sets(config, recorder), should_stop, parallel)
     with _working(config, home, recorder, kind="run", name=name, resume=resume, parallel=parallel) as work:
         _store_audit(work, audit)
@@ -126,10 +129,12 @@ def train(
 
     Args and errors as for :func:`run`.
     """
-    source = resolve_model(config.model, home=home)
+    base_of_version(config, home=home)
     loaded = load_rows(config, config.data)
     config = _with_method(config, loaded, home)
-    audit = _audited(config)
+    audit = audited_rows(config)
+    config = on_version(config, home=home, recorder=recorder)
+    source = resolve_model(config.model, home=home)
     name = version_name_for(config.data)
     with _working(config, home, recorder, kind="train", name=name, resume=resume, parallel=parallel) as work:
         _store_audit(work, audit)
@@ -190,23 +195,6 @@ def _held_out_data(config: RunConfig, loaded: LoadedData) -> LoadedData | None:
             remedy="give held-out rows of the same kind, or leave --eval out so that rows are set aside",
         )
     return held_out
-
-
-def _audited(config: TrainConfig, *, evaluation_data: str | None = None) -> AuditReport:
-    """The audit of the training rows; stops where the file as a whole cannot be used.
-
-    Raises:
-        RefusedSource: it is refused.
-    """
-    report = audit_file(
-        config.data,
-        mapping=config.mapping,
-        evaluation_data=evaluation_data,
-        allow_few_rows=config.allow_few_rows,
-        tasks=is_policy_method(config.method),
-    )
-    require_usable(report)
-    return report
 
 
 def _store_audit(work: Workplace, report: AuditReport) -> None:

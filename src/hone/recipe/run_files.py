@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from hone.config.load import dump_resolved
 from hone.config.schema import TrainConfig
 from hone.data.formats import example_to_openai
-from hone.data.preferences import preference_to_json
+from hone.data.preferences import PLAIN_PAIR, preference_to_json
 from hone.data.tasks import task_to_json
 from hone.engine.loop import LoopResult
 from hone.files import sha256_file, write_atomically, write_json
@@ -93,15 +93,19 @@ def store_inputs(
         rows.held_out_ledger.write(folder.path / "held_out_ledger.jsonl")
     write_json(folder.manifest, rows.manifest)
     if rows.held_out:
-        lines = [json.dumps(_row_of(example), ensure_ascii=False) for example in rows.held_out]
+        # a file has one shape of rows: where one of them is no plain pair, all compared answers are rankings
+        as_ranking = any(isinstance(one, Preference) and one.ranks not in ((), PLAIN_PAIR) for one in rows.held_out)
+        lines = [json.dumps(_row_of(one, as_ranking=as_ranking), ensure_ascii=False) for one in rows.held_out]
         write_atomically(held_out_file(folder), "\n".join(lines) + "\n")
     return resolved
 
 
-def _row_of(example: Example) -> JsonDict:
+def _row_of(example: Example, *, as_ranking: bool) -> JsonDict:
     if isinstance(example, Task):
         return task_to_json(example)
-    return preference_to_json(example) if isinstance(example, Preference) else example_to_openai(example)
+    if isinstance(example, Preference):
+        return preference_to_json(example, as_ranking=as_ranking)
+    return example_to_openai(example)
 
 
 def _with_absolute_paths(config: _Config) -> _Config:

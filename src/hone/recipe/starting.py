@@ -104,7 +104,8 @@ def like_start(config: _Config, *, home: Path) -> _Config:
             f"the adapter of {version.reference} goes on as it is",
             where="--start-from",
             details=problems,
-            remedy="leave these options out, or train a new adapter without --start-from",
+            remedy="leave these options out; or train a new adapter on top of the version: "
+            f"--model {version.reference} in place of --start-from",
         )
     # the number stays where the user named the newest version or an alias, which may move
     return config.model_copy(update={"start_from": version.reference, "rank": rank, "alpha": alpha, "adaptation": own})

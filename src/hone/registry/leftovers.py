@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,12 +21,25 @@ from hone.errors import HoneError
 from hone.registry.runs import RunFolder
 from hone.registry.store import open_store, runs, versions
 
-__all__ = ["COMPOSED_FOLDER", "Leftover", "LeftoverKind", "find_leftovers", "folder_bytes", "is_composed"]
+__all__ = [
+    "COMPOSED_FOLDER",
+    "MERGED_FOLDER",
+    "Leftover",
+    "LeftoverKind",
+    "find_leftovers",
+    "folder_bytes",
+    "is_composed",
+]
 
 COMPOSED_FOLDER = "composed"
 """In the home: rows that ``hone models continue`` put together, a folder for each."""
 
-LeftoverKind = Literal["removed version", "ended run", "run without a folder", "unlisted run", "temporary", "rows"]
+MERGED_FOLDER = "models/versions"
+"""In the home: versions that became bases of others, merged, a folder for each."""
+
+LeftoverKind = Literal[
+    "removed version", "ended run", "run without a folder", "unlisted run", "temporary", "rows", "merged version"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,8 @@ def find_leftovers(home: Path, *, least_age_seconds: float) -> list[Leftover]:
     known = {str(home / row.folder) for row in rows}
     found += _unlisted(home, known)
     found += _temporaries(home)
-    found += _composed(home, rows, limit)
+    found += _unused(home, COMPOSED_FOLDER, "rows", _used(home, rows, ("data", "eval"), of_files=True), limit)
+    found += _unused(home, MERGED_FOLDER, "merged version", _used(home, rows, ("model",), of_files=False), limit)
     return sorted(found, key=lambda one: str(one.path))
 
 
@@ -132,20 +146,22 @@ def _unlisted(home: Path, known: set[str]) -> Iterator[Leftover]:
 
 
 def _temporaries(home: Path) -> Iterator[Leftover]:
-    for parent in (home / "runs", home / COMPOSED_FOLDER):
+    for parent in (home / "runs", home / COMPOSED_FOLDER, home / MERGED_FOLDER):
         for entry in sorted(parent.glob(".*.tmp")):
             yield Leftover("temporary", entry, "a killed process left it", folder_bytes(entry))
 
 
-def _composed(home: Path, rows: list[Row[Any]] | Any, limit: float) -> Iterator[Leftover]:
-    used = set()
-    for row in rows:
-        if (home / row.folder).exists():
-            config = row.config or {}
-            used |= {str(Path(config[key]).parent) for key in ("data", "eval") if config.get(key)}
-    for folder in sorted((home / COMPOSED_FOLDER).glob("[!.]*")):
-        if str(folder) not in used and folder.stat().st_mtime < limit:
-            yield Leftover("rows", folder, "no run that is there was begun with them", folder_bytes(folder))
+def _used(home: Path, rows: Iterable[Row[Any]], options: tuple[str, ...], *, of_files: bool) -> set[str]:
+    """The folders that these options of runs name; with ``of_files``, those that the named files lie in."""
+    configs = [row.config or {} for row in rows if (home / row.folder).exists()]
+    named = [Path(config[option]) for config in configs for option in options if config.get(option)]
+    return {str(path.parent if of_files else path) for path in named}
+
+
+def _unused(home: Path, below: str, kind: LeftoverKind, used: set[str], limit: float) -> Iterator[Leftover]:
+    for folder in sorted((home / below).glob("[!.]*")):
+        if folder.is_dir() and str(folder) not in used and folder.stat().st_mtime < limit:
+            yield Leftover(kind, folder, "no run that is there was begun with it", folder_bytes(folder))
 
 
 def _is_older(text: str, limit: float) -> bool:

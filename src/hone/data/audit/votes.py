@@ -50,7 +50,7 @@ class Votes:
             self._conflicts.append((place, against))
 
     def faults(self) -> Iterator[Fault]:
-        """Rows that contradict an earlier one; labels of one kind alone; a leaning towards length, where there is one."""
+        """Rows that contradict an earlier one; labels of one kind alone; a leaning towards length."""
         for (row, line, offset), against in self._conflicts:
             message = f"line {against} says the opposite of the same answers"
             yield Fault.of("conflicting_votes", message, row=row, line=line, offset=offset)
