@@ -272,3 +272,19 @@ def test_samples_of_a_prompt_share_its_reading(family: str, monkeypatch: pytest.
     assert read[1] == 12
     assert len(set(together[:4])) > 1, "each sample has draws of its own"
     assert all(answer.stop_id == (7 if answer.stopped else None) for answer in together)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_drawn_tokens_have_the_log_probabilities_of_a_whole_pass(family: str) -> None:
+    model = tiny_model(family)
+    settings = SamplingSettings(max_new_tokens=NEW_TOKENS, temperature=1.0, seed=1)
+    answers = generate(model, PROMPTS, stop_ids=tuple(range(40)), settings=settings, batch_size=3)
+    assert any(one.stopped for one in answers)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        drawn = [*answer.ids, *([] if answer.stop_id is None else [answer.stop_id])]
+        with torch.no_grad():
+            logits_LV = model(torch.tensor([[*prompt, *drawn]])).logits[0].float()
+        expected_LV = torch.log_softmax(logits_LV[len(prompt) - 1 : -1], dim=-1)
+        expected_L = expected_LV.gather(1, torch.tensor(drawn).unsqueeze(1)).squeeze(1)
+        torch.testing.assert_close(torch.tensor(answer.logprobs), expected_L, atol=1e-4, rtol=1e-4)
+    assert all(not one.logprobs for one in _greedy(model)), "nothing is drawn at temperature 0"

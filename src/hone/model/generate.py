@@ -48,11 +48,14 @@ class Generation:
         ids: the tokens, without the stop token.
         stopped: whether the model ended the answer by itself.
         stop_id: the stop token that ended it; None where none did, or nobody noted it.
+        logprobs: of each token that was drawn, the stop token among them, in nats and at temperature 1, as the decoder
+            had it; empty where the likeliest was taken.
     """
 
     ids: tuple[int, ...]
     stopped: bool
     stop_id: int | None = field(default=None, compare=False)
+    logprobs: tuple[float, ...] = field(default=(), compare=False)
 
 
 def generate(
@@ -134,22 +137,25 @@ def _decode_batch(
 ) -> Iterator[tuple[int, Generation]]:
     decoder = _Decoder(model, [prompts[index] for index in indices], list(indices), settings, generators)
     written: dict[int, list[int]] = {index: [] for index in indices}
+    logprobs: dict[int, list[float]] = {index: [] for index in indices}
     stops = frozenset(stop_ids)
     for _ in range(settings.max_new_tokens):
         living = []
         for place, token in enumerate(decoder.next_tokens()):
             index = decoder.indices[place]
+            logprobs[index] += decoder.logprobs[place : place + 1]
             if token not in stops:
                 written[index].append(token)
                 if not has_ended(written[index]):
                     living.append(place)
                     continue
-            yield index, Generation(tuple(written[index]), True, token if token in stops else None)
+            stop_id = token if token in stops else None
+            yield index, Generation(tuple(written[index]), True, stop_id, tuple(logprobs[index]))
         if not living:
             return
         decoder.keep(living)
     for index in decoder.indices:
-        yield index, Generation(tuple(written[index]), False)
+        yield index, Generation(tuple(written[index]), False, logprobs=tuple(logprobs[index]))
 
 
 class _Decoder:
@@ -171,6 +177,7 @@ class _Decoder:
         self.indices = indices
         self.settings = settings
         self.generators = generators
+        self.logprobs: list[float] = []
         device = model.device
         self.cache = DynamicCache(config=model.config)
         # prompts that stand there several times are read once: the row of each prompt among the distinct ones
@@ -224,6 +231,9 @@ class _Decoder:
             generators=self.generators,
         )
         self.input_BL = chosen.unsqueeze(1)
+        if self.settings.temperature > 0:
+            drawn_B = logits_BV.gather(1, self.input_BL).squeeze(1)
+            self.logprobs = (drawn_B - logits_BV.logsumexp(dim=-1)).tolist()
         self.mask_BL = torch.cat([self.mask_BL, torch.ones_like(self.input_BL)], dim=1)
         tokens: list[int] = chosen.tolist()
         return tokens

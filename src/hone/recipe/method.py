@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from torch import nn
@@ -121,8 +121,7 @@ def joined_proof(found: Sequence[Invariant], own: Sequence[Invariant]) -> list[I
         found: of rows and model.
         own: the method's.
     """
-    parts = {invariant.number: invariant for invariant in own}
-    return [_both(one, parts[one.number]) if one.number in parts else one for one in found]
+    return [reduce(_both, [one, *(part for part in own if part.number == one.number)]) for one in found]
 
 
 def _both(one: Invariant, other: Invariant) -> Invariant:

@@ -9,6 +9,7 @@ those of the training pass itself; with more they are computed once, before the 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -44,6 +45,7 @@ __all__ = ["asked_prompts", "policy_method"]
 _CHECKED_PROMPTS, _CHECKED_TOKENS = 4, 16
 # Sums in another order; in 16 bits the fast path rounds otherwise than the base's plain layers.
 _FLOAT32_GAP, _ROUNDED_GAP = 1e-4, 0.05
+_FLOAT32_RATIO, _ROUNDED_RATIO = 1e-3, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def policy_method(
     collate = partial(pack_rollouts, by_token=options.by_token)
     return Method(
         prompts, [], collate, passes, policy_objective(options, rollouts, by_divergence=local is not None),
-        proof=(_begins_at_base(actor, prompts, config),), facts={"policy": asdict(options), **judges.facts()},
+        proof=_begins_at_base(actor, prompts, config), facts={"policy": asdict(options), **judges.facts()},
         around=rollouts, parameters=_named(head),
     )  # fmt: skip
 
@@ -191,8 +193,12 @@ def asked_prompts(rows: PreparedRows, examples: Sequence[Example], *, limit: int
     return found
 
 
-def _begins_at_base(actor: Actor, prompts: Sequence[AskedPrompt], config: TrainConfig) -> Invariant:
-    """Invariant 6 for the method: on answers of its own the policy equals the base, so that KL is 0 and the ratio 1."""
+def _begins_at_base(actor: Actor, prompts: Sequence[AskedPrompt], config: TrainConfig) -> tuple[Invariant, Invariant]:
+    """Invariant 6 for the method, on answers of its own: KL is 0, and the ratio to what drew them is 1.
+
+    The first holds the training pass against the base; the second against the decoder, which has another attention, a
+    cache and padding, and drew each token from probabilities of its own.
+    """
     model = actor.base.model
     model.eval()
     asked = list(prompts[:: max(1, len(prompts) // _CHECKED_PROMPTS)][:_CHECKED_PROMPTS])
@@ -204,15 +210,22 @@ def _begins_at_base(actor: Actor, prompts: Sequence[AskedPrompt], config: TrainC
     ]
     groups = brief.references(groups)
     policy = brief.figures(groups, brief.forward)
-    again = brief.figures(groups, brief.forward)
-    gap = 0.0
-    for group, first, second in zip(groups, policy, again, strict=True):
-        base_S, now_S, then_S = (torch.tensor(one[0]) for one in (group.references, first[0], second[0]))
-        gap = max(gap, float((now_S - base_S).abs().max()), float((torch.exp(now_S - then_S) - 1).abs().max()))
-        gap = max(gap, float(estimated_divergences(now_S, base_S).max()))
-    bound = _FLOAT32_GAP if model.dtype == torch.float32 else _ROUNDED_GAP
-    return Invariant(
-        6, f"before the first step of {config.method} KL is 0, the ratio 1, and the reference the base", gap <= bound,
-        gap, f"<= {bound:g}", f"{len(asked)} answers of its own",
-        "report the model: its adapter changes it before it is trained",
+    gap, apart = 0.0, []
+    for group, answer, (logprobs, *_) in zip(groups, answers, policy, strict=True):
+        base_S, now_S, drawn_S = (torch.tensor(one) for one in (group.references[0], logprobs[0], answer.logprobs))
+        gap = max(gap, float((now_S - base_S).abs().max()), float(estimated_divergences(now_S, base_S).max()))
+        apart += (torch.exp(now_S - drawn_S) - 1).abs().tolist()
+    is_exact = model.dtype == torch.float32
+    bound, ratio_bound = (_FLOAT32_GAP, _FLOAT32_RATIO) if is_exact else (_ROUNDED_GAP, _ROUNDED_RATIO)
+    ratio, checked = statistics.fmean(apart), f"{len(asked)} answers of its own"
+    return (
+        Invariant(
+            6, f"before the first step of {config.method} KL is 0 and the reference is the base", gap <= bound, gap,
+            f"<= {bound:g}", checked, "report the model: its adapter changes it before it is trained",
+        ),
+        Invariant(
+            6, "answers are trained on under the probabilities that they were drawn from: the ratio is 1",
+            ratio <= ratio_bound, ratio, f"mean distance from 1 <= {ratio_bound:g}", checked,
+            "report the model: what writes its answers is not what is trained",
+        ),
     )  # fmt: skip
