@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from hone.data.argilla import from_argilla, to_argilla
-from hone.data.compared import CompareTask, GivenRanking, plain_prompt, prompt_turns, read_json_tasks, training_rows
+from hone.data.compared import (
+    CompareTask,
+    GivenRanking,
+    plain_prompt,
+    prompt_turns,
+    read_json_tasks,
+    seconds_of,
+    training_rows,
+    utc_time,
+)
 from hone.data.label_studio import from_label_studio, to_label_studio
 from hone.data.loader import load_examples
 from hone.errors import DataError
@@ -65,6 +74,32 @@ def test_label_studio_there_and_back() -> None:
         to_label_studio([task(texts=("a", "b", "c"))])
 
 
+@pytest.mark.parametrize(("reader", "writer"), [(from_label_studio, to_label_studio), (from_argilla, to_argilla)])
+def test_hones_own_vote_keeps_its_order_and_time(reader: Any, writer: Any) -> None:
+    vote = GivenRanking("anna", (2, 1), 1.5, "2026-03-09T22:16:08.728353Z", (1, 0))
+    written = json.loads(json.dumps(writer([CompareTask("item-1", ASKED, (("a", "x"), ("b", "y")), (vote,))])))
+    assert reader(written, "x.json")[0].rankings == (vote,)
+
+    # where the rater said something else in the tool, its own fields count; and so they do without hone's text
+    holder = written[0].get("data") or written[0]["metadata"]
+    own = json.loads(holder["hone"])
+    for changed in ({"ranks": [1, 2]}, {"shown": [0, 0]}, {"shown": None}, {"shown": [True, 0]}):
+        holder["hone"] = json.dumps({**own, "votes": {"anna": {**own["votes"]["anna"], **changed}}})
+        [read] = reader(written, "x.json")[0].rankings
+        assert (read.rater, read.ranks, read.shown) == ("anna", (2, 1), None)
+    holder["hone"] = json.dumps({**own, "votes": "x"})
+    assert reader(written, "x.json")[0].rankings[0].shown is None
+
+
+def test_times_and_durations_from_json() -> None:
+    assert utc_time("2026-03-09T23:16:08+01:00") == "2026-03-09T22:16:08.000000Z"
+    assert [utc_time(one) for one in ("2026-03-09T22:16:08", "soon", "", 3, None, "0001-01-01T00:00:00+14:00")] == [
+        None
+    ] * 6
+    assert [seconds_of(one) for one in (3, 0.5)] == [3.0, 0.5]
+    assert [seconds_of(one) for one in (-1, True, "3", None, float("nan"), float("inf"), 10**400)] == [None] * 7
+
+
 def test_label_studio_as_it_exports() -> None:
     """The shape of Label Studio's own JSON export, of a project that hone knows nothing of."""
     exported = {
@@ -79,6 +114,8 @@ def test_label_studio_as_it_exports() -> None:
                 ],
                 "was_cancelled": False,
                 "ground_truth": False,
+                "created_at": "2021-03-09T22:16:08.728353Z",
+                "updated_at": "2021-03-09T22:16:08.728378Z",
                 "lead_time": 4.288,
             }
         ],
@@ -87,7 +124,7 @@ def test_label_studio_as_it_exports() -> None:
     }  # fmt: skip
     [read] = from_label_studio([exported], "x.json")
     assert (read.id, list(read.prompt)) == ("", ASKED)
-    assert read.rankings == (GivenRanking("10", (2, 1), 4.288),)
+    assert read.rankings == (GivenRanking("10", (2, 1), 4.288, "2021-03-09T22:16:08.728353Z"),)
 
 
 def test_argilla_there_and_back() -> None:
@@ -151,6 +188,15 @@ def test_files_are_arrays_or_lines(tmp_path: Path) -> None:
             read_json_tasks(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_json_tasks(tmp_path / "none.json")
+
+
+def test_lines_end_with_a_line_feed_alone(tmp_path: Path) -> None:
+    """JSON may have U+2028, U+2029 and U+0085 in a string as they are."""
+    path = tmp_path / "x.jsonl"
+    rows = [{"a": "one\u2028two"}, {"a": "three\u2029four\u0085five"}]
+    for end in ("\n", "\r\n"):
+        path.write_bytes("".join(json.dumps(one, ensure_ascii=False) + end for one in rows).encode())
+        assert read_json_tasks(path) == rows
 
 
 def test_prompts_for_people_and_as_turns() -> None:

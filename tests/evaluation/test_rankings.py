@@ -41,6 +41,49 @@ def test_alpha_by_hand() -> None:
     assert krippendorff_alpha([[0], [1]], categories=2, level="nominal") is None
 
 
+def test_alpha_of_pairs_by_hand() -> None:
+    """Two raters of two pairs, who agree on the one and not on the other: no better than chance, so alpha is 0.
+
+    Four ratings; which answer of a pair is the first is arbitrary, so two different ratings differ in half of all ways
+    to say them. Observed: 1 of 2 pairs. Both ways round, -- ++ -+ +-: o_-+ = o_+- = 2, n_- = n_+ = 4, and of the
+    4 * 4 * 2 = 32 unlike pairs of ratings 8 are of a rating with its own mirror image: 1 - (8 - 2) * 4 / (32 - 8) = 0.
+    """
+    judged = [prompt(1, (1, 2), (1, 2)), prompt(2, (1, 2), (2, 1))]
+    report = report_rankings(judged, ["tuned", "base"])
+    assert report.alpha_nominal.value == pytest.approx(0.0)
+    assert report.alpha_ordinal.value == pytest.approx(0.0)
+    opposed = report_rankings([prompt(1, (1, 2), (2, 1))], ["tuned", "base"])
+    assert opposed.alpha_nominal.value == pytest.approx(-1.0)
+
+
+def test_coin_tossers_agree_by_chance_on_average() -> None:
+    """All 64 ways in which three raters can toss coins over two pairs."""
+    alphas = []
+    for tosses in itertools.product([(1, 2), (2, 1)], repeat=6):
+        report = report_rankings([prompt(1, *tosses[:3]), prompt(2, *tosses[3:])], ["tuned", "base"])
+        alphas.append(report.alpha_nominal.value)
+    assert np.mean([one for one in alphas if one is not None]) == pytest.approx(0.0)
+    assert None not in alphas
+
+
+def test_chance_is_krippendorffs_own_over_all_ways_to_say_the_ratings() -> None:
+    """With ties: 1 - D_o / D_e, where D_e is the mean of Krippendorff's, each rating said from either end."""
+    units = [[0, 0, 1], [2, 0], [1, 1]]
+    observed = 1 / 7 * (3 * (2 / 3) + 2 * 1 + 2 * 0)  # each rating counts for the share of its unit that differs
+    ratings = [one for unit in units for one in unit]
+    by_chance = []
+    for ends in itertools.product([False, True], repeat=len(ratings)):
+        said = [2 - one if turned else one for one, turned in zip(ratings, ends, strict=True)]
+        by_chance.append(np.mean([one != other for one, other in itertools.permutations(said, 2)]))
+    judged = [
+        RankedPrompt(str(place), (TUNED, BASE), {str(rater): {0: (1, 2), 1: (1, 1), 2: (2, 1)}[one]
+                                                 for rater, one in enumerate(unit)})
+        for place, unit in enumerate(units)
+    ]  # fmt: skip
+    found = report_rankings(judged, ["tuned", "base"]).alpha_nominal.value
+    assert found == pytest.approx(1 - observed / float(np.mean(by_chance)))
+
+
 def test_kappa_by_hand() -> None:
     """20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no: agreed 0.7, by chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5, kappa 0.4."""
     pairs = [(0, 0)] * 20 + [(0, 1)] * 5 + [(1, 0)] * 10 + [(1, 1)] * 15

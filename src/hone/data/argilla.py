@@ -2,7 +2,8 @@
 
 A record is {"id", "fields": {"prompt", "response-1", ...}, "metadata", "suggestions", "vectors", "responses":
 {"ranking": [{"value": [{"value": "response-1", "rank": 1}, ...], "user_id": "..."}]}}; equal ranks are ties.
-The question is ``rg.RankingQuestion(name="ranking", values=["response-1", ...])``.
+The question is ``rg.RankingQuestion(name="ranking", values=["response-1", ...])``. Argilla's JSON says neither when a
+response was given nor how long it took.
 
 Source: https://docs.argilla.io/latest/reference/argilla/records/records, and Argilla's own source for the JSON
 (``records/_resource.py``: ``Record.to_dict`` and ``from_dict``; ``_io/_json.py``: an array of records).
@@ -15,7 +16,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hone.data.compared import CompareTask, GivenRanking, plain_prompt, prompt_turns
+from hone.data.compared import CompareTask, GivenRanking, as_exported, exported_votes, plain_prompt, prompt_turns
 from hone.errors import DataError
 from hone.types import JsonDict
 
@@ -61,6 +62,7 @@ def _record(task: CompareTask) -> JsonDict:
         "answers": [identity for identity, _ in task.answers],
         "prompt": [dict(turn) for turn in task.prompt],
         "raters": {_user_id(one.rater): one.rater for one in task.rankings},
+        "votes": exported_votes(task),
     }
     responses = [
         {
@@ -100,7 +102,8 @@ def _read(record: Mapping[str, Any], where: str) -> CompareTask:
     if len(ids) != len(names):
         raise DataError(f"has {len(names)} answers, and its metadata {len(ids)}", where=where)
     answers = tuple((identity, str(fields[name])) for identity, name in zip(ids, names, strict=True))
-    rankings = tuple(_ranking(one, names, own.get("raters") or {}, where) for one in ranked)
+    found = (_ranking(one, names, own.get("raters") or {}, where) for one in ranked)
+    rankings = tuple(as_exported(one, own.get("votes"), count=len(names)) for one in found)
     return CompareTask(str(own.get("item") or ""), prompt, answers, rankings)
 
 

@@ -11,8 +11,10 @@ Ranks are 1 for the best; equal ones were not told apart.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,18 @@ from hone.data.messages import parse_messages
 from hone.errors import DataError
 from hone.types import JsonDict
 
-__all__ = ["CompareTask", "GivenRanking", "plain_prompt", "prompt_turns", "read_json_tasks", "training_rows"]
+__all__ = [
+    "CompareTask",
+    "GivenRanking",
+    "as_exported",
+    "exported_votes",
+    "plain_prompt",
+    "prompt_turns",
+    "read_json_tasks",
+    "seconds_of",
+    "training_rows",
+    "utc_time",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +45,15 @@ class GivenRanking:
         rater: who.
         ranks: of each answer in the task's order, 1 the best; None where the task was skipped.
         seconds: it took; None where nobody measured it.
+        voted_at: UTC time as the registry writes it; None where the file does not say.
+        shown: places of the task's answers, from 0, in the order in which the rater saw them; None for the task's own.
     """
 
     rater: str
     ranks: tuple[int, ...] | None
     seconds: float | None = None
+    voted_at: str | None = None
+    shown: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +103,55 @@ def training_rows(tasks: Sequence[CompareTask], *, each_vote: bool = False) -> l
     return rows
 
 
+def exported_votes(task: CompareTask) -> JsonDict:
+    """A task's votes by their raters, for the text that hone writes beside a task: what a tool's own fields lose."""
+    return {
+        one.rater: {"ranks": one.ranks, "shown": one.shown, "seconds": one.seconds, "voted_at": one.voted_at}
+        for one in task.rankings
+    }
+
+
+def as_exported(ranking: GivenRanking, votes: object, count: int) -> GivenRanking:
+    """A ranking with the order and the time of the vote that hone exported, where it came back as it went.
+
+    Args:
+        ranking: as the tool's own fields tell it.
+        votes: what :func:`exported_votes` gave, from JSON; whatever else a file has there changes nothing.
+        count: answers of the task.
+    """
+    vote = votes.get(ranking.rater) if isinstance(votes, Mapping) else None
+    ranks = None if ranking.ranks is None else list(ranking.ranks)
+    if not isinstance(vote, Mapping) or "ranks" not in vote or vote["ranks"] != ranks:
+        return ranking
+    shown = vote.get("shown")
+    if not isinstance(shown, list) or any(type(one) is not int for one in shown) or sorted(shown) != [*range(count)]:
+        return ranking
+    return replace(
+        ranking,
+        seconds=seconds_of(vote.get("seconds")),
+        voted_at=utc_time(vote.get("voted_at")),
+        shown=tuple(shown),
+    )
+
+
+def seconds_of(value: object) -> float | None:
+    """A duration from JSON in seconds; None where it is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= sys.float_info.max else None
+
+
+def utc_time(value: object) -> str | None:
+    """A time of ISO 8601 as the registry writes it, in UTC; None where it is none, or does not say its zone."""
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if time is None or time.utcoffset() is None:
+            return None
+        return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError):
+        return None
+
+
 def plain_prompt(prompt: Sequence[Mapping[str, Any]]) -> str:
     """A prompt as one text for people: a single user turn is its own text, others name their speaker."""
     if len(prompt) == 1 and prompt[0].get("role") == "user":
@@ -129,7 +195,8 @@ def read_json_tasks(path: Path) -> list[JsonDict]:
         raise DataError(f"cannot be read: {said}", where=str(path), remedy="check the name") from error
     try:
         whole = text.lstrip().startswith("[")
-        found = json.loads(text) if whole else [json.loads(line) for line in text.splitlines() if line.strip()]
+        # not splitlines: U+2028, U+2029 and U+0085 may stand in a JSON string
+        found = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, RecursionError) as error:
         raise DataError(f"is not JSON: {error}", where=str(path), remedy="export it again as JSON") from error
     if not found or not all(isinstance(one, dict) for one in found):

@@ -1,8 +1,10 @@
 """Label Studio's tasks for its Pairwise tag: two texts, of which an annotator chooses ``left`` or ``right``.
 
-A task is {"data": {"prompt", "text1", "text2"}, "annotations": [{"completed_by", "lead_time", "was_cancelled",
-"result": [{"from_name": "pw", "to_name": "text1,text2", "type": "pairwise", "value": {"selected": "left"}}]}]}.
-The tag has no tie: an annotation without a result says that neither was chosen, and is read and written as one.
+A task is {"data": {"prompt", "text1", "text2"}, "annotations": [{"completed_by", "created_at", "lead_time",
+"was_cancelled", "result": [{"from_name": "pw", "to_name": "text1,text2", "type": "pairwise", "value":
+{"selected": "left"}}]}]}. ``text1`` is on the left. ``created_at`` is when it was submitted, ``lead_time`` the seconds
+that it took. The tag has no tie: an annotation without a result says that neither was chosen, and is read and written
+as one.
 
 Source: https://labelstud.io/guide/task_format.html, https://www.labelstud.io/templates/pairwise_comparison,
 https://labelstud.io/tags/pairwise.html, and the tag's source (``Pairwise.js``: left, right, or no result).
@@ -14,7 +16,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hone.data.compared import CompareTask, GivenRanking, plain_prompt, prompt_turns
+from hone.data.compared import (
+    CompareTask,
+    GivenRanking,
+    as_exported,
+    exported_votes,
+    plain_prompt,
+    prompt_turns,
+    seconds_of,
+    utc_time,
+)
 from hone.errors import DataError
 from hone.types import JsonDict
 
@@ -70,13 +81,16 @@ def _task(task: CompareTask) -> JsonDict:
     (first, text1), (second, text2) = task.answers
     data = {"prompt": plain_prompt(task.prompt), "text1": text1, "text2": text2}
     # text, because Label Studio may turn what it shows into columns
-    own = {"item": task.id, "answers": [first, second], "prompt": [dict(turn) for turn in task.prompt]}
+    own = {"item": task.id, "answers": [first, second], "prompt": [dict(turn) for turn in task.prompt],
+           "votes": exported_votes(task)}  # fmt: skip
     data["hone"] = json.dumps(own, ensure_ascii=False)
     return {"data": data, "annotations": [_annotation(one) for one in task.rankings]}
 
 
 def _annotation(ranking: GivenRanking) -> JsonDict:
     found: JsonDict = {"was_cancelled": ranking.ranks is None, "lead_time": ranking.seconds, "result": []}
+    if ranking.voted_at is not None:
+        found["created_at"] = ranking.voted_at
     if ranking.ranks is not None and ranking.ranks != _TIE:
         selected = "left" if ranking.ranks[0] < ranking.ranks[1] else "right"
         found["result"] = [
@@ -99,7 +113,7 @@ def _read(row: Mapping[str, Any], where: str) -> CompareTask:
     for annotation in row.get("annotations") or []:
         if not isinstance(annotation, Mapping):
             raise DataError("has an annotation that is no object", where=where)
-        rankings.append(_ranking(annotation, where))
+        rankings.append(as_exported(_ranking(annotation, where), own and own.get("votes"), count=2))
     return CompareTask(own["item"] if own else "", prompt, tuple(zip(ids, texts, strict=True)), tuple(rankings))
 
 
@@ -120,18 +134,17 @@ def _ranking(annotation: Mapping[str, Any], where: str) -> GivenRanking:
     if isinstance(by, Mapping):
         by = by.get("email") or by.get("id")
     rater = "annotator" if by is None else str(by)
-    lead = annotation.get("lead_time")
-    seconds = float(lead) if isinstance(lead, int | float) and not isinstance(lead, bool) and lead >= 0 else None
+    seconds, voted_at = seconds_of(annotation.get("lead_time")), utc_time(annotation.get("created_at"))
     if annotation.get("was_cancelled"):
-        return GivenRanking(rater, None, seconds)
+        return GivenRanking(rater, None, seconds, voted_at)
     results = [one for one in annotation.get("result") or [] if isinstance(one, Mapping)]
     chosen = [one.get("value", {}).get("selected") for one in results if one.get("type") == "pairwise"]
     if not results:
-        return GivenRanking(rater, _TIE, seconds)
+        return GivenRanking(rater, _TIE, seconds, voted_at)
     if len(chosen) != 1 or chosen[0] not in _RANKS:
         raise DataError(
             f"an annotation of {rater} has no pairwise result of left or right",
             where=where,
             remedy="label it with the Pairwise tag, as docs/rank.md shows",
         )
-    return GivenRanking(rater, _RANKS[chosen[0]], seconds)
+    return GivenRanking(rater, _RANKS[chosen[0]], seconds, voted_at)

@@ -38,12 +38,15 @@ def coincidences(units: Sequence[Sequence[int]], categories: int) -> FloatArray:
     return found.reshape(len(units), categories * categories)
 
 
-def alpha_aggregate(level: Level, categories: int) -> Aggregate:
+def alpha_aggregate(level: Level, categories: int, *, mirrored: bool = False) -> Aggregate:
     """Summed coincidences [..., C * C] -> alpha [...]; 0 where all ratings are of one category, which tell nothing.
 
     Args:
         level: nominal, or ordinal, for which the distance of two categories is the ratings between them.
         categories: how many there are, for ordinal in their order.
+        mirrored: whether each unit was counted a second time with its categories in reverse, because which end is the
+            first is arbitrary. Chance then pairs a rating neither with itself, as ever, nor with its own mirror image;
+            otherwise raters who toss coins would seem to agree, by 1 / (2n) for n ratings.
     """
 
     def alpha(sums: FloatArray) -> FloatArray:
@@ -53,19 +56,26 @@ def alpha_aggregate(level: Level, categories: int) -> Aggregate:
         distance_CC = _nominal(categories) if level == "nominal" else _ordinal(totals_C)
         observed = (counts_CC * distance_CC).sum(axis=(-2, -1))
         expected = (totals_C[..., :, None] * totals_C[..., None, :] * distance_CC).sum(axis=(-2, -1))
-        score: FloatArray = np.where(expected > 0, 1.0 - (total - 1.0) * ratio(observed, expected), 0.0)
+        if mirrored:
+            to_mirror_C = np.diagonal(distance_CC[..., ::-1], axis1=-2, axis2=-1)
+            expected = expected - (totals_C * to_mirror_C).sum(axis=-1)
+        partners = total - (2.0 if mirrored else 1.0)  # for each rating, those that chance may pair it with
+        score: FloatArray = np.where(expected > 0, 1.0 - partners * ratio(observed, expected), 0.0)
         return score
 
     return alpha
 
 
-def krippendorff_alpha(units: Sequence[Sequence[int]], *, categories: int, level: Level) -> float | None:
+def krippendorff_alpha(
+    units: Sequence[Sequence[int]], *, categories: int, level: Level, mirrored: bool = False
+) -> float | None:
     """Agreement of any number of raters, who need not all have rated every unit: 1 for perfect, 0 for chance.
 
     Args:
         units: the ratings of each unit, as categories from 0.
         categories: how many there are, for ordinal in their order.
         level: nominal or ordinal.
+        mirrored: whether each unit stands there twice, see :func:`alpha_aggregate`.
 
     Returns:
         Alpha; None where no unit has two ratings, or all ratings are of one category: it is not defined then.
@@ -74,7 +84,7 @@ def krippendorff_alpha(units: Sequence[Sequence[int]], *, categories: int, level
     totals_C = sums.reshape(categories, categories).sum(axis=-1)
     if (totals_C > 0).sum() < 2:
         return None
-    return float(alpha_aggregate(level, categories)(sums))
+    return float(alpha_aggregate(level, categories, mirrored=mirrored)(sums))
 
 
 def rater_table(pairs: Sequence[tuple[int, int]], categories: int) -> FloatArray:

@@ -240,13 +240,14 @@ def _outcomes(prompt: RankedPrompt) -> list[dict[str, int]]:
 def _alpha(prompts: Sequence[RankedPrompt], level: Level, seed: int) -> Figure:
     rated = [one for one in prompts if len(one.ranks) > 1]
     units = [list(outcome.values()) for one in rated for outcome in _outcomes(one)]
-    value = krippendorff_alpha(units, categories=_OUTCOMES, level=level)
+    value = krippendorff_alpha(units, categories=_OUTCOMES, level=level, mirrored=True)
     if value is None:
         return Figure(None, None, len(units) // 2)
     counts = np.stack(
         [coincidences([list(pair.values()) for pair in _outcomes(one)], _OUTCOMES).sum(axis=0) for one in rated]
     )
-    interval = _bootstrap(rated, seed).interval(counts, alpha_aggregate(level, _OUTCOMES), bounds=(-1.0, 1.0))
+    alpha = alpha_aggregate(level, _OUTCOMES, mirrored=True)
+    interval = _bootstrap(rated, seed).interval(counts, alpha, bounds=(-1.0, 1.0))
     return Figure(value, interval, len(units) // 2)
 
 

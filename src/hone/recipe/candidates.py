@@ -14,14 +14,22 @@ from pathlib import Path
 from hone.config.rank import RankConfig
 from hone.engine.events import Event, Recorder
 from hone.errors import ConfigError, TemplateError
+from hone.files import sha256_file
+from hone.model.catalog import resolve_model
 from hone.model.generate import SamplingSettings, generate
+from hone.model.gguf import conversion_identity
+from hone.model.hashing import cached_sha256, hash_of_files
+from hone.model.hub import hub_folder
 from hone.model.lora import adapter_disabled
+from hone.model.model_folder import inspect_model_folder
+from hone.model.sealed_folder import MANIFEST_NAME
 from hone.recipe.finding import base_named, find_run, notes_of_run
 from hone.recipe.inference import Answerer, load_answerer
 from hone.registry.rankings import NewAnswer
-from hone.types import ArmName, Message
+from hone.registry.versions import MODEL_CARD
+from hone.types import ArmName, JsonDict, Message
 
-__all__ = ["Contender", "contenders_of", "sample_answers"]
+__all__ = ["Contender", "contenders_of", "sample_answers", "weights_of"]
 
 Note = Callable[[str], None]
 
@@ -40,12 +48,14 @@ class Contender:
         reference: what is loaded.
         arm: ``base`` where the base behind ``reference`` answers.
         system: the system message that all rows of its training share; None where there is none.
+        registered: whether a version is behind it, whose name is never given to other weights.
     """
 
     name: str
     reference: str
     arm: ArmName
     system: str | None
+    registered: bool = False
 
 
 def contenders_of(config: RankConfig, *, home: Path, note: Note) -> list[Contender]:
@@ -78,6 +88,30 @@ def contenders_of(config: RankConfig, *, home: Path, note: Note) -> list[Contend
             remedy=f"give a multiple of {len(found)}, as --n {len(found) * max(1, config.n // len(found))}",
         )
     return found
+
+
+def weights_of(contender: Contender, *, home: Path) -> JsonDict:
+    """What tells these weights from others of the same name; nothing is loaded.
+
+    Args:
+        contender: who.
+        home: hone's home folder, where hashes of big files are remembered.
+
+    Returns:
+        ``base``: hash of the base, as versions have it; ``adapter``: of what was trained, None where the base answers.
+
+    Raises:
+        VersionError, ModelError: there is no such thing any more.
+        StorageError: its files are missing or damaged.
+    """
+    version, folder = find_run(contender.reference, home, lambda _: None)
+    if folder is None:
+        return {"base": _hash_of_base(contender.name, home), "adapter": None}
+    if version is not None:
+        base, adapter = version.base_hash, version.adapter_sha256
+    else:
+        base, adapter = str(notes_of_run(folder)["base_hash"]), _hash_of_adapter(folder / "adapter", home)
+    return {"base": base, "adapter": None if contender.arm == "base" else adapter}
 
 
 def sample_answers(
@@ -145,13 +179,32 @@ def _contender(reference: str, home: Path, note: Note) -> Contender:
         raise ConfigError(
             f"{name} is a reward model: it scores answers, and writes none", remedy="name a version that answers"
         )
-    return Contender(name, version.reference if version else str(folder), "tuned", notes.get("system_prompt"))
+    reference = version.reference if version else str(folder)
+    return Contender(name, reference, "tuned", notes.get("system_prompt"), registered=version is not None)
 
 
 def _base_of(contender: Contender, home: Path, note: Note) -> Contender:
     _, folder = find_run(contender.reference, home, note)
     assert folder is not None, "only what was tuned has a base behind it"
-    return Contender(str(notes_of_run(folder)["base_name"]), contender.reference, "base", None)
+    name = str(notes_of_run(folder)["base_name"])
+    return Contender(name, contender.reference, "base", None, registered=contender.registered)
+
+
+def _hash_of_base(name: str, home: Path) -> str:
+    """The hash that the base has when it is loaded."""
+    source = resolve_model(name, home=home)
+    if source.path is not None and source.kind in ("gguf", "embedded"):
+        return conversion_identity(cached_sha256(source.path, home=home))
+    folder = source.path or hub_folder(source.name)
+    weights = inspect_model_folder(folder, name=source.name).weight_files
+    return hash_of_files((folder / "config.json", *weights), home=home)
+
+
+def _hash_of_adapter(folder: Path, home: Path) -> str:
+    """The hash of the manifest, which has the sums of all files; of the files where an older run has none."""
+    if (folder / MANIFEST_NAME).is_file():
+        return sha256_file(folder / MANIFEST_NAME)
+    return hash_of_files((one for one in folder.iterdir() if one.is_file() and one.name != MODEL_CARD), home=home)
 
 
 def _rendered(

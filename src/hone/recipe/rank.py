@@ -9,19 +9,21 @@ No model is in memory while people compare.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 from hone.config.rank import RankConfig
 from hone.data.compared import CompareTask, GivenRanking, prompt_turns
+from hone.data.ledger import Ledger
 from hone.data.loader import load_examples
 from hone.data.messages import message_to_openai, parse_messages
+from hone.data.rows import RawRow
 from hone.data.source import read_rows
 from hone.engine.events import Event, Recorder
 from hone.errors import ConfigError, DataError
 from hone.evaluation.rankings import RankedAnswer, RankedPrompt, RankingReport, report_rankings
-from hone.recipe.candidates import Contender, contenders_of, sample_answers
+from hone.recipe.candidates import Contender, contenders_of, sample_answers, weights_of
 from hone.recipe.finding import find_run
 from hone.recipe.head_to_head import held_out_rows
 from hone.registry.rankings import NewItem, RankingSession, create_session, find_session_of, list_sessions, spec_hash
@@ -32,9 +34,11 @@ __all__ = ["compare_tasks", "open_rankings", "prompts_of", "report_of", "session
 
 Note = Callable[[str], None]
 
+_OFFERS = ("tools", "functions")
+
 
 def open_rankings(config: RankConfig, *, home: Path, recorder: Recorder) -> RankingSession:
-    """The session of these options: answers are written once, and the same options find them again.
+    """The session of these options: answers are written once, and the same options and weights find them again.
 
     Args:
         config: the options.
@@ -50,8 +54,9 @@ def open_rankings(config: RankConfig, *, home: Path, recorder: Recorder) -> Rank
 
     contenders = contenders_of(config, home=home, note=note)
     prompts = prompts_of(config, contenders, home=home, note=note)
-    spec = _spec(config, contenders, prompts)
-    known = find_session_of(home, spec)
+    asked = _spec(config, contenders, prompts)
+    spec = {**asked, "weights": [weights_of(one, home=home) for one in contenders]}
+    known = find_session_of(home, spec) or _older_session(asked, contenders, home, note)
     if known is not None:
         return known
     turns = [parse_messages(prompt, supervise=False) for prompt in prompts]
@@ -82,13 +87,11 @@ def prompts_of(config: RankConfig, contenders: Sequence[Contender], *, home: Pat
         note: receives sentences for the user.
 
     Raises:
-        DataError: the file cannot be read, or the version has no held-out rows.
+        DataError: the file cannot be read, a row of it offers tools, or the version has no held-out rows.
         ConfigError: a base has no held-out rows: prompts must be given.
     """
     path = config.prompts or _held_out(config, contenders[0], home, note)
-    asked = _prompts_in(path)
-    if config.limit is not None:
-        asked = asked[: config.limit]
+    asked = _prompts_in(path, config.limit, note)
     system = contenders[0].system if config.system is None else config.system or None
     found: dict[str, list[JsonDict]] = {}
     for prompt in asked:
@@ -108,7 +111,7 @@ def sessions_of(config: RankConfig, *, home: Path, note: Note) -> list[RankingSe
         ConfigError: there is no such session.
     """
     contender = contenders_of(config.model_copy(update={"against": ("none",)}), home=home, note=note)[0]
-    found = list_sessions(home, version=contender.name)
+    found = _of_its_weights(list_sessions(home, version=contender.name), contender, home, note)
     if config.against is not None and config.against != ("none",):
         alone = [config.model_copy(update={"version": one, "against": ("none",)}) for one in config.against]
         named = {contenders_of(one, home=home, note=note)[0].name for one in alone}
@@ -119,7 +122,7 @@ def sessions_of(config: RankConfig, *, home: Path, note: Note) -> list[RankingSe
 
 
 def report_of(home: Path, sessions: Sequence[RankingSession], *, seed: int = 0) -> RankingReport:
-    """What the votes of some sessions say together.
+    """What the votes of some sessions say together; other weights of one name are told apart by their hash.
 
     Args:
         home: hone's home folder.
@@ -129,8 +132,13 @@ def report_of(home: Path, sessions: Sequence[RankingSession], *, seed: int = 0) 
     Raises:
         StorageError: the registry cannot be read.
     """
-    contenders = list(dict.fromkeys(name for session in sessions for name in session.contenders))
-    prompts = [one for session in sessions for one in _judged(ranked_session(home, session.id))]
+    labels = [_labels(session, sessions) for session in sessions]
+    contenders = list(dict.fromkeys(label for of_session in labels for label in of_session.values()))
+    prompts = [
+        one
+        for session, of_session in zip(sessions, labels, strict=True)
+        for one in _judged(ranked_session(home, session.id), of_session)
+    ]
     return report_rankings(prompts, contenders, seed=seed)
 
 
@@ -146,18 +154,68 @@ def compare_tasks(ranked: Ranked, *, with_votes: bool = True) -> list[CompareTas
         answers = sorted(item.candidates, key=lambda one: one.id)
         if len(answers) < 2:
             continue
+        places = {one.id: place for place, one in enumerate(answers)}
         rankings = []
         for vote in ranked.votes if with_votes else ():
             if vote.item_id == item.id:
                 ranks = vote.rank_of()
                 given = tuple(ranks[one.id] for one in answers) if ranks else None
-                rankings.append(GivenRanking(vote.rater, given, vote.seconds))
+                shown = tuple(places[one] for one in vote.shown)
+                rankings.append(GivenRanking(vote.rater, given, vote.seconds, vote.voted_at, shown))
         texts = tuple((one.id, one.text) for one in answers)
         tasks.append(CompareTask(item.id, item.prompt, texts, tuple(rankings)))
     return tasks
 
 
-def _judged(ranked: Ranked) -> list[RankedPrompt]:
+def _older_session(asked: JsonDict, contenders: Sequence[Contender], home: Path, note: Note) -> RankingSession | None:
+    """The session that a hone which did not write down weights made of these options, where it can be no other's."""
+    found = find_session_of(home, asked)
+    if found is None or all(one.registered for one in contenders):
+        return found
+    note(f"{found.id} was made with these options, but does not say of which weights; its votes stay there, and the "
+         "answers are written anew")  # fmt: skip
+    return None
+
+
+def _of_its_weights(
+    sessions: Sequence[RankingSession], contender: Contender, home: Path, note: Note
+) -> list[RankingSession]:
+    """Those of sessions with the contender's name that are about its weights, or do not say about which."""
+    known = [_weights_in(session).get(contender.name) for session in sessions]
+    if contender.registered or not any(known):
+        return list(sessions)
+    own = _identity(weights_of(contender, home=home))
+    others = [session.id for session, weights in zip(sessions, known, strict=True) if weights not in (None, own)]
+    if others:
+        note(f"left out, as other weights of the name {contender.name} answered there: {', '.join(others)}; "
+             "`hone rankings show` shows each")  # fmt: skip
+    return [session for session in sessions if session.id not in others]
+
+
+def _labels(session: RankingSession, among: Sequence[RankingSession]) -> dict[str, str]:
+    """Each contender's name, with the first digits of its hash where other weights have that name in other sessions."""
+    own = _weights_in(session)
+    return {
+        name: f"{name} ({own[name][:8]})"
+        if name in own and len({found[name] for found in map(_weights_in, among) if name in found}) > 1
+        else name
+        for name in session.contenders
+    }
+
+
+def _weights_in(session: RankingSession) -> dict[str, str]:
+    """What tells a session's contenders apart; empty where it was made without: elsewhere, or by an older hone."""
+    if "weights" not in session.spec or "contenders" not in session.spec:
+        return {}
+    named = zip(session.spec["contenders"], session.spec["weights"], strict=True)
+    return {name: _identity(weights) for (name, _), weights in named}
+
+
+def _identity(weights: JsonDict) -> str:
+    return str(weights["adapter"] or weights["base"])
+
+
+def _judged(ranked: Ranked, labels: Mapping[str, str]) -> list[RankedPrompt]:
     by_item: dict[str, dict[str, tuple[int, ...]]] = {item.id: {} for item in ranked.items}
     candidates = {item.id: item.candidates for item in ranked.items}
     for vote in ranked.votes:
@@ -166,7 +224,10 @@ def _judged(ranked: Ranked) -> list[RankedPrompt]:
     return [
         RankedPrompt(
             repr(item.prompt),
-            tuple(RankedAnswer(one.contenders, len(one.text)) for one in item.candidates),
+            tuple(
+                RankedAnswer(tuple(labels.get(name, name) for name in one.contenders), len(one.text))
+                for one in item.candidates
+            ),
             by_item[item.id],
         )
         for item in ranked.items
@@ -199,28 +260,62 @@ def _held_out(config: RankConfig, contender: Contender, home: Path, note: Note) 
     return str(path)
 
 
-def _prompts_in(path: str) -> list[list[JsonDict]]:
-    """The prompts of a file: lines of text, rows with a prompt alone, or whole rows, whose answers are left out.
+def _prompts_in(path: str, limit: int | None, note: Note) -> list[list[JsonDict]]:
+    """The first prompts of a file: lines of text, rows with a prompt alone, or whole rows without their answers.
 
     Raises:
-        DataError: the file cannot be read, or a row has no prompt.
+        DataError: the file cannot be read, or a row has no prompt or offers tools.
     """
     if path.lower().endswith(".txt"):
         try:
-            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+            # not splitlines: U+2028, U+2029 and U+0085 may stand in a prompt
+            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise DataError(f"cannot be read: {said}", where=path, remedy="check the name after --prompts") from error
         found = [[{"role": "user", "content": line.strip()}] for line in lines if line.strip()]
         if not found:
             raise DataError("holds no prompt", where=path, remedy="write one a line")
-        return found
+        return found[:limit]
     rows = list(read_rows(path))
     first = next(islice((row.value for row in rows if row.value is not None), 1), None)
-    if first is not None and set(first) <= {"prompt", "id", "row"} and "prompt" in first:
-        return [prompt_turns((row.value or {}).get("prompt"), f"{path}:{row.line}") for row in rows]
+    if first is not None and set(first) <= {"prompt", "id", "row", *_OFFERS} and "prompt" in first:
+        rows = rows[:limit]
+        _refuse_tools([row.line for row in rows if any((row.value or {}).get(key) for key in _OFFERS)], path)
+        return [_prompt_of(row, f"{path}:{row.line}") for row in rows]
     try:
-        examples = load_examples(path, tasks=True).examples  # rows may end with the user's turn
+        loaded = load_examples(path, tasks=True)  # rows may end with the user's turn
     except DataError:
-        examples = load_examples(path, preferences=True).examples
+        loaded = load_examples(path, preferences=True)
+    _tell_of_dropped(loaded.ledger, note)
+    examples = loaded.examples[:limit]
+    _refuse_tools([example.line for example in examples if example.tools], path)
     return [[message_to_openai(turn) for turn in example.prompt] for example in examples]
+
+
+def _prompt_of(row: RawRow, where: str) -> list[JsonDict]:
+    if row.value is None:
+        raise DataError(row.error or "cannot be read", where=where, remedy="mend or remove the row")
+    return prompt_turns(row.value.get("prompt"), where)
+
+
+def _tell_of_dropped(ledger: Ledger, note: Note) -> None:
+    """Say which rows are not asked, and why."""
+    dropped = ledger.dropped_entries()
+    if dropped:
+        codes = ", ".join(f"{code} {count}" for code, count in ledger.summary()["codes"].items())
+        note(
+            f"{len(dropped)} of {ledger.rows} rows of {ledger.source} cannot be used and are not asked ({codes}); "
+            f"the first, line {dropped[0].line}: {dropped[0].reason}"
+        )
+
+
+def _refuse_tools(lines: Sequence[int], path: str) -> None:
+    if lines:
+        raise DataError(
+            f"{len(lines)} of its rows offer tools, and hone rank asks without any",
+            where=path,
+            details=[f"{path}:{line}" for line in lines],
+            why="a model that misses its tools answers otherwise than it is used",
+            remedy="give prompts without tools: --prompts FILE",
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hone.data.argilla import from_argilla, to_argilla
-from hone.data.compared import CompareTask, read_json_tasks, training_rows
+from hone.data.compared import CompareTask, GivenRanking, read_json_tasks, training_rows
 from hone.data.label_studio import from_label_studio, to_label_studio
 from hone.errors import ConfigError, DataError
 from hone.files import write_atomically
@@ -23,7 +23,7 @@ from hone.registry.rankings import (
     find_session_of,
     list_sessions,
 )
-from hone.registry.votes import Ranked, cast_vote, check_rater, ranked_session, shown_order
+from hone.registry.votes import Ranked, check_rater, dense_ranks, keep_vote, ranked_session
 from hone.types import JsonDict
 
 __all__ = ["ExchangeFormat", "Imported", "export_rankings", "exported_text", "import_rankings"]
@@ -126,7 +126,8 @@ def export_rankings(
 def import_rankings(home: Path, path: Path, *, kind: str, name: str = "imported") -> Imported:
     """Take in what another tool collected: votes on answers that hone exported go to their session, others make one.
 
-    A vote that stands here already is left as it is. The file is read whole before anything is written.
+    A vote that stands here already is left as it is. Others keep the order in which the file has the answers, and its
+    time and seconds; what it does not say stays unknown. The file is read whole before anything is written.
 
     Args:
         home: hone's home folder.
@@ -168,7 +169,11 @@ def _each_once(tasks: Sequence[CompareTask]) -> list[CompareTask]:
         places = {text.strip(): place for place, (_, text) in enumerate(task.answers)}
         order = [places[text.strip()] for _, text in known.answers]
         further = (
-            replace(one, ranks=None if one.ranks is None else tuple(one.ranks[place] for place in order))
+            replace(
+                one,
+                ranks=None if one.ranks is None else tuple(one.ranks[place] for place in order),
+                shown=tuple(order.index(place) for place in one.shown or range(len(order))),
+            )
             for one in task.rankings
         )
         said = {(one.rater, one.ranks) for one in known.rankings}
@@ -211,38 +216,41 @@ def _add_votes(home: Path, session: RankingSession, tasks: Sequence[CompareTask]
     by_id = {item.id: item for item in ranked.items}
     by_content = {_content(item.prompt, [one.text for one in item.candidates]): item for item in ranked.items}
     standing = {(vote.item_id, vote.rater): vote for vote in ranked.votes}
-    waiting: list[tuple[str, str, list[int] | None, float | None]] = []
+    waiting: list[tuple[str, GivenRanking, list[str], list[int] | None]] = []
     known = differing = 0
     for task in tasks:
         item = by_id.get(task.id) or by_content[_content(task.prompt, [text for _, text in task.answers])]
         for ranking in task.rankings:
-            rater = check_rater(ranking.rater)
-            ranks = _in_shown_order(session, item, task, rater, ranking.ranks)
-            before = standing.get((item.id, rater))
+            shown, ranks = _as_shown(session, item, task, ranking)
+            before = standing.get((item.id, check_rater(ranking.rater)))
             if before is None:
-                waiting.append((item.id, rater, ranks, ranking.seconds))
+                waiting.append((item.id, ranking, shown, ranks))
             else:
-                known += before.ranks == ranks
-                differing += before.ranks != ranks
-    for item_id, rater, ranks, seconds in waiting:
-        cast_vote(home, session.id, item_id, rater, ranks, seconds=seconds)
+                same = before.rank_of() == ({} if ranks is None else dict(zip(shown, ranks, strict=True)))
+                known += same
+                differing += not same
+    for item_id, ranking, shown, ranks in waiting:
+        keep_vote(
+            home, session.id, item_id, ranking.rater, ranks,
+            shown=shown, seconds=ranking.seconds, voted_at=ranking.voted_at,
+        )  # fmt: skip
     return Imported(session, is_new, len(waiting), known, differing)
 
 
-def _in_shown_order(
-    session: RankingSession, item: RankingItem, task: CompareTask, rater: str, ranks: Sequence[int] | None
-) -> list[int] | None:
-    """Ranks of the task's answers as ranks of the answers in the rater's order, 1 to as many as there are."""
-    if ranks is None:
-        return None
-    rank_of = {text.strip(): rank for (_, text), rank in zip(task.answers, ranks, strict=True)}
-    missing = [one for one in item.candidates if one.text not in rank_of]
-    if missing or len(rank_of) != len(item.candidates):
+def _as_shown(
+    session: RankingSession, item: RankingItem, task: CompareTask, ranking: GivenRanking
+) -> tuple[list[str], list[int] | None]:
+    """Ids of the item's answers in the order in which the rater saw the task's, and a rank without gaps for each."""
+    texts = [text.strip() for _, text in task.answers]
+    ids = {one.text: one.id for one in item.candidates}
+    missing = [text for text in ids if text not in texts]
+    if missing or len(texts) != len(ids):
         raise DataError(
-            "a task has other answers than were exported", where=session.id, details=[one.text[:80] for one in missing]
+            "a task has other answers than were exported", where=session.id, details=[text[:80] for text in missing]
         )
-    places = {rank: place for place, rank in enumerate(sorted(set(ranks)), start=1)}
-    return [places[rank_of[one.text]] for one in shown_order(session, item, rater)]
+    order = ranking.shown or range(len(texts))
+    ranks = None if ranking.ranks is None else dense_ranks([ranking.ranks[place] for place in order], len(texts))
+    return [ids[texts[place]] for place in order], ranks
 
 
 def _content(prompt: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> str:

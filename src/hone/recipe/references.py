@@ -102,4 +102,4 @@ def _read(path: Path, count: int) -> list[float] | None:
 
 
 def _sum(logprobs: Sequence[float]) -> str:
-    return hashlib.sha256(json.dumps(list(logprobs)).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(list(logprobs), ensure_ascii=False).encode()).hexdigest()

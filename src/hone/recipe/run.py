@@ -103,9 +103,7 @@ def run(
         result = _result(work.folder, trained, proof) | {
             "version": version.reference,
             "status": version.status,
-            "evaluation": answered["evaluation"],
-            "verdict": answered["verdict"],
-            "retention": answered["retention"],
+            **{part: answered[part] for part in ("evaluation", "verdict", "retention")},
             "generation": answered["generation"] | {"model": version.reference},
             "documents": say_what_was_used(documents, answered["evaluation"], trained.training),
             "report": str(work.folder.report_html),

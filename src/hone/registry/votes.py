@@ -2,7 +2,7 @@
 
 Each rater goes through all prompts that have two different answers, in an order of his own that follows from the
 session's seed and his name; so does the order of the answers to a prompt. The same order comes back whenever he goes
-on, and it is kept with the vote.
+on, and it is kept with the vote. A vote from elsewhere keeps the order and the time of there.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hone.errors import ConfigError
@@ -29,6 +30,7 @@ __all__ = [
     "cast_vote",
     "check_rater",
     "dense_ranks",
+    "keep_vote",
     "list_votes",
     "next_item",
     "ranked_session",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 LONGEST_RATER = 100
+_UNKNOWN_TIME = ""  # as the table holds it, whose column takes no null
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Vote:
         shown: ids of the answers in the order in which they were shown.
         ranks: of each of those, 1 the best, equal ones alike; None where the prompt was skipped.
         seconds: from showing to the vote; None where nobody measured it.
-        voted_at: UTC time.
+        voted_at: UTC time; None of a vote from elsewhere whose time is not known.
         utc_offset_minutes: of the rater's clock; None where it is not known.
         undone_at: UTC time at which it was taken back; None while it stands.
     """
@@ -65,7 +68,7 @@ class Vote:
     shown: list[str]
     ranks: list[int] | None
     seconds: float | None
-    voted_at: str
+    voted_at: str | None
     utc_offset_minutes: int | None
     undone_at: str | None
 
@@ -98,7 +101,7 @@ class Ranked:
     Args:
         session: itself.
         items: its prompts and answers.
-        votes: that stand, oldest first; skipped prompts too.
+        votes: that stand, in the order in which they were kept; skipped prompts too.
     """
 
     session: RankingSession
@@ -185,33 +188,54 @@ def cast_vote(
         StorageError: the registry cannot be written.
     """
     rater = check_rater(rater)
-    if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
-        raise ConfigError(f"{seconds} is no time", where="seconds", remedy="give seconds from 0 up, or none")
     with open_store(home).write() as connection:
         session = session_row(connection, session_id)
-        found = items_of(connection, session_id, item_id=item_id)
-        if not found:
-            raise ConfigError(f"{session_id} has no prompt {item_id!r}", where="item")
-        shown = [one.id for one in shown_order(session, found[0], rater)]
-        values = {
-            "id": new_id("vote-"),
-            "session_id": session_id,
-            "item_id": item_id,
-            "rater": rater,
-            "shown": shown,
-            "ranks": None if ranks is None else dense_ranks(ranks, len(shown)),
-            "seconds": None if seconds is None else round(seconds, 3),
-            "voted_at": timestamp(),
-            "utc_offset_minutes": utc_offset_minutes,
-        }
-        try:
-            connection.execute(insert(ranking_votes).values(values))
-        except IntegrityError as twice:
-            raise ConfigError(
-                f"{rater} has voted on this prompt already", where="item", remedy="undo that vote first"
-            ) from twice
-        row = connection.execute(select(ranking_votes).where(ranking_votes.c.id == values["id"])).one()
-    return Vote(**row._mapping)
+        shown = [one.id for one in shown_order(session, _item(connection, session_id, item_id), rater)]
+        return _insert(
+            connection, session_id=session_id, item_id=item_id, rater=rater, shown=shown, ranks=ranks,
+            seconds=seconds, voted_at=timestamp(), utc_offset_minutes=utc_offset_minutes,
+        )  # fmt: skip
+
+
+def keep_vote(
+    home: Path,
+    session_id: str,
+    item_id: str,
+    rater: str,
+    ranks: Sequence[int] | None,
+    *,
+    shown: Sequence[str],
+    seconds: float | None,
+    voted_at: str | None,
+) -> Vote:
+    """Keep what a rater said in another tool, with the order and the time of there; one vote of each rater stands.
+
+    Args:
+        home: the home folder.
+        session_id: of the session.
+        item_id: of the prompt.
+        rater: who.
+        ranks: one for each of ``shown``, the lower the better; None where the prompt was skipped.
+        shown: ids of the prompt's answers in the order in which the rater saw them.
+        seconds: it took; None where it is not known.
+        voted_at: UTC time as the registry writes it; None where it is not known.
+
+    Raises:
+        VersionError: there is no such session.
+        ConfigError: as :func:`cast_vote`; or ``shown`` is not each of the prompt's answers once.
+        StorageError: the registry cannot be written.
+    """
+    rater = check_rater(rater)
+    with open_store(home).write() as connection:
+        session_row(connection, session_id)
+        item = _item(connection, session_id, item_id)
+        if sorted(shown) != sorted(one.id for one in item.candidates):
+            remedy = f"give the ids of its {len(item.candidates)} answers"
+            raise ConfigError(f"the order shown is not each answer of {item_id} once", where="shown", remedy=remedy)
+        return _insert(
+            connection, session_id=session_id, item_id=item_id, rater=rater, shown=list(shown), ranks=ranks,
+            seconds=seconds, voted_at=voted_at or _UNKNOWN_TIME, utc_offset_minutes=None,
+        )  # fmt: skip
 
 
 def undo_vote(home: Path, session_id: str, rater: str) -> Vote | None:
@@ -239,11 +263,11 @@ def undo_vote(home: Path, session_id: str, rater: str) -> Vote | None:
         change = update(ranking_votes).where(ranking_votes.c.id == row.id).values(undone_at=timestamp())
         connection.execute(change)
         undone = connection.execute(select(ranking_votes).where(ranking_votes.c.id == row.id)).one()
-    return Vote(**undone._mapping)
+    return _vote(undone)
 
 
 def list_votes(home: Path, session_id: str, *, undone: bool = False) -> list[Vote]:
-    """The votes of a session, oldest first.
+    """The votes of a session, in the order in which they were kept.
 
     Args:
         home: the home folder.
@@ -275,7 +299,43 @@ def _votes(connection: Connection, session_id: str, *, undone: bool) -> list[Vot
     query = select(ranking_votes).where(ranking_votes.c.session_id == session_id).order_by(ranking_votes.c.sequence)
     if not undone:
         query = query.where(ranking_votes.c.undone_at.is_(None))
-    return [Vote(**row._mapping) for row in connection.execute(query)]
+    return [_vote(row) for row in connection.execute(query)]
+
+
+def _item(connection: Connection, session_id: str, item_id: str) -> RankingItem:
+    """The prompt.
+
+    Raises:
+        ConfigError: the session has none of that id.
+    """
+    found = items_of(connection, session_id, item_id=item_id)
+    if not found:
+        raise ConfigError(f"{session_id} has no prompt {item_id!r}", where="item")
+    return found[0]
+
+
+def _insert(
+    connection: Connection, *, ranks: Sequence[int] | None, shown: list[str], seconds: float | None, **values: Any
+) -> Vote:
+    if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+        raise ConfigError(f"{seconds} is no time", where="seconds", remedy="give seconds from 0 up, or none")
+    values |= {
+        "id": new_id("vote-"),
+        "shown": shown,
+        "ranks": None if ranks is None else dense_ranks(ranks, len(shown)),
+        "seconds": None if seconds is None else round(seconds, 3),
+    }
+    try:
+        connection.execute(insert(ranking_votes).values(values))
+    except IntegrityError as twice:
+        raise ConfigError(
+            f"{values['rater']} has voted on this prompt already", where="item", remedy="undo that vote first"
+        ) from twice
+    return _vote(connection.execute(select(ranking_votes).where(ranking_votes.c.id == values["id"])).one())
+
+
+def _vote(row: Row[Any]) -> Vote:
+    return Vote(**{**row._mapping, "voted_at": None if row.voted_at == _UNKNOWN_TIME else row.voted_at})
 
 
 def _next(connection: Connection, session: RankingSession, rater: str) -> ShownItem:
