@@ -225,6 +225,10 @@ def test_a_reward_model_loads_in_transformers_and_peft_and_scores_alike(
     )  # fmt: skip
     assert [one["score"] for one in scored.rows] == pytest.approx(ours, abs=1e-5)
     assert [(one["line"], one["answer"]) for one in scored.rows[:3]] == [(1, 0), (1, 1), (2, 0)]
+    heard = Listener()
+    mixed = write_jsonl(tmp_path / "mixed.jsonl", [pair(0), {"prompt": "a", "chosen": "same", "rejected": "same"}])
+    score_answers(RewardConfig(version="judge", data=str(mixed), device="cpu"), home=home, recorder=heard)
+    assert any("1 of 2 rows" in one.data["text"] and "equal_sides 1" in one.data["text"] for one in heard.of("note"))
 
 
 @pytest.mark.usefixtures("evaluated_here")

@@ -260,6 +260,22 @@ def test_a_resumed_run_leaves_the_bytes_of_one_that_was_never_interrupted(
     assert RunFolder.open(tmp_path / "broken").status == "done"
 
 
+def test_a_run_does_not_go_on_with_other_rows(train_options: TrainOptions, hone_home: Path, tmp_path: Path) -> None:
+    config = train_options(output=str(tmp_path / "broken"), save_every_steps=2)
+    with pytest.raises(InterruptedRunError):
+        trained(config, hone_home, Listener(stop_after=3))
+    data, manifest = Path(config.data), (tmp_path / "broken" / "manifest.json").read_bytes()
+    rows = data.read_bytes()
+    data.write_bytes(rows.split(b"\n", 2)[2])
+    with pytest.raises(ConfigError, match="not those that this run was begun with") as caught:
+        resumed(tmp_path / "broken", hone_home)
+    assert "train rows: " in caught.value.render()
+    assert (tmp_path / "broken" / "manifest.json").read_bytes() == manifest, "the record stays true"
+    data.write_bytes(rows)
+    resumed(tmp_path / "broken", hone_home)
+    assert RunFolder.open(tmp_path / "broken").status == "done"
+
+
 def test_it_can_be_interrupted_again_and_again(train_options: TrainOptions, hone_home: Path, tmp_path: Path) -> None:
     trained(train_options(output=str(tmp_path / "whole")), hone_home)
     with pytest.raises(InterruptedRunError):

@@ -134,6 +134,21 @@ class Ledger:
         """The entries of rows not used, by row."""
         return [entry for entry in self.entries() if entry.status == "dropped"]
 
+    def dropped_sentence(self, consequence: str) -> str | None:
+        """What cannot be used, in a sentence with the first reason; None where all can.
+
+        Args:
+            consequence: what becomes of such rows, as ``are not scored``.
+        """
+        dropped = self.dropped_entries()
+        if not dropped:
+            return None
+        codes = ", ".join(f"{code} {count}" for code, count in self.summary()["codes"].items())
+        return (
+            f"{len(dropped)} of {self.rows} rows of {self.source} cannot be used and {consequence} ({codes}); "
+            f"the first, line {dropped[0].line}: {dropped[0].reason}"
+        )
+
     def summary(self) -> JsonDict:
         """Counts for reports.
 

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import math
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -17,13 +18,23 @@ from hone.types import JsonDict
 
 __all__ = ["FunctionReward"]
 
+_OWN_FOLDER = str(Path(__file__).resolve().parents[1])
+
+_REMEDY = "mend the function; it is called as reward(prompt, answer, row) and gives a number"
+# beyond it the mean and the deviation of a group are no numbers any more
+_LARGEST = 1e9
+
 
 class _Checked:
-    """Turns whatever goes wrong in a user's own function into an error that names it."""
+    """Turns whatever goes wrong in a user's own function into an error that names it, its line and the answer.
 
-    def __init__(self, name: str, option: str) -> None:
+    ``sys.exit`` is no way out either: the run would end as if all were well.
+    """
+
+    def __init__(self, name: str, option: str, answer: GradedAnswer | None = None) -> None:
         self._name = name
         self._option = option
+        self._answer = answer
 
     def __enter__(self) -> None:
         return None
@@ -31,16 +42,20 @@ class _Checked:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, ConfigError):
-            at = trace
-            while at is not None and at.tb_next is not None:
-                at = at.tb_next
-            place = "" if at is None else f" (line {at.tb_lineno} of {at.tb_frame.f_code.co_filename})"
-            raise ConfigError(
-                f"{self._name} failed: {type(error).__name__}: {error}{place}",
-                where=self._option,
-                remedy="mend the function; it is called as reward(prompt, answer, row) and gives a number",
-            ) from error
+        if not isinstance(error, Exception | SystemExit) or isinstance(error, ConfigError):
+            return
+        where = [one for one in traceback.extract_tb(trace) if not one.filename.startswith((_OWN_FOLDER, "<frozen"))]
+        place = f" (line {where[-1].lineno} of {where[-1].filename})" if where else ""
+        raise ConfigError(
+            f"{self._name} failed: {type(error).__name__}: {error}{place}",
+            where=self._option,
+            details=[] if self._answer is None else _said_of(self._answer),
+            remedy=_REMEDY,
+        ) from error
+
+
+def _said_of(answer: GradedAnswer) -> list[str]:
+    return [f"row {answer.example.row}, the answer: {answer.text[:200]!r}"]
 
 
 class FunctionReward:
@@ -73,7 +88,7 @@ class FunctionReward:
         found = []
         for one in answers:
             prompt = [{"role": turn.role, "content": turn.content} for turn in one.example.prompt]
-            with _Checked(self._name, self._option):
+            with _Checked(self._name, self._option, one):
                 value = self._function(prompt, one.text, dict(one.item))
             found.append(_number(value, self._name, self._option, one))
         return found
@@ -85,12 +100,12 @@ def _number(value: Any, name: str, option: str, answer: GradedAnswer) -> float:
         found = float(number) if isinstance(number, bool | int | float) else math.nan
     except (ValueError, RuntimeError, OverflowError):  # an array or tensor of several, or too large an integer
         found = math.nan
-    if not math.isfinite(found):
+    if not abs(found) <= _LARGEST:
         raise ConfigError(
-            f"{name} gave {value!r} for an answer to row {answer.example.row}, and a reward is a finite number",
+            f"{name} gave {value!r}, and a reward is a finite number, of {_LARGEST:g} at most either way",
             where=option,
-            details=[f"the answer: {answer.text[:200]!r}"],
-            remedy="mend the function; it is called as reward(prompt, answer, row) and gives a number",
+            details=_said_of(answer),
+            remedy=_REMEDY,
         )
     return found
 

@@ -143,7 +143,7 @@ def require_rows(examples: Sequence[Example], ledger: Ledger, source: str) -> No
     """
     if not examples:
         raise DataError(
-            f"none of the {ledger.rows} held-out rows can be used",
+            f"none of the {ledger.rows} rows can be used",
             where=source,
             details=[f"{source}:{entry.line}: {entry.reason}" for entry in ledger.dropped_entries()],
             remedy="mend the rows; `hone data show` shows how each is read",

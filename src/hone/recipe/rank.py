@@ -15,7 +15,6 @@ from pathlib import Path
 
 from hone.config.rank import RankConfig
 from hone.data.compared import CompareTask, GivenRanking, prompt_turns
-from hone.data.ledger import Ledger
 from hone.data.loader import load_examples
 from hone.data.messages import message_to_openai, parse_messages
 from hone.data.rows import RawRow
@@ -287,7 +286,8 @@ def _prompts_in(path: str, limit: int | None, note: Note) -> list[list[JsonDict]
         loaded = load_examples(path, tasks=True)  # rows may end with the user's turn
     except DataError:
         loaded = load_examples(path, preferences=True)
-    _tell_of_dropped(loaded.ledger, note)
+    if dropped := loaded.ledger.dropped_sentence("are not asked"):
+        note(dropped)
     examples = loaded.examples[:limit]
     _refuse_tools([example.line for example in examples if example.tools], path)
     return [[message_to_openai(turn) for turn in example.prompt] for example in examples]
@@ -297,17 +297,6 @@ def _prompt_of(row: RawRow, where: str) -> list[JsonDict]:
     if row.value is None:
         raise DataError(row.error or "cannot be read", where=where, remedy="mend or remove the row")
     return prompt_turns(row.value.get("prompt"), where)
-
-
-def _tell_of_dropped(ledger: Ledger, note: Note) -> None:
-    """Say which rows are not asked, and why."""
-    dropped = ledger.dropped_entries()
-    if dropped:
-        codes = ", ".join(f"{code} {count}" for code, count in ledger.summary()["codes"].items())
-        note(
-            f"{len(dropped)} of {ledger.rows} rows of {ledger.source} cannot be used and are not asked ({codes}); "
-            f"the first, line {dropped[0].line}: {dropped[0].reason}"
-        )
 
 
 def _refuse_tools(lines: Sequence[int], path: str) -> None:

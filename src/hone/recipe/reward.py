@@ -26,6 +26,7 @@ from hone.model.load import LoadedModel
 from hone.model.score_head import score_head_of, scores_pass
 from hone.objective.reward import reward_loss
 from hone.proof.invariant import Invariant
+from hone.recipe.held_out import require_rows
 from hone.recipe.inference import Answerer, load_answerer, training_path
 from hone.recipe.method import Method
 from hone.recipe.preference import answer_sets
@@ -146,6 +147,9 @@ def score_answers(config: RewardConfig, *, home: Path, recorder: Recorder) -> Sc
     answerer = load_answerer(config.version, home=home, device=config.device, dtype=config.dtype, note=note)
     loaded = load_examples(config.data, mapping=config.mapping, limit=config.limit, preferences=True)
     examples, rendered = render_rows(loaded.examples, AnswerRenderer(answerer.renderer), loaded.ledger)
+    require_rows(examples, loaded.ledger, loaded.source)
+    if dropped := loaded.ledger.dropped_sentence("are not scored"):
+        note(dropped)
     rows: list[JsonDict] = []
     sequences: list[TokenSequence] = []
     for example in examples:

@@ -15,6 +15,7 @@ from hone.data.formats import example_to_openai
 from hone.data.preferences import PLAIN_PAIR, preference_to_json
 from hone.data.tasks import task_to_json
 from hone.engine.loop import LoopResult
+from hone.errors import ConfigError
 from hone.files import sha256_file, write_atomically, write_json
 from hone.model.adaptation import Adaptation
 from hone.model.fast_layers import FastLayers
@@ -62,13 +63,22 @@ def held_out_file(folder: RunFolder) -> Path:
 
 
 def store_inputs(
-    folder: RunFolder, config: _Config, rows: PreparedRows, choices: TrainingChoices, base: LoadedModel
+    folder: RunFolder,
+    config: _Config,
+    rows: PreparedRows,
+    choices: TrainingChoices,
+    base: LoadedModel,
+    *,
+    resumed: bool,
 ) -> _Config:
     """Write config, ledger, manifest and held-out rows; give the config with every number resolved.
 
     Raises:
+        ConfigError: the training goes on, and its rows are not those that it was begun with.
         StorageError: no space or no permission.
     """
+    if resumed:
+        _require_same_rows(folder, rows)
     resolved = config.model_copy(
         update={
             "rank": choices.rank,
@@ -98,6 +108,24 @@ def store_inputs(
         lines = [json.dumps(_row_of(one, as_ranking=as_ranking), ensure_ascii=False) for one in rows.held_out]
         write_atomically(held_out_file(folder), "\n".join(lines) + "\n")
     return resolved
+
+
+def _require_same_rows(folder: RunFolder, rows: PreparedRows) -> None:
+    before: JsonDict = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    changed = []
+    for part in ("train", "validation", "held_out"):
+        was, now = ([row["sha256"] for row in manifest[part]] for manifest in (before, rows.manifest))
+        if was != now:
+            same = len(set(was) & set(now))
+            changed.append(f"{part.replace('_', '-')} rows: {len(was)} when it began, {len(now)} now, {same} the same")
+    if changed:
+        raise ConfigError(
+            "the rows are not those that this run was begun with",
+            where=str(rows.manifest["source"]["name"]),
+            why="some steps have learned from other rows than the record would say, maybe from those held out now",
+            details=changed,
+            remedy="put the file back as it was, or begin a new run",
+        )
 
 
 def _row_of(example: Example, *, as_ranking: bool) -> JsonDict:

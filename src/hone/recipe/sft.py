@@ -140,7 +140,7 @@ def train_sft(
     config, base, choices, place = ready.config, ready.base, ready.choices, ready.place
     rows, renderer, planned = ready.chosen.rows, ready.renderer, ready.planned
     if parallel.is_first:
-        config = store_inputs(folder, config, rows, choices, base)
+        config = store_inputs(folder, config, rows, choices, base, resumed=resume_from is not None)
         ready.chosen.store(folder, base)
 
     base_facts = describe_base(base)
