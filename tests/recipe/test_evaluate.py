@@ -269,3 +269,10 @@ def test_an_adapter_that_is_not_the_one_in_memory_is_found_by_the_probe(
     proof = {one.number: one for one in asked(mine, hone_home).proof}
     assert not proof[10].holds
     assert "damaged" in proof[10].remedy
+
+
+def test_rows_that_the_version_was_trained_on_ship_nothing(finished: Finished) -> None:
+    result = asked("questions", finished.home, data=finished.config.data, arms=("base", "tuned"))
+    assert result.verdict is not None
+    assert result.verdict.decision != "ship"
+    assert "rows have a prompt that the version was trained on" in result.verdict.warnings[0]

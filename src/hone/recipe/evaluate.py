@@ -25,7 +25,14 @@ from hone.recipe.answer_cache import cache_folder
 from hone.recipe.arm_answers import ArmAnswers, endpoint_result
 from hone.recipe.contest import Contender, open_documents, possible_arms, prepare, retrieved, unanswerable
 from hone.recipe.finding import find_run
-from hone.recipe.held_out import EvaluationResult, answer_limit, held_out_rows, judged_with_retention, task_shape
+from hone.recipe.held_out import (
+    EvaluationResult,
+    answer_limit,
+    held_out_rows,
+    judged_with_retention,
+    said_what_was_seen,
+    task_shape,
+)
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.judged import evaluate_judged, load_judged
 from hone.recipe.question_sets import question_sets
@@ -74,7 +81,7 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     )
     loaded = load_judged(config, answerer, _rows_of(config, answerer))
     if judged := evaluate_judged(config, answerer, loaded, questions, home, recorder):
-        return judged
+        return said_what_was_seen(judged, answerer, loaded)
     examples, data = held_out_rows(loaded, answerer)
     limit = config.max_new_tokens or answer_limit(answerer)
     shape = task_shape(answerer, examples)
@@ -102,7 +109,8 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         # last, because merging makes the model a plain one
         proof += [*measure_merged(answerer), check_stops(tuned.stopped)]
     settings = {"max_new_tokens": limit, "temperature": 0.0, "seed": config.seed, "model": answerer.name}
-    return EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data, retention)
+    found = EvaluationResult(evaluation.to_json(), evaluation.answers, verdict, proof, settings, data, retention)
+    return said_what_was_seen(found, answerer, loaded)
 
 
 def _others(config: EvaluateConfig, home: Path) -> list[tuple[str, Endpoint | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +11,9 @@ from pathlib import Path
 from hone.config.schema import EvaluateConfig
 from hone.data.ledger import Ledger
 from hone.data.loader import LoadedData
+from hone.data.manifest import prompt_hash
 from hone.engine.events import Recorder
-from hone.errors import DataError
+from hone.errors import DataError, StorageError
 from hone.evaluation.forgetting import with_retention
 from hone.evaluation.shape import TaskShape
 from hone.evaluation.verdict import Verdict
@@ -28,6 +30,7 @@ __all__ = [
     "held_out_rows",
     "judged_with_retention",
     "require_rows",
+    "said_what_was_seen",
     "task_shape",
 ]
 
@@ -59,6 +62,38 @@ class EvaluationResult:
     settings: JsonDict
     data: JsonDict
     retention: JsonDict | None = None
+
+
+def said_what_was_seen(result: EvaluationResult, answerer: Answerer, loaded: LoadedData) -> EvaluationResult:
+    """The same, with a warning where rows were asked that the version was trained on; such rows ship nothing.
+
+    Args:
+        result: of the evaluation.
+        answerer: the version.
+        loaded: the rows that it was judged on.
+
+    Raises:
+        StorageError: the run's manifest is damaged.
+    """
+    manifest = None if answerer.run_folder is None else answerer.run_folder / "manifest.json"
+    if result.verdict is None or manifest is None or not manifest.is_file():
+        return result
+    try:
+        known = json.loads(manifest.read_text(encoding="utf-8"))
+        asked = {row["prompt_sha256"] for part in ("train", "validation") for row in known[part]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"cannot be read: {error}", where=str(manifest), why="it says which rows the version has seen",
+            remedy="restore it from a copy, or train again",
+        ) from error  # fmt: skip
+    seen = sum(prompt_hash(one) in asked for one in loaded.examples)
+    if not seen:
+        return result
+    told = f"{seen} of {len(loaded.examples)} rows have a prompt that the version was trained on: this measures memory."
+    verdict = replace(result.verdict, warnings=(told, *result.verdict.warnings))
+    if verdict.decision == "ship":
+        verdict = replace(verdict, decision="not_enough_evidence", reason=f"{told} {verdict.reason}")
+    return replace(result, verdict=verdict)
 
 
 def held_out_rows(loaded: LoadedData, answerer: Answerer) -> tuple[list[Example], JsonDict]:
