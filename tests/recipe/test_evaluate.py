@@ -226,7 +226,7 @@ def test_what_has_no_held_out_rows_asks_for_a_file(
 
 def test_rows_of_which_none_is_usable_stop_with_their_lines(finished: Finished, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "bad.jsonl", [{"prompt": "a", "completion": "<|im_end|>"}] * 2)
-    with pytest.raises(DataError, match="none of the 2 held-out rows") as raised:
+    with pytest.raises(DataError, match="none of the 2 rows") as raised:
         asked("questions", finished.home, data=str(data))
     assert [detail.partition(": ")[0] for detail in raised.value.details] == [f"{data}:1", f"{data}:2"]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hone.config import ProofConfig, RankConfig, RunConfig, TrainConfig
-from hone.errors import BadInputError, ConfigError, DataError, InterruptedRunError
+from hone.errors import BadInputError, ConfigError, DataError, InterruptedRunError, ProofError
+from hone.model.generate import Generation, generate
 from hone.recipe.candidates import contenders_of
 from hone.recipe.export_check import make_prompts
 from hone.recipe.inference import load_answerer
@@ -50,6 +52,15 @@ def endless(prompt, answer, row):
 
 def alike(prompt, answer, row):
     return 1.0
+
+def leaves(prompt, answer, row):
+    raise SystemExit(0)
+
+def huge(prompt, answer, row):
+    return 1e308
+
+def two(prompt, answer):
+    return 1.0
 '''
 
 
@@ -76,6 +87,21 @@ def options(train_options: Callable[..., TrainConfig], asked: Path, rewards: Pat
     return make
 
 
+def test_a_decoder_that_draws_from_other_probabilities_is_found(
+    options: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where what writes the answers is not quite what is trained: warmer, or with other rounding."""
+
+    def off(*arguments: Any, **given: Any) -> list[Generation]:
+        drawn = generate(*arguments, **given)
+        return [replace(one, logprobs=tuple(value - 0.05 for value in one.logprobs)) for one in drawn]
+
+    monkeypatch.setattr("hone.recipe.rollouts.generate", off)
+    with pytest.raises(ProofError) as caught:
+        train(options(method="grpo"), home=tmp_path / "home", recorder=Listener())
+    assert "what writes its answers is not what is trained" in caught.value.render()
+
+
 def _steps(folder: str | Path) -> list[JsonDict]:
     return [line for line in read_jsonl(Path(folder) / "metrics.jsonl") if line["event"] == "step"]
 
@@ -96,6 +122,7 @@ def test_every_method_raises_the_reward(method: str, options: Callable[..., Trai
     assert all(invariant["holds"] for invariant in result["proof"]), result["proof"]
     own = [one for one in result["proof"] if f"before the first step of {method}" in one["name"]]
     assert [one["number"] for one in own] == [6]
+    assert "drawn from: the ratio is 1" in own[0]["name"]
     found = _steps(result["run_dir"])
     assert len(found) == steps
     assert found[0]["kl"] == pytest.approx(0.0, abs=1e-5)
@@ -228,7 +255,17 @@ def test_a_reward_model_has_a_word_on_an_empty_answer(
     example = Example((Message("user", "How far is it?"), Message("assistant", ".", supervised=True)))
     scores = reward([GradedAnswer(example, {}, text) for text in ("", "  ", "yes")])
     assert scores[0] == scores[1] != scores[2]
-    assert open_stored_reward(reward.describe(), home=home)([GradedAnswer(example, {}, "yes")]) == scores[2:]
+    notes: list[str] = []
+    again = open_stored_reward(reward.describe(), home=home, device="cpu", dtype="float32", note=notes.append)
+    assert again([GradedAnswer(example, {}, "yes")]) == scores[2:]
+    # what it cannot be shown ends no run, and is worth no more than what it can
+    lowest = min(0.0, *scores)
+    texts = ("", "  ", "yes", "no <|im_end|>", "no " * 600)
+    assert again([GradedAnswer(example, {}, text) for text in texts]) == pytest.approx([*scores, lowest, lowest])
+    assert [one for one in notes if "2 of 5 answers" in one and "control token" in one]
+    with pytest.raises(ConfigError, match="fails on every answer"):
+        again([GradedAnswer(example, {}, "<|im_end|>")] * 2)
+    assert again([GradedAnswer(example, {}, "<|im_end|>")]) == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -244,6 +281,9 @@ def test_a_reward_model_has_a_word_on_an_empty_answer(
         ({"reward": "rewards.py:words"}, "finite number"),
         ({"reward": "rewards.py:several"}, "finite number"),
         ({"reward": "rewards.py:endless"}, "finite number"),
+        ({"reward": "rewards.py:huge"}, "finite number"),
+        ({"reward": "rewards.py:leaves"}, r"SystemExit: 0 \(line \d+ of .*rewards.py\)"),
+        ({"reward": "rewards.py:two"}, "takes 2 positional arguments but 3 were given\n"),
         ({"reward": "grader.json"}, "item.nowhere"),
     ],
 )
@@ -302,3 +342,4 @@ def test_where_all_answers_are_worth_the_same_raft_learns_nothing(
     result = train(config, home=tmp_path / "home", recorder=Listener())
     steps = _steps(result["run_dir"])
     assert [(one["loss"], one["gradient_norm"], one["undecided_groups"]) for one in steps] == [(0.0, 0.0, 1.0)] * 2
+    assert not any(one["kept"] for one in read_jsonl(Path(result["run_dir"]) / "rollouts.jsonl"))

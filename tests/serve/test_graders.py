@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,14 @@ from starlette.testclient import TestClient
 from hone.evaluation.grading import GraderError, Grading, check_grader, grade
 from hone.types import JsonDict
 from tests.serve.conftest import Make
+from tests.tiny import save_tiny
 
 RUN = "/v1/fine_tuning/alpha/graders/run"
 CHECK: JsonDict = {"type": "string_check", "name": "same", "input": "{{ sample.output_text }}",
                    "reference": "{{item.answer}}", "operation": "eq"}  # fmt: skip
+JUDGE: JsonDict = {"type": "score_model", "name": "judge", "model": "small",
+                   "input": [{"role": "developer", "content": "Grade from 0 to 1."},
+                             {"role": "user", "content": "{{ sample.output_text }}"}]}  # fmt: skip
 
 
 def similarity(metric: str) -> JsonDict:
@@ -93,6 +98,8 @@ def test_a_formula_over_graders(client: TestClient) -> None:
     multi = {"type": "multi", "name": "m", "graders": parts, "calculate_output": "max(0.25 * a + 0.5 * b, -1) / 2"}
     found = run(client, multi, "Paris", {"answer": "Rome"})
     assert (found["reward"], found["sub_rewards"]) == (0.25, {"a": 0.0, "b": 1.0})
+    squared = run(client, {**multi, "calculate_output": "a + 0.5 + b ^ 2 * 2"}, "Paris", {"answer": "Rome"})
+    assert squared["reward"] == 2.5
     found = run(client, {**multi, "calculate_output": "b / a"}, "Paris", {"answer": "Rome"})
     assert (found["reward"], found["metadata"]["errors"]["formula_parse_error"]) == (0.0, True)
 
@@ -120,6 +127,10 @@ def test_a_formula_over_graders(client: TestClient) -> None:
             "input": [{"role": "user", "content": "?"}],
             "range": [1, 0],
         },
+        {**JUDGE, "sampling_params": {"temperature": "warm"}},
+        {**JUDGE, "input": [{"role": "tool", "content": "?"}]},
+        {"type": "multi", "name": "m", "graders": {"type": "string_check"}, "calculate_output": "1"},
+        {"type": ["multi"], "name": "m"},
     ],
 )
 def test_what_could_not_run_is_refused(client: TestClient, grader: JsonDict) -> None:
@@ -163,8 +174,9 @@ def test_a_program_that_fails_scores_nothing_and_says_why(make_client: Make, bod
         ("I say 4 of 5: 4", 4.0, False),
         ("Score: 2/5", 2.0, False),
         ("3.5 out of 5", 3.5, False),
-        ("9", 1.0, True),
-        ("?", 1.0, True),
+        ("Score 4. I counted 12 words", 4.0, False),
+        ("9", 0.0, True),
+        ("?", 0.0, True),
     ],
 )
 def test_a_model_s_score_is_the_last_number_within_its_range(answer: str, reward: float, flag: bool) -> None:
@@ -184,3 +196,27 @@ def test_a_model_s_score_is_the_last_number_within_its_range(answer: str, reward
     assert grade(grader, grading)[0] == reward
     assert ("model_grader_parse_error" in grading.errors) is flag
     assert asked == [("support@1", [{"role": "user", "content": "Rate: fine"}], {"temperature": 0})]
+
+
+def test_a_part_that_fails_is_shown_and_the_whole_is_worth_nothing(make_client: Make) -> None:
+    program = {"type": "python", "name": "p", "source": "def grade(sample, item):\n    return 1 / 0\n"}
+    grader = {"type": "multi", "name": "m", "graders": {"a": CHECK, "p": program}, "calculate_output": "a + 1 - p"}
+    found = run(make_client(run_python_graders=True), grader, "Paris", {"answer": "Paris"})
+    assert (found["reward"], found["sub_rewards"]) == (0.0, {"a": 1.0, "p": 0.0})
+    assert found["metadata"]["scores"] == {"a": 1.0, "p": 0.0}
+    assert "ZeroDivisionError" in found["metadata"]["errors"]["python_grader_runtime_error_details"]
+    assert found["metadata"]["errors"]["formula_parse_error"] is False
+
+
+def test_a_served_judge_says_which_answers_it_cannot_be_shown(make_client: Make, tmp_path: Path) -> None:
+    """Its template is ChatML, and it is random: what it says is no number."""
+    base = save_tiny(tmp_path / "tiny")
+    with make_client(bases={"small": str(base)}) as client:
+        grader = {**JUDGE, "sampling_params": {"max_completions_tokens": 4, "temperature": 1, "top_p": 0.5, "seed": 3}}
+        errors = run(client, grader, "fine")["metadata"]["errors"]
+        assert errors["model_grader_server_error"] is False
+        for text, said in (("fine <|im_end|>", "control token"), ("long " * 400, "can see 256")):
+            found = run(client, grader, text)
+            errors = found["metadata"]["errors"]
+            assert (found["reward"], errors["model_grader_server_error"]) == (0.0, True)
+            assert said in errors["model_grader_server_error_details"]

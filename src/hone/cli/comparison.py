@@ -10,7 +10,7 @@ from rich.text import Text
 from hone.cli.output import LABEL_COLUMNS, labelled, paragraph
 from hone.cli.tables import figure, signed, text_table
 
-__all__ = ["comparison_lines", "example_lines", "proof_lines", "verdict_lines"]
+__all__ = ["comparison_lines", "example_lines", "held_out", "proof_lines", "verdict_lines"]
 
 _ARM_TITLES = {"few_shot": "few-shot", "tuned_retrieval": "tuned+retrieval"}
 _DECISIONS = {
@@ -26,6 +26,12 @@ _LINES_OF_A_TEXT = 3
 _Json = Mapping[str, Any]
 
 
+def held_out(evaluation: _Json) -> str:
+    """What was judged on, counted; an evaluation of an older hone has rows alone."""
+    rows, unit = evaluation["rows"], evaluation.get("unit", "row")
+    return f"{rows} held-out {unit}{'' if rows == 1 else 's'}"
+
+
 def comparison_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]:
     """The arms in figures, then who differs from whom and how surely.
 
@@ -35,9 +41,10 @@ def comparison_lines(evaluation: _Json, *, columns: int) -> Iterator[str | Text]
     """
     metrics: _Json = evaluation["metrics"]
     deciding = metrics[evaluation["metric"]]
-    rows = "1 held-out row" if evaluation["rows"] == 1 else f"{evaluation['rows']} held-out rows"
     direction = "higher" if deciding["higher_is_better"] else "lower"
-    yield Text(f"Comparison on {rows}; {deciding['title']} decides, {direction} is better", style="bold")
+    yield Text(
+        f"Comparison on {held_out(evaluation)}; {deciding['title']} decides, {direction} is better", style="bold"
+    )
     yield ""
     names = list(evaluation["arms"])
     lines = _arms_table(evaluation, names)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from hone.cli.comparison import proof_lines, verdict_lines
+from hone.cli.comparison import held_out, proof_lines, verdict_lines
 from hone.cli.continuing import continue_model
 from hone.cli.lineage import family_json, history_lines, lineage_text, result_text, tree_lines
 from hone.cli.options import JsonOption
@@ -208,7 +208,7 @@ def _lines(
 
 
 def _rows_compared(version: Version) -> str:
-    return f" on {version.evaluation['rows']} held-out rows" if version.evaluation else ""
+    return f" on {held_out(version.evaluation)}" if version.evaluation else ""
 
 
 def _path(label: str, text: str) -> Text:

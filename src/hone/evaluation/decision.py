@@ -59,7 +59,7 @@ def decide_between_arms(evaluation: Evaluation) -> ArmsDecision:
         evaluation: with a base and a tuned arm whose difference has an interval.
     """
     choice = choose_arm(evaluation)
-    rows = f"On {evaluation.rows} held-out row{'' if evaluation.rows == 1 else 's'}"
+    rows = f"On {evaluation.held_out}"
     if choice.arm is None:
         return ArmsDecision("not_enough_evidence", f"{rows} {_undecided(evaluation, choice)}", None)
     warnings = tuple(_rival(evaluation, choice.arm, rival) for rival in choice.rivals)
@@ -113,7 +113,7 @@ def _chance(evaluation: Evaluation, fit: Fit, arm: str) -> str:
     return (
         f"is better ({_against(evaluation, arm, 'base')}), but its answers are not shown to belong to their questions: "
         f"they reach {own} against their own references and {others} against those of other rows (interval of the "
-        f"distance {low:+.{digits}f} to {high:+.{digits}f}). More held-out rows would tell."
+        f"distance {low:+.{digits}f} to {high:+.{digits}f}). More held-out {evaluation.unit}s would tell."
     )
 
 
@@ -160,10 +160,10 @@ def _undecided(evaluation: Evaluation, choice: Choice) -> str:
     needed = found.comparison.rows_needed if found else None
     if needed is None:
         least = LARGEST_FACTOR * evaluation.rows
-        remedy = f"a difference this small would take more than {least} held-out rows to decide"
+        remedy = f"a difference this small would take more than {least} held-out {evaluation.unit}s to decide"
     else:
         more = max(1, needed - evaluation.rows)
-        remedy = f"about {more} more held-out row{'' if more == 1 else 's'} would decide it"
+        remedy = f"about {more} more held-out {evaluation.unit}{'' if more == 1 else 's'} would decide it"
     if untuned == "base" and tuned == "tuned":
         return f"it is undecided which is better: {_against(evaluation, tuned, untuned)}; {remedy}."
     names = f"{ARM_NAMES[tuned]} or {ARM_NAMES[untuned]}"

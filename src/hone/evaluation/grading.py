@@ -1,34 +1,48 @@
 """Graders: a score for a model's answer, by a string, a similarity, a formula over others, a model, or a program.
 
-Source: the OpenAI API reference and guide, graders. A template names ``{{ sample.output_text }}``,
-``{{ sample.output_json.KEY }}`` or ``{{ item.KEY }}``; nothing else of a template language is there.
+Source: the OpenAI API reference and guide, graders. An answer on which a grader fails, or any part of a formula over
+graders, has the score 0.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-import math
 import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hone.errors import BadInputError, MissingDependencyError
+from hone.data.messages import CALLING_ROLE, role_named
+from hone.errors import BadInputError, HoneError
+from hone.evaluation.grader_formula import FormulaError, formula_value
 from hone.evaluation.grader_program import GraderProgramError, run_grader_program
+from hone.evaluation.grader_sampling import is_number, sampling_fault
+from hone.evaluation.grader_similarity import SIMILARITY_METRICS, text_similarity
+from hone.evaluation.grader_template import fill_template, unreadable_places
 from hone.types import JsonDict
 
-__all__ = ["AnswerChat", "GraderError", "Grading", "check_grader", "grade", "parts_of"]
+__all__ = [
+    "AnswerChat",
+    "GraderError",
+    "Grading",
+    "JudgeError",
+    "check_grader",
+    "check_places",
+    "grade",
+    "parts_of",
+    "templates_of",
+]
 
 AnswerChat = Callable[[str, list[JsonDict], JsonDict], str]
-"""Asks a model: (model, messages, sampling parameters) -> its answer."""
+"""Asks a model: (model, messages, sampling parameters) -> its answer; a :class:`JudgeError` where it cannot be asked
+about this one."""
 
-_PLACE = re.compile(r"\{\{\s*([\w.\[\]-]+)\s*\}\}")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|(?<![\d.])\.\d+)(?:[eE][+-]?\d+)?")
 _OUT_OF = re.compile(r"(?<=\d)\s*(?:/|(?:out\s+)?of)\s*\d+(?:\.\d+)?")
-# Of each kind: the texts that it must have, and what it may have besides. OpenAI's evals give each a pass_threshold, which
-# no reward has use for.
+# Of each kind: the texts that it must have, and what it may have besides. OpenAI's evals give each a pass_threshold,
+# which no reward has use for.
 _FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "string_check": (("name", "input", "reference", "operation"), ()),
     "text_similarity": (("name", "input", "reference", "evaluation_metric"), ()),
@@ -36,15 +50,6 @@ _FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "multi": (("name", "calculate_output"), ("graders",)),
     "score_model": (("name", "model"), ("input", "range", "sampling_params")),
 }
-_MOST_TEXT = 20_000  # characters compared by similarity, which takes the square of them
-_FUNCTIONS: Mapping[str, Callable[..., float]] = {
-    "abs": abs, "ceil": math.ceil, "exp": math.exp, "floor": math.floor, "log": math.log, "max": max, "min": min,
-    "sqrt": math.sqrt,
-}  # fmt: skip
-_OPERATORS: Mapping[type, Callable[..., float]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.USub: operator.neg, ast.UAdd: operator.pos,
-}  # fmt: skip
 _CHECKS: Mapping[str, Callable[[str, str], bool]] = {
     "eq": operator.eq,
     "ne": operator.ne,
@@ -68,6 +73,10 @@ class GraderError(BadInputError):
         self.code = code
 
 
+class JudgeError(HoneError):
+    """A judge cannot be asked about one answer; others it may well grade."""
+
+
 @dataclass(slots=True)
 class Grading:
     """What graders may use, and what went wrong in them.
@@ -78,7 +87,9 @@ class Grading:
         answer_chat: asks a model; None where none can be asked.
         run_programs: whether programs that a grader holds may be run.
         errors: names of the error flags of OpenAI's API that were raised.
-        details: a sentence for some of them.
+        details: a sentence for some of them, by the names that the API has for it.
+        faults: what failed, each as ``flag: sentence``. A flag without one is no failure: an answer that is no JSON
+            lacks the places of ``sample.output_json``, which are empty then.
     """
 
     sample: JsonDict
@@ -87,6 +98,7 @@ class Grading:
     run_programs: bool = False
     errors: set[str] = field(default_factory=set)
     details: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, text: str, item: Any, **further: Any) -> Grading:
@@ -99,21 +111,27 @@ class Grading:
         return cls(sample, item, **further)
 
     def fill(self, template: str) -> str:
-        """A template with its places filled; one that is not there is empty and raises a flag."""
+        """A template with its places filled; one that is not there is empty and flagged, one of the row a fault too."""
+        text, missing = fill_template(template, {"sample": self.sample, "item": self.item})
+        for place in missing:
+            self.errors.add("invalid_variable_error")
+            if not re.match(r"sample\b", place):
+                self.faults.append(f"invalid_variable_error: {place} is not there")
+        return text
 
-        def value(found: re.Match[str]) -> str:
-            place: Any = {"sample": self.sample, "item": self.item}
-            for part in re.split(r"[.\[\]]+", found[1].rstrip("]")):
-                if isinstance(place, dict) and part in place:
-                    place = place[part]
-                elif isinstance(place, list) and part.isdigit() and int(part) < len(place):
-                    place = place[int(part)]
-                else:
-                    self.errors.add("invalid_variable_error")
-                    return ""
-            return place if isinstance(place, str) else json.dumps(place, ensure_ascii=False)
+    def fail(self, flag: str, detail: str, *, named: str = "") -> float:
+        """Note that a grader failed, and give its score: 0.
 
-        return _PLACE.sub(value, template)
+        Args:
+            flag: of OpenAI's API.
+            detail: what went wrong; its last line is told as the fault.
+            named: what the API calls the sentence, where it has a place for it.
+        """
+        self.errors.add(flag)
+        self.faults.append(f"{flag}: {(detail.splitlines() or [''])[-1]}")
+        if named:
+            self.details[named] = detail
+        return 0.0
 
 
 def check_grader(grader: Mapping[str, Any], *, inside: bool = False) -> None:
@@ -127,7 +145,7 @@ def check_grader(grader: Mapping[str, Any], *, inside: bool = False) -> None:
         GraderError: a field is missing or wrong; it is named.
     """
     kind = grader.get("type")
-    if kind not in _FIELDS or (inside and kind == "multi"):
+    if not isinstance(kind, str) or kind not in _FIELDS or (inside and kind == "multi"):
         raise GraderError(f"Grader type {kind!r} is none of {', '.join(_FIELDS)}.", field="type")
     texts, others = _FIELDS[kind]
     for name in texts:
@@ -139,26 +157,59 @@ def check_grader(grader: Mapping[str, Any], *, inside: bool = False) -> None:
     _CHECK_OF[kind](grader)
 
 
-def grade(grader: Mapping[str, Any], grading: Grading) -> tuple[float, dict[str, float]]:
-    """The score of an answer, and of the parts where it is a formula over others.
+def check_places(grader: JsonDict) -> None:
+    """Refuse a grader whose templates hold double braces around anything but a place, which would stay as they are.
 
     Args:
         grader: one that :func:`check_grader` has passed.
-        grading: the answer and its row; receives the error flags.
+
+    Raises:
+        GraderError: one does; the braces are named.
+    """
+    for part in parts_of(grader):
+        for name, template in templates_of(part):
+            wrong = unreadable_places(template)
+            if wrong:
+                raise GraderError(
+                    f"{', '.join(wrong)} in {part['name']}: only {{{{ sample.output_text }}}}, "
+                    "{{ sample.output_json.KEY }} and {{ item.COLUMN }} are filled; expressions are not run.",
+                    field=name,
+                )
+
+
+def templates_of(grader: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(field, template) of each text of a single grader that is filled before it is read."""
+    if grader["type"] == "score_model":
+        return [("input", _text_of(one["content"])) for one in grader["input"]]
+    return [(name, grader[name]) for name in ("input", "reference") if name in grader]
+
+
+def grade(grader: Mapping[str, Any], grading: Grading) -> tuple[float, dict[str, float]]:
+    """The score of an answer, and of the parts where it is a formula over others; 0 where any part failed.
+
+    Args:
+        grader: one that :func:`check_grader` has passed.
+        grading: the answer and its row; receives the error flags and faults.
 
     Raises:
         GraderError: it needs a model or a program, and may not have it here.
         MissingDependencyError: its metric is another package's, which is not installed.
     """
     if grader["type"] != "multi":
-        return _SCORES[grader["type"]](grader, grading), {}
-    parts = {name: grade(part, grading)[0] for name, part in _parts(grader).items()}
-    try:
-        return _evaluate(ast.parse(grader["calculate_output"], mode="eval").body, parts), parts
-    except (ValueError, ArithmeticError, TypeError) as error:
-        grading.errors.add("formula_parse_error")
-        grading.details["formula_parse_error"] = str(error)
+        return _score(grader, grading), {}
+    parts = {name: _score(part, grading) for name, part in _parts(grader).items()}
+    if grading.faults:
         return 0.0, parts
+    try:
+        return formula_value(grader["calculate_output"], parts), parts
+    except (FormulaError, ArithmeticError) as error:
+        return grading.fail("formula_parse_error", str(error)), parts
+
+
+def _score(grader: Mapping[str, Any], grading: Grading) -> float:
+    before = len(grading.faults)
+    score = _SCORES[grader["type"]](grader, grading)
+    return score if len(grading.faults) == before else 0.0
 
 
 def parts_of(grader: JsonDict) -> list[JsonDict]:
@@ -169,7 +220,7 @@ def parts_of(grader: JsonDict) -> list[JsonDict]:
 def _parts(grader: Mapping[str, Any]) -> dict[str, JsonDict]:
     """The graders of a formula by name; the API's schema has one alone, its guide several by name."""
     parts = grader["graders"]
-    return {parts["name"]: parts} if isinstance(parts.get("type"), str) else dict(parts)
+    return {parts.get("name", ""): parts} if isinstance(parts.get("type"), str) else dict(parts)
 
 
 def _string_check(grader: Mapping[str, Any], grading: Grading) -> float:
@@ -178,56 +229,26 @@ def _string_check(grader: Mapping[str, Any], grading: Grading) -> float:
 
 
 def _text_similarity(grader: Mapping[str, Any], grading: Grading) -> float:
-    text, reference = (grading.fill(grader[name])[:_MOST_TEXT] for name in ("input", "reference"))
-    metric = grader["evaluation_metric"]
-    if metric == "fuzzy_match":
-        return _indel_similarity(text, reference)
-    if metric == "bleu":
-        from sacrebleu import sentence_bleu
-
-        return float(sentence_bleu(text, [reference]).score) / 100
-    if metric == "gleu":
-        try:
-            from nltk.translate.gleu_score import sentence_gleu
-        except ImportError as error:
-            raise MissingDependencyError("the metric gleu needs nltk", remedy="pip install nltk") from error
-        return float(sentence_gleu([reference.split()], text.split())) if text.split() and reference.split() else 0.0
-    from rouge_score.rouge_scorer import RougeScorer
-
-    kind = "rougeL" if metric == "rouge_l" else metric.replace("_", "")
-    return float(RougeScorer([kind]).score(reference, text)[kind].fmeasure)
-
-
-def _indel_similarity(one: str, other: str) -> float:
-    """Twice the longest common subsequence over both lengths, as rapidfuzz's ``ratio`` / 100.
-
-    The subsequence's length is counted in the bits of one integer a row: Hyyrö 2004, "Bit-parallel LCS-length".
-    """
-    if not one and not other:
-        return 1.0
-    places: dict[str, int] = {}
-    for place, letter in enumerate(one):
-        places[letter] = places.get(letter, 0) | 1 << place
-    every = state = (1 << len(one)) - 1
-    for letter in other:
-        matches = state & places.get(letter, 0)
-        state = ((state + matches) | (state - matches)) & every
-    return 2 * (len(one) - state.bit_count()) / (len(one) + len(other))
+    text, reference = (grading.fill(grader[name]) for name in ("input", "reference"))
+    return text_similarity(grader["evaluation_metric"], text, reference)
 
 
 def _score_model(grader: Mapping[str, Any], grading: Grading) -> float:
     if grading.answer_chat is None:
         raise GraderError("No model is answered here, so score_model cannot run.", code="no_model")
     messages = [{"role": one["role"], "content": grading.fill(_text_of(one["content"]))} for one in grader["input"]]
-    answer = grading.answer_chat(grader["model"], messages, dict(grader.get("sampling_params") or {}))
-    # "8/10" and "8 out of 10" say 8
-    found = _NUMBER.findall(_OUT_OF.sub("", answer))
+    detail = "model_grader_server_error_details"
+    try:
+        answer = grading.answer_chat(grader["model"], messages, dict(grader.get("sampling_params") or {}))
+    except JudgeError as error:
+        return grading.fail("model_grader_server_error", error.what, named=detail)
     low, high = grader.get("range") or (0.0, 1.0)
-    if not found or not low <= float(found[-1]) <= high:
-        grading.errors.add("model_grader_parse_error")
-        grading.details["model_grader_server_error_details"] = f"no number from {low:g} to {high:g} in: {answer[:200]}"
-        return float(low)
-    return float(found[-1])
+    # "8/10" and "8 out of 10" say 8
+    within = [one for one in map(float, _NUMBER.findall(_OUT_OF.sub("", answer))) if low <= one <= high]
+    if not within:
+        fault = f"no number from {low:g} to {high:g} in: {answer[:200]!r}"
+        return grading.fail("model_grader_parse_error", fault, named=detail)
+    return within[-1]
 
 
 def _python(grader: Mapping[str, Any], grading: Grading) -> float:
@@ -239,9 +260,8 @@ def _python(grader: Mapping[str, Any], grading: Grading) -> float:
     try:
         return run_grader_program(grader["source"], sample=grading.sample, item=grading.item)
     except GraderProgramError as error:
-        grading.errors.add("python_grader_runtime_error")
-        grading.details["python_grader_runtime_error_details"] = error.what
-        return 0.0
+        named = "python_grader_runtime_error_details"
+        return grading.fail("python_grader_runtime_error", error.what, named=named)
 
 
 def _text_of(content: Any) -> str:
@@ -261,12 +281,11 @@ def _check_string(grader: Mapping[str, Any]) -> None:
 
 
 def _check_similarity(grader: Mapping[str, Any]) -> None:
-    known = ["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
-    if grader["evaluation_metric"] not in known:
+    if grader["evaluation_metric"] not in SIMILARITY_METRICS:
+        known = ", ".join(SIMILARITY_METRICS)
         raise GraderError(
-            f"evaluation_metric is one of {', '.join(known)}; cosine and meteor need models that are not here.",
+            f"evaluation_metric is one of {known}; cosine and meteor need models that are not here.",
             field="evaluation_metric",
-            code="invalid_grader",
         )
 
 
@@ -286,11 +305,11 @@ def _check_formula(grader: Mapping[str, Any]) -> None:
     for part in _parts(grader).values():
         check_grader(part, inside=True)
     try:
-        _evaluate(ast.parse(grader["calculate_output"], mode="eval").body, dict.fromkeys(_parts(grader), 1.0))
+        formula_value(grader["calculate_output"], dict.fromkeys(_parts(grader), 1.0))
     except ArithmeticError:
         return  # it divides by what need not be so in a real grading
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise GraderError(f"calculate_output: {error}", field="calculate_output") from error
+    except FormulaError as error:
+        raise GraderError(f"calculate_output: {error.what}", field="calculate_output") from error
 
 
 def _check_model(grader: Mapping[str, Any]) -> None:
@@ -303,30 +322,16 @@ def _check_model(grader: Mapping[str, Any]) -> None:
         raise GraderError("A score_model grader needs messages as input.", field="input")
     for one in messages:
         _text_of(one["content"])
+        if one["role"] == CALLING_ROLE or role_named(one["role"]) not in ("system", "user", "assistant"):
+            raise GraderError(f"No judge is told {one['role']!r}; a role is user, assistant, system or developer.",
+                              field="input")  # fmt: skip
+    fault = sampling_fault(grader.get("sampling_params"))
+    if fault is not None:
+        raise GraderError(fault[1], field=fault[0])
     bounds = grader.get("range")
-    numbers = isinstance(bounds, list) and len(bounds) == 2 and all(isinstance(one, int | float) for one in bounds)
+    numbers = isinstance(bounds, list) and len(bounds) == 2 and all(map(is_number, bounds))
     if bounds is not None and not (numbers and bounds[0] < bounds[1]):
         raise GraderError("range is two numbers, the lower one first.", field="range")
-
-
-def _evaluate(node: ast.AST, names: Mapping[str, float]) -> float:
-    """A formula of numbers, graders' names, + - * / and a few functions."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return float(node.value)
-    if isinstance(node, ast.Name) and node.id in names:
-        return float(names[node.id])
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return float(_OPERATORS[type(node.op)](_evaluate(node.left, names), _evaluate(node.right, names)))
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
-        return float(_OPERATORS[type(node.op)](_evaluate(node.operand, names)))
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in _FUNCTIONS
-        and not node.keywords
-    ):
-        return float(_FUNCTIONS[node.func.id](*(_evaluate(one, names) for one in node.args)))
-    raise ValueError(f"only numbers, {', '.join(names)}, + - * / and {', '.join(_FUNCTIONS)} may stand in it")
 
 
 _SCORES: Mapping[str, Callable[[Mapping[str, Any], Grading], float]] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hone.evaluation.fit import Fit
 from hone.evaluation.scorers import Metric
@@ -115,6 +116,7 @@ class Evaluation:
         grounding: what the answers owe to the documents; None where there are none.
         fit: whether the answers belong to their questions; None where that cannot be told.
         slices: base and tuned arms on parts of the rows.
+        unit: what ``rows`` counts: ``row``, or ``pair`` where answers are compared.
     """
 
     metrics: list[Metric]
@@ -131,6 +133,12 @@ class Evaluation:
     grounding: JsonDict | None = None
     fit: Fit | None = None
     slices: Sequence[SliceFound] = ()
+    unit: Literal["row", "pair"] = "row"
+
+    @property
+    def held_out(self) -> str:
+        """What was judged on, counted, as ``40 held-out rows``."""
+        return f"{self.rows} held-out {self.unit}{'' if self.rows == 1 else 's'}"
 
     @property
     def metric(self) -> Metric:
@@ -151,6 +159,7 @@ class Evaluation:
             "metrics": {metric.name: metric.describe() for metric in self.metrics},
             "shape": self.shape.to_json(),
             "rows": self.rows,
+            "unit": self.unit,
             "arms": {name: _summary_json(summary) for name, summary in self.arms.items()},
             "differences": [one.to_json() for one in self.differences],
             "other_differences": [one.to_json() for one in self.other_differences],

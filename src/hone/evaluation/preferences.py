@@ -139,6 +139,7 @@ def compare_preferences(
         not_measured=[],
         method=bootstrap.describe("distinct prompt"),
         reference_most_common_share=0.0,
+        unit="row" if pairs[0].liked is not None else "pair",
     )
     further: JsonDict = {
         "pairs": len(pairs),

@@ -108,11 +108,13 @@ def _verdict(
 
 
 def _decision(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary, difference: Difference) -> ArmsDecision:
-    rows = _held_out(evaluation)
+    rows = f"On {evaluation.held_out}"
     if tuned.stop_share < LEAST_STOP_SHARE <= base.stop_share:
         return ArmsDecision("do_not_ship", f"{rows} the tuned model {_cut_off(evaluation, 'tuned')}.", None)
     if difference.comparison.interval is None:
-        reason = f"{rows} there can be no interval ({_scores(evaluation, 'tuned')}); more held-out rows are needed."
+        reason = (
+            f"{rows} there can be no interval ({_scores(evaluation, 'tuned')}); more {evaluation.unit}s are needed."
+        )
         return ArmsDecision("not_enough_evidence", reason, None)
     found = decide_between_arms(evaluation)
     if found.decision not in ("ship", "ship_with_retrieval") or found.arm is None:
@@ -130,10 +132,6 @@ def _decision(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary, diffe
         "train on rows whose answers end."
     )
     return ArmsDecision("not_enough_evidence", reason, None, found.warnings)
-
-
-def _held_out(evaluation: Evaluation) -> str:
-    return f"On {evaluation.rows} held-out row{'' if evaluation.rows == 1 else 's'}"
 
 
 def _scores(evaluation: Evaluation, arm: str) -> str:
@@ -171,7 +169,7 @@ def _warnings(evaluation: Evaluation, base: ArmSummary, tuned: ArmSummary) -> li
             digits = digits_of(metric.name)
             warnings.append(f"{metric.title} is worse than the base's ({one.comparison.difference:+.{digits}f}).")
     if evaluation.rows < FEW_ROWS:
-        warnings.append(f"{evaluation.rows} held-out rows are few; the interval says how much they leave open.")
+        warnings.append(f"{evaluation.held_out} are few; the interval says how much they leave open.")
     return warnings
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from hone.errors import ConfigError
 from hone.recipe.graded_answer import GradedAnswer
-from hone.types import JsonDict
+from hone.types import JsonDict, Task
 
 __all__ = ["FunctionReward"]
 
@@ -80,7 +80,7 @@ class FunctionReward:
         """What it is, as a version's notes keep it."""
         return {"kind": "function", "name": self._name}
 
-    def check(self, items: Sequence[JsonDict]) -> None:
+    def check(self, rows: Sequence[Task]) -> None:
         """Any row may be given to a function."""
 
     def __call__(self, answers: Sequence[GradedAnswer]) -> list[float]:

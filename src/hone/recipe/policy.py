@@ -111,7 +111,7 @@ def policy_method(
         )
         recorder.record(Event("note", {"text": text}))
     for one in filter(None, (judges.reward, judges.watch)):
-        one.check([prompt.task.item for prompt in prompts])
+        one.check([prompt.task for prompt in prompts] + [row for row in rows.held_out if isinstance(row, Task)])
     # decoding takes the attention that the model was loaded with, and not that of packed batches
     own = None if forward is not packed_logprobs else "sdpa" if base.model._supports_sdpa else "eager"
     actor = Actor(base, renderer.stop_ids, options.rollout_tokens, own, forward, max_tokens)
@@ -141,10 +141,9 @@ def _open_judges(
     def note(text: str) -> None:
         recorder.record(Event("note", {"text": text}))
 
-    reward = open_reward(config.reward, home=home, note=note) if config.reward else None
-    watch = None
-    if config.watch_reward:
-        watch = open_reward(config.watch_reward, home=home, option="--watch-reward", note=note)
+    opened = partial(open_reward, home=home, device=config.device, dtype=config.dtype, note=note)
+    reward = opened(config.reward) if config.reward else None
+    watch = opened(config.watch_reward, option="--watch-reward") if config.watch_reward else None
     teacher = None
     if config.teacher:
         recorder.record(Event("stage", {"name": "teacher", "detail": f"loading {config.teacher}"}))
@@ -152,7 +151,9 @@ def _open_judges(
     held_out = reward
     if held_out is None:
         assert teacher is not None, "checked with the options"
-        held_out = TeacherLikeness(teacher.reference, options.rollout_tokens, home, note)
+        held_out = TeacherLikeness(
+            teacher.reference, options.rollout_tokens, home, note, device=config.device, dtype=config.dtype
+        )
     return _Judges(reward, watch, teacher, held_out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hone.data.split import prompt_key
@@ -66,9 +67,12 @@ def compare_on_rewards(
         DataError: a row was not read as a task.
     """
     notes = answers.answerer.notes
-    reward = open_stored_reward(notes["reward"], home=home, note=note)
+    base = answers.answerer.base
+    dtype = str(base.dtype).removeprefix("torch.")
+    opened = partial(open_stored_reward, home=home, device=base.device, dtype=dtype, note=note)
+    reward = opened(notes["reward"])
     stored = notes.get("watch_reward")
-    watch = None if stored is None else open_stored_reward(stored, home=home, note=note)
+    watch = None if stored is None else opened(stored)
     graded = []
     for arm in arms:
         contender = prepare(

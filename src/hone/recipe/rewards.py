@@ -5,12 +5,14 @@ A function is called as ``reward(prompt, answer, row) -> float``:
     prompt   the turns before the answer, as ``[{"role": "user", "content": "..."}]``
     answer   the text that the model wrote
     row      the columns of the row, and ``reference_answer`` where it has one
+
+A grader or reward model that fails on one answer is no reason to end a run: the answer is worth nothing, and that is
+told. One that fails on all is.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -19,27 +21,25 @@ from pathlib import Path
 from typing import Protocol
 
 from hone.config.schema import TrainConfig
-from hone.errors import ConfigError
-from hone.evaluation.grading import AnswerChat, Grading, check_grader, grade
-from hone.model.endpoint import ask_endpoint, parse_endpoint
-from hone.model.generate import SamplingSettings, generate
+from hone.errors import ConfigError, TemplateError
+from hone.evaluation.grader_template import missing_of_item
+from hone.evaluation.grading import Grading, check_grader, check_places, grade, parts_of, templates_of
 from hone.model.score_head import score_head_of
-from hone.recipe.arm_answers import KEY_VARIABLE
 from hone.recipe.function_reward import FunctionReward
 from hone.recipe.graded_answer import GradedAnswer
+from hone.recipe.grader_judges import GraderJudges
 from hone.recipe.inference import Answerer, load_answerer
 from hone.recipe.reward import answer_scores
 from hone.recipe.teacher import TeacherLikeness
-from hone.types import Example, JsonDict, Message, TokenSequence
+from hone.types import Example, JsonDict, Message, Task, TokenSequence
 
 __all__ = ["GradedAnswer", "Reward", "open_reward", "open_stored_reward", "require_rewards"]
 
 Note = Callable[[str], None]
 
-_GRADE_TOKENS = 256
 _ONE_GRADER = "write one grader as an object (docs/preferences.md)"
 _FUNCTION = re.compile(r"(.+):([A-Za-z_]\w*)")
-_ITEM_PLACE = re.compile(r"\{\{\s*item\.([\w-]+)")
+_SHOWN_CHARACTERS = 300
 
 
 class Reward(Protocol):
@@ -48,14 +48,14 @@ class Reward(Protocol):
     def describe(self) -> JsonDict:
         """What it is, as :func:`open_stored_reward` reads it."""
 
-    def check(self, items: Sequence[JsonDict]) -> None:
+    def check(self, rows: Sequence[Task]) -> None:
         """Refuse rows that it cannot grade.
 
         Args:
-            items: of all rows.
+            rows: all that it is to grade.
 
         Raises:
-            ConfigError: it names a column that no row has.
+            ConfigError: it reads a column that a row does not have.
         """
 
     def __call__(self, answers: Sequence[GradedAnswer]) -> list[float]:
@@ -66,7 +66,15 @@ class Reward(Protocol):
         """
 
 
-def open_reward(text: str, *, home: Path, option: str = "--reward", note: Note = lambda text: None) -> Reward:
+def open_reward(
+    text: str,
+    *,
+    home: Path,
+    option: str = "--reward",
+    device: str | None = None,
+    dtype: str | None = None,
+    note: Note = lambda text: None,
+) -> Reward:
     """The reward that an option names; nothing heavy is loaded before it is called.
 
     Args:
@@ -74,6 +82,8 @@ def open_reward(text: str, *, home: Path, option: str = "--reward", note: Note =
             version that is a reward model.
         home: hone's home folder.
         option: the option's name, for messages.
+        device: on which models that it asks are loaded; chosen where None.
+        dtype: of their weights; chosen where None.
         note: receives sentences for the user.
 
     Raises:
@@ -82,14 +92,15 @@ def open_reward(text: str, *, home: Path, option: str = "--reward", note: Note =
     """
     if text.endswith(".py"):
         raise ConfigError(f"{text} names no function", where=option, remedy=f"write {option} {text}:FUNCTION")
+    judges = GraderJudges(home, device, dtype, note)
     if text.lstrip().startswith("{"):
-        return _GraderReward(_parse_grader(text, "the grader", option), home, option, note)
+        return _graded_by(_parse_grader(text, "the grader", option), judges, option, note)
     if text.endswith(".json") or os.path.isfile(text):
-        return _GraderReward(_read_grader(Path(text), option), home, option, note)
+        return _graded_by(_read_grader(Path(text), option), judges, option, note)
     found = _FUNCTION.fullmatch(text)
     if found:
         return FunctionReward(found[1], found[2], option)
-    return _ModelReward(text, home, option, note)
+    return _ModelReward(text, home, option, device, dtype, note, _Failures("the reward model", option, note))
 
 
 def require_rewards(config: TrainConfig, *, home: Path) -> None:
@@ -104,87 +115,110 @@ def require_rewards(config: TrainConfig, *, home: Path) -> None:
             open_reward(text, home=home, option=option)
 
 
-def open_stored_reward(stored: JsonDict, *, home: Path, note: Note = lambda text: None) -> Reward:
+def open_stored_reward(
+    stored: JsonDict,
+    *,
+    home: Path,
+    device: str | None = None,
+    dtype: str | None = None,
+    note: Note = lambda text: None,
+) -> Reward:
     """The reward that a version was trained by, from its notes.
 
     Args:
         stored: as :meth:`Reward.describe` gave it.
         home: hone's home folder.
+        device: on which models that it asks are loaded; chosen where None.
+        dtype: of their weights; chosen where None.
         note: receives sentences for the user.
 
     Raises:
         ConfigError: its function is no longer there.
+        GraderError: its grader could not run.
     """
     if stored["kind"] == "teacher":
-        return TeacherLikeness(stored["name"], stored["max_new_tokens"], home, note)
+        return TeacherLikeness(stored["name"], stored["max_new_tokens"], home, note, device=device, dtype=dtype)
     if stored["kind"] == "grader":
-        return _GraderReward(stored["grader"], home, "--reward", note)
-    return open_reward(stored["name"], home=home, note=note)
+        check_grader(stored["grader"])
+        return _graded_by(stored["grader"], GraderJudges(home, device, dtype, note), "--reward", note)
+    return open_reward(stored["name"], home=home, device=device, dtype=dtype, note=note)
+
+
+@dataclass
+class _Failures:
+    """Tells of answers that could not be graded, of each kind of fault again once it has become twice as frequent."""
+
+    who: str
+    option: str
+    note: Note
+    told: dict[str, int] = field(default_factory=dict)
+
+    def take(self, faults: Sequence[Sequence[str]]) -> None:
+        """Tell what failed.
+
+        Args:
+            faults: of each answer, as ``kind: sentence``; none where it was graded.
+
+        Raises:
+            ConfigError: every one of several answers failed. A single held-out row says nothing of the grader.
+        """
+        failed = [of_answer for of_answer in faults if of_answer]
+        if len(failed) == len(faults) > 1:
+            raise ConfigError(
+                f"{self.who} fails on every answer, so that nothing can be learned",
+                where=self.option,
+                details=sorted({text[:_SHOWN_CHARACTERS] for of_answer in failed for text in of_answer}),
+                remedy="mend it; `hone serve` tries a grader on an answer (docs/serve.md)",
+            )
+        first = {text.partition(":")[0]: text for of_answer in reversed(failed) for text in reversed(of_answer)}
+        for kind, text in sorted(first.items()):
+            count = sum(any(one.partition(":")[0] == kind for one in of_answer) for of_answer in failed)
+            if count >= 2 * self.told.get(kind, 0):
+                self.told[kind] = count
+                many = "an answer, which is" if count == 1 else f"{count} of {len(faults)} answers, which are"
+                self.note(f"{self.who} failed on {many} worth nothing: {text[:_SHOWN_CHARACTERS]}")
+
+
+def _graded_by(grader: JsonDict, judges: GraderJudges, option: str, note: Note) -> _GraderReward:
+    return _GraderReward(grader, judges, option, _Failures("the grader", option, note))
 
 
 @dataclass
 class _GraderReward:
     grader: JsonDict
-    home: Path
+    judges: GraderJudges
     option: str
-    note: Note
-    models: dict[str, Answerer] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
+    failures: _Failures
 
     def describe(self) -> JsonDict:
         return {"kind": "grader", "grader": self.grader}
 
-    def check(self, items: Sequence[JsonDict]) -> None:
-        wanted = set(_ITEM_PLACE.findall(json.dumps(self.grader, ensure_ascii=False)))
-        missing = sorted(wanted - {key for item in items for key in item})
-        if missing:
-            columns = sorted({key for item in items for key in item})
-            raise ConfigError(
-                f"the grader reads {', '.join(f'item.{name}' for name in missing)}, and no row has such a column",
-                where=self.option,
-                remedy=f"name one of: {', '.join(f'item.{name}' for name in columns[:20])}",
-            )
+    def check(self, rows: Sequence[Task]) -> None:
+        items = [row.item for row in rows]
+        templates = [template for part in parts_of(self.grader) for _, template in templates_of(part)]
+        missing = [sorted({one for template in templates for one in missing_of_item(template, item)}) for item in items]
+        lacking = [place for place, names in enumerate(missing) if names]
+        if not lacking:
+            return
+        columns = sorted({f"item.{key}" for item in items for key in item})
+        names = ", ".join(sorted({name for names in missing for name in names}))
+        in_words = "no row has that" if len(lacking) == len(items) else f"{len(lacking)} of {len(items)} rows lack it"
+        raise ConfigError(
+            f"the grader reads {names}, and {in_words}",
+            where=self.option,
+            details=[f"{rows[place].source}:{rows[place].line}: no {', '.join(missing[place])}" for place in lacking],
+            why="it would be read as an empty text, which stands in every answer",
+            remedy=f"fill it in, leave those rows out, or name one of: {', '.join(columns[:20])}",
+        )
 
     def __call__(self, answers: Sequence[GradedAnswer]) -> list[float]:
-        found, failed, failing = [], [], 0
+        found, faults = [], []
         for one in answers:
-            grading = Grading.of(one.text, one.item, answer_chat=self._answer_chat(), run_programs=True)
+            grading = Grading.of(one.text, one.item, answer_chat=self.judges.answer, run_programs=True)
             found.append(grade(self.grader, grading)[0])
-            faults = grading.errors - {"invalid_variable_error"}  # a place in an answer that is no JSON
-            failing += bool(faults)
-            failed += [f"{name}: {next(iter(grading.details.values()), '')}" for name in faults]
-        if failing == len(answers) > 1:  # a single held-out row says nothing of the grader
-            raise ConfigError(
-                "the grader fails on every answer, so that nothing can be learned",
-                where=self.option,
-                details=sorted(set(failed)),
-                remedy="mend the grader; `hone serve` tries one on an answer (docs/serve.md)",
-            )
-        for text in sorted({text[:300] for text in failed} - self.told):
-            self.told.add(text)
-            self.note(f"the grader failed on an answer, which counts as 0: {text}")
-        if not all(map(math.isfinite, found)):
-            raise ConfigError("the grader's formula gave no finite number", where=self.option, remedy="mend it")
+            faults.append(grading.faults)
+        self.failures.take(faults)
         return found
-
-    def _answer_chat(self) -> AnswerChat:
-        def answer(model: str, messages: list[JsonDict], sampling: JsonDict) -> str:
-            limit = int(sampling.get("max_completions_tokens") or _GRADE_TOKENS)
-            endpoint = parse_endpoint(model)
-            if endpoint is not None:
-                key = os.environ.get(KEY_VARIABLE)
-                return ask_endpoint(endpoint, [(messages, [])], max_new_tokens=limit, key=key)[0].text
-            if model not in self.models:
-                self.models[model] = load_answerer(model, home=self.home, note=self.note)
-            judge = self.models[model]
-            turns = [Message(one["role"], one["content"]) for one in messages]
-            (given,) = generate(
-                judge.base.model, [judge.prompt(turns)], stop_ids=judge.renderer.stop_ids,
-                settings=SamplingSettings(max_new_tokens=limit),
-            )  # fmt: skip
-            return judge.text(given.ids)
-
-        return answer
 
 
 @dataclass
@@ -192,25 +226,37 @@ class _ModelReward:
     name: str
     home: Path
     option: str
+    device: str | None
+    dtype: str | None
     note: Note
+    failures: _Failures
     judge: Answerer | None = None
 
     def describe(self) -> JsonDict:
         return {"kind": "model", "name": self.name}
 
-    def check(self, items: Sequence[JsonDict]) -> None:
+    def check(self, rows: Sequence[Task]) -> None:
         self._loaded()
 
     def __call__(self, answers: Sequence[GradedAnswer]) -> list[float]:
         judge = self._loaded()
-        sequences = []
+        sequences: list[TokenSequence] = []
+        faults: list[list[str]] = []
         for one in answers:
-            sequences.append(_judged(judge, one))
-        return answer_scores(judge, sequences)
+            try:
+                sequences.append(_judged(judge, one))
+                faults.append([])
+            except TemplateError as error:  # it spells a control token, or is longer than the judge can see
+                faults.append([f"template: {error.what}"])
+        self.failures.take(faults)
+        scores = answer_scores(judge, sequences)
+        # Scores have no zero of their own: what cannot be graded must not be worth more than what can.
+        nothing, each = min([0.0, *scores]), iter(scores)
+        return [nothing if of_answer else next(each) for of_answer in faults]
 
     def _loaded(self) -> Answerer:
         if self.judge is None:
-            self.judge = load_answerer(self.name, home=self.home, note=self.note)
+            self.judge = load_answerer(self.name, home=self.home, device=self.device, dtype=self.dtype, note=self.note)
             if score_head_of(self.judge.base.model) is None:
                 raise ConfigError(
                     f"{self.name} is neither a function, nor a file with a grader, nor a reward model",
@@ -222,7 +268,11 @@ class _ModelReward:
 
 
 def _judged(judge: Answerer, answer: GradedAnswer) -> TokenSequence:
-    """Prompt and answer as the reward model reads them; of an empty answer the token alone that ends it."""
+    """Prompt and answer as the reward model reads them; of an empty answer the token alone that ends it.
+
+    Raises:
+        TemplateError: the judge's template refuses or drops a part, or the answer is too long for it.
+    """
     said = answer.text if answer.text.strip() else "."
     turns = (*answer.example.prompt, Message("assistant", said, supervised=True))
     whole = judge.renderer.render(Example(turns, answer.example.tools)).sequences[-1]
@@ -250,4 +300,5 @@ def _parse_grader(text: str, name: str, option: str) -> JsonDict:
     if not isinstance(grader, dict):
         raise ConfigError(f"{name} holds no object", where=option, remedy=_ONE_GRADER)
     check_grader(grader)
+    check_places(grader)
     return grader

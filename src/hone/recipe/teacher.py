@@ -22,7 +22,7 @@ from hone.model.score_head import score_head_of
 from hone.recipe.arm_answers import KEY_VARIABLE, asked_messages
 from hone.recipe.graded_answer import GradedAnswer
 from hone.recipe.inference import Answerer, load_answerer
-from hone.types import Example, JsonDict
+from hone.types import Example, JsonDict, Task
 
 __all__ = ["EndpointTeacher", "LocalTeacher", "TeacherLikeness", "open_teacher"]
 
@@ -162,19 +162,23 @@ class TeacherLikeness:
         max_new_tokens: its longest answer.
         home: hone's home folder.
         note: receives sentences for the user.
+        device: on which a teacher of this machine answers; chosen where None.
+        dtype: of its weights; chosen where None.
     """
 
     name: str
     max_new_tokens: int
     home: Path
     note: Note
+    device: str | None = None
+    dtype: str | None = None
     _answers: dict[str, str] = field(default_factory=dict)
 
     def describe(self) -> JsonDict:
         """As :func:`hone.recipe.rewards.open_stored_reward` reads it."""
         return {"kind": "teacher", "name": self.name, "max_new_tokens": self.max_new_tokens}
 
-    def check(self, items: Sequence[JsonDict]) -> None:
+    def check(self, rows: Sequence[Task]) -> None:
         """Every row can be graded."""
 
     def __call__(self, answers: Sequence[GradedAnswer]) -> list[float]:
@@ -196,7 +200,9 @@ class TeacherLikeness:
         endpoint = parse_endpoint(self.name, option=_OPTION)
         if endpoint is not None:
             return EndpointTeacher(endpoint)
-        return LocalTeacher(load_answerer(self.name, home=self.home, note=self.note))
+        return LocalTeacher(
+            load_answerer(self.name, home=self.home, device=self.device, dtype=self.dtype, note=self.note)
+        )
 
 
 def _question(example: Example) -> str:

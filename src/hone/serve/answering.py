@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from anyio import from_thread
 from fastapi import APIRouter, FastAPI
 
-from hone.data.ledger import RowError
-from hone.data.messages import parse_messages
 from hone.evaluation.grading import AnswerChat
-from hone.model.sampling import SamplingSettings
+from hone.recipe.judge_request import judge_request
 from hone.serve.app import Lifespan
 from hone.serve.asked import GenerationRequest, ResolvedModel
 from hone.serve.chat import chat_router
@@ -23,13 +20,11 @@ from hone.serve.models import resolve_served_model
 from hone.serve.passages import attached_documents
 from hone.serve.settings import ServerSettings
 from hone.serve.stored import store_completion
-from hone.serve.wire import ApiError
 from hone.types import JsonDict
 
 __all__ = ["Answering", "answering"]
 
 _DRAIN_SECONDS = 30.0
-_GRADE_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,31 +91,8 @@ async def _closing(service: InferenceService) -> AsyncIterator[None]:
 async def _answer(
     service: InferenceService, resolved: ResolvedModel, messages: Sequence[JsonDict], sampling: JsonDict
 ) -> str:
-    """One answer as text, for a grader."""
+    """One answer as text, for a grader; a JudgeError where the model cannot be asked about this one."""
     model = await service.ready(resolved)
-    try:
-        prompt = model.renderer.prompt(parse_messages(list(messages), supervise=False))
-    except RowError as error:
-        raise ApiError(error.reason, param="grader.input", code="invalid_grader") from error
-    room = model.context_length - len(prompt)
-    wanted = int(_number(sampling, "max_completions_tokens", _GRADE_TOKENS))
-    request = GenerationRequest(
-        model=model,
-        prompts=(prompt,),
-        settings=SamplingSettings(
-            max_new_tokens=max(1, min(wanted, room)),
-            temperature=_number(sampling, "temperature", 0.0),
-            top_p=_number(sampling, "top_p", 1.0),
-            seed=int(_number(sampling, "seed", 0)),
-        ),
-    )
+    prompt, how = judge_request(messages, sampling, renderer=model.renderer, context_length=model.context_length)
+    request = GenerationRequest(model=model, prompts=(prompt,), settings=how)
     return "".join([event.text async for event in service.stream(request)])
-
-
-def _number(sampling: JsonDict, name: str, default: float) -> float:
-    value: Any = sampling.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ApiError(f"{name} must be a number", param=f"grader.sampling_params.{name}", code="invalid_grader")
-    return float(value)

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Header, Request
 
 from hone.errors import BadInputError, ConfigError
-from hone.evaluation.grading import GraderError, check_grader, parts_of
+from hone.evaluation.grading import GraderError, check_grader, check_places, parts_of
 from hone.registry.job_rows import Job, JobCheckpoint, JobEvent
 from hone.registry.jobs import (
     cancel_job,
@@ -180,6 +180,7 @@ def _models_of(settings: ServerSettings, grader: JsonDict) -> dict[str, str]:
         ApiError: a model is not served.
     """
     check_grader(grader)
+    check_places(grader)
     parts = parts_of(grader)
     if not settings.run_python_graders and any(part["type"] == "python" for part in parts):
         raise GraderError("Programs are not run here.", code="python_graders_disabled")
