@@ -84,7 +84,11 @@ def measure(name: str, method: str, *, rows: int | None, home: Path, further: li
         done = subprocess.run([*command, *further], stdout=subprocess.PIPE, check=False, env=environment)
     if done.returncode not in (0, 3):
         raise SystemExit(f"hone run ended with code {done.returncode}; see above")
-    result = json.loads(done.stdout)
+    return figures(json.loads(done.stdout), name, method, rows)
+
+
+def figures(result: dict[str, Any], name: str, method: str, rows: int | None) -> dict[str, Any]:
+    """What is kept of the result of a run; of one that was resumed by hand too."""
     evaluation = result["evaluation"]
     kept = ("steps", "seconds", "learning_rate", "epochs", "batch_size", "validation_loss", "tokens_per_second")
     return {

@@ -96,9 +96,10 @@ def _read(path: Path, count: int) -> list[float] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    logprobs = value.get("logprobs") if isinstance(value, dict) else None
-    whole = isinstance(logprobs, list) and len(logprobs) == count and all(isinstance(one, float) for one in logprobs)
-    return logprobs if whole and value.get("form") == _FORM and value.get("sha256") == _sum(logprobs) else None
+    logprobs = value.get("logprobs") if isinstance(value, dict) and value.get("form") == _FORM else None
+    if not isinstance(logprobs, list) or len(logprobs) != count or not all(isinstance(one, float) for one in logprobs):
+        return None
+    return logprobs if value.get("sha256") == _sum(logprobs) else None
 
 
 def _sum(logprobs: Sequence[float]) -> str:
