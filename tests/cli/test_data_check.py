@@ -176,6 +176,24 @@ def test_a_model_tells_what_is_cut(tmp_path: Path, tiny_base: Path, hone: Hone) 
     assert hone("data", "check", path, "--model", tiny_base, "--json").json["totals"].get("cut_row") is None
 
 
+def test_a_model_tells_preferences_whose_answers_are_too_long(tmp_path: Path, tiny_base: Path, hone: Hone) -> None:
+    rows = [{"prompt": f"what is {n}?", "chosen": f"{n} it is", "rejected": "no"} for n in range(12)]
+    rows[4]["rejected"] = "so " * 400
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    ended = hone("data", "check", path, "--model", tiny_base, "--max-length", 200, "--json")
+    assert ended.code == 2, ended.err
+    assert (ended.json["format"], ended.json["kept"], ended.json["dropped"]) == ("preference", 11, 1)
+    [fault] = [fault for fault in ended.json["faults"] if fault["code"] == "template"]
+    assert fault["line"] == 5
+    assert "over the maximum of 200" in fault["message"]
+    assert ended.json["learned"]["scored"] == 0
+    assert any("lengths alone" in text for text in ended.json["notes"])
+    ended = hone("data", "check", path, "--model", tiny_base, "--learning-curve")
+    assert ended.code == 2
+    assert "compare or judge answers (preference)" in ended.err
+
+
 def test_a_model_run_tells_labels_that_others_do_not_bear_out(tmp_path: Path, tiny_base: Path, hone: Hone) -> None:
     words = {"money": "refund price invoice", "travel": "flight hotel luggage"}
     rows = [

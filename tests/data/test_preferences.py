@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from hone.data.audit.audit import audit_source
+from hone.data.audit.repair import repair_file
 from hone.data.detection import detect_format
+from hone.data.faults import RefusedSource
 from hone.data.ledger import RowError
 from hone.data.loader import load_examples
 from hone.data.preferences import parse_preference, preference_to_json
@@ -77,7 +79,10 @@ def test_a_judged_answer_reads_back() -> None:
     assert parse_preference(preference_to_json(preference), "preference-label") == preference
 
 
-@pytest.mark.parametrize(("label", "liked"), [(1, True), (0, False), ("True", True), ("false", False), ("0", False)])
+@pytest.mark.parametrize(
+    ("label", "liked"),
+    [(1, True), (0, False), ("True", True), ("false", False), ("0", False), ("1.0", True), ("0.0", False)],
+)
 def test_a_judgement_as_tables_have_it(label: object, liked: bool) -> None:
     value = {"prompt": "who?", "completion": "she", "label": label}
     assert detect_format([RawRow(1, 1, value)], preferences=True) == "preference-label"
@@ -87,6 +92,24 @@ def test_a_judgement_as_tables_have_it(label: object, liked: bool) -> None:
 def test_a_label_of_a_class_is_no_judgement() -> None:
     value = {"prompt": "who?", "completion": "she", "label": 3}
     assert detect_format([RawRow(1, 1, value)], preferences=True) == "prompt-completion"
+
+
+@pytest.mark.parametrize(("margin", "read"), [("0.5", 0.5), (" 2 ", 2.0), ("1e1", 10.0), ("", 0.0), (None, 0.0)])
+def test_a_margin_as_tables_have_it(margin: object, read: float) -> None:
+    value = {"prompt": "a", "chosen": "b", "rejected": "c", "margin": margin}
+    assert parse_preference(value, "preference").margin == read
+
+
+def test_ranks_as_text() -> None:
+    value = {"prompt": "a", "answers": ["b", "c", "d"], "ranks": ["2", "1.5", 1]}
+    assert parse_preference(value, "preference-ranking").ranks == (1, 1.5, 2.0)
+
+
+def test_a_table_with_margins_loses_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,chosen,rejected,margin\n" + "".join(f"p{n},yes,no,0.{n}\n" for n in range(5)))
+    loaded = load_examples(str(path), preferences=True)
+    assert [one.margin for one in loaded.examples if isinstance(one, Preference)] == [0, 0.1, 0.2, 0.3, 0.4]
 
 
 def test_speaking_twice_in_a_row_is_one_turn() -> None:
@@ -107,6 +130,14 @@ def test_speaking_twice_in_a_row_is_one_turn() -> None:
         ({"prompt": "other", "chosen": [*ASKED, *YES], "rejected": [*ASKED, *NO]}, "preference", "prompts_differ"),
         ({"prompt": "a", "chosen": ASKED, "rejected": NO}, "preference", "no_assistant"),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1}, "preference", "bad_ranks"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "-1"}, "preference", "bad_ranks"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "nan"}, "preference", "bad_ranks"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "1_0"}, "preference", "bad_ranks"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "9e999"}, "preference", "bad_ranks"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 10**400}, "preference", "bad_ranks"),
+        ({"prompt": "a", "completion": "b", "label": "maybe"}, "preference-label", "bad_ranks"),
+        ({"prompt": "a", "completion": "b"}, "preference-label", "unknown_keys"),
+        ({"prompt": "a", "answers": ["b", "c"], "ranks": ["1", "first"]}, "preference-ranking", "bad_ranks"),
         ({"prompt": "a", "answers": ["b", "c"], "ranks": [1]}, "preference-ranking", "bad_ranks"),
         ({"prompt": "a", "answers": ["b", "c"], "ranks": [1, True]}, "preference-ranking", "bad_ranks"),
         ({"prompt": "a", "answers": ["b", "c"], "ranks": [1, 1]}, "preference-ranking", "equal_sides"),
@@ -150,6 +181,85 @@ def test_votes_that_contradict_each_other_and_a_leaning_to_length_are_told(tmp_p
     assert report.coverage["preferences"]["pairs"] == 21
     assert report.coverage["preferences"]["longer_preferred"] == pytest.approx(20 / 21, abs=1e-4)
     assert "conflicting_answers" not in report.totals, "several answers to a prompt are no conflict by themselves"
+
+
+def test_every_row_that_contradicts_another_is_listed_and_none_contradicts_itself(tmp_path: Path) -> None:
+    pairs = [("yes", "no"), ("no", "yes"), ("yes", "no"), ("no", "yes"), ("maybe", "Maybe ")]
+    rows = [{"prompt": "is it?", "chosen": chosen, "rejected": rejected} for chosen, rejected in pairs]
+    ranking = [{"prompt": "is it?", "answers": [*pair, "?"]} for pair in (("yes", "no"), ("no", "yes"))]
+    report = audit_source(_file(tmp_path / "rows.jsonl", rows), allow_few_rows=True)
+    found = [(fault.code, fault.line, fault.severity) for fault in report.faults
+             if fault.code in ("conflicting_votes", "near_equal_sides")]  # fmt: skip
+    assert found == [
+        *[("conflicting_votes", line, "warning") for line in (2, 3, 4)],
+        ("near_equal_sides", 5, "warning"),
+    ]
+    assert report.totals["conflicting_votes"] == 3
+    assert report.kept == 5
+    report = audit_source(_file(tmp_path / "ranked.jsonl", [ranking[0], ranking[1]]), allow_few_rows=True)
+    assert report.totals["conflicting_votes"] == 1, "a row, however many of its pairs"
+
+
+def _labelled(labels: list[object]) -> list[dict[str, Any]]:
+    return [{"prompt": f"what of {n}?", "completion": f"it is {n}", "label": label} for n, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize("odd", ["maybe", None, "", 2, -1, [1]])
+def test_an_odd_label_among_judgements_is_a_fault_of_its_row(tmp_path: Path, odd: object) -> None:
+    source = _file(tmp_path / "rows.jsonl", _labelled([odd, *[True, False, 1, 0] * 5]))
+    loaded, report = load_examples(source, preferences=True), audit_source(source)
+    assert (loaded.format, report.format) == ("preference-label", "preference-label")
+    assert not report.refused
+    assert (report.kept, report.dropped, report.unread_keys) == (20, 1, ())
+    assert (loaded.ledger.kept, loaded.ledger.dropped, loaded.unused_keys) == (20, 1, ())
+    [fault] = [fault for fault in report.faults if fault.code == "bad_ranks"]
+    assert fault.line == 1
+    assert f"label is {odd!r}" in fault.message or (odd in (None, "") and "label is empty" in fault.message)
+    assert loaded.ledger.summary()["codes"] == {"bad_ranks": 1}
+    fixed = repair_file(source, tmp_path / "fixed.jsonl", report)
+    assert (fixed.written, fixed.quarantined) == (20, 1)
+
+
+def test_labels_that_nobody_gave_are_faults_of_their_rows_however_many(tmp_path: Path) -> None:
+    report = audit_source(_file(tmp_path / "rows.jsonl", _labelled([True, False, None, None, None] * 4)))
+    assert (report.format, report.kept, report.dropped) == ("preference-label", 8, 12)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["good", "bad"], ["Yes", "no"], ["thumbs_up", "Thumbs down"], ["👍", "👎"], ["positive", "NEGATIVE", None],
+        [True, False, "maybe"], [1, -1], [5, 1], [0, 1, 2],
+    ],
+)  # fmt: skip
+def test_labels_that_may_judge_but_do_not_say_how_are_refused(tmp_path: Path, labels: list[object]) -> None:
+    source = _file(tmp_path / "rows.jsonl", _labelled(labels * 6))
+    for preferences in (True, False):
+        with pytest.raises(RefusedSource) as caught:
+            load_examples(source, preferences=preferences)
+        assert caught.value.code == "unclear_labels"
+        assert "write true" in (caught.value.remedy or "")
+        assert "--map prompt=prompt,completion=completion" in (caught.value.remedy or "")
+    report = audit_source(source)
+    assert report.refused
+    assert report.totals["unclear_labels"] == 1
+    mapping = {"prompt": "prompt", "completion": "completion"}
+    assert load_examples(source, mapping=mapping).format == audit_source(source, mapping=mapping).format == "mapped"
+
+
+def test_answers_that_are_graded_may_have_any_label(tmp_path: Path) -> None:
+    source = _file(tmp_path / "rows.jsonl", _labelled(["good", "bad"] * 6))
+    assert load_examples(source, tasks=True).format == audit_source(source, tasks=True).format == "prompt-completion"
+
+
+@pytest.mark.parametrize("labels", [["sport", "politics"], ["good"], ["positive", "negative", "neutral"], [2, 3],
+                                    [None], ["no", "bad"]])  # fmt: skip
+def test_labels_of_classes_are_left_unread(tmp_path: Path, labels: list[object]) -> None:
+    source = _file(tmp_path / "rows.jsonl", _labelled(labels * 12))
+    loaded, report = load_examples(source, preferences=True), audit_source(source)
+    assert loaded.format == report.format == "prompt-completion"
+    assert loaded.unused_keys == report.unread_keys == ("label",)
+    assert not report.refused
 
 
 def test_no_leaning_is_told_where_there_is_none(tmp_path: Path) -> None:

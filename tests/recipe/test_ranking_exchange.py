@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hone.errors import DataError
 from hone.recipe.ranking_exchange import export_rankings, import_rankings
 from hone.registry.rankings import NewAnswer, NewItem, RankingSession, create_session
 from hone.registry.votes import Vote, cast_vote, keep_vote, next_item, ranked_session
@@ -117,6 +118,45 @@ def test_a_vote_of_hones_own_keeps_its_order_in_another_home(hone_home: Path, tm
     path.write_text(json.dumps(rows), encoding="utf-8")
     damaged = import_rankings(tmp_path / "third home", path, kind=kind)
     assert damaged.votes == 8
+
+
+def test_tasks_that_cannot_be_taken_in_are_named_all_of_them(hone_home: Path, tmp_path: Path) -> None:
+    rows = [labelled(number, pairwise("left")) for number in range(8)]
+    rows[2] = {"id": 1003, "data": {"prompt": "p", "text1": "aa", "text2": " aa"}, "annotations": []}
+    rows[5]["data"]["text2"] = rows[5]["data"]["text1"]
+    with pytest.raises(DataError, match="2 of its tasks have the same answer twice") as caught:
+        imported(hone_home, tmp_path, rows)
+    assert caught.value.where == str(tmp_path / "export.json")
+    assert caught.value.details == ("task 3 (id 1003): aa", "task 6: good 5")
+    assert caught.value.remedy
+    rows = [labelled(0, pairwise("left"), pairwise("right"))]
+    with pytest.raises(DataError, match="judged twice by one rater") as caught:
+        imported(hone_home, tmp_path, rows)
+    assert caught.value.details == ("task 1: 10",)
+
+
+@pytest.mark.parametrize("kind", ["label-studio", "argilla"])
+def test_a_task_that_comes_back_with_another_answer_is_named(hone_home: Path, tmp_path: Path, kind: str) -> None:
+    session, path = voted(hone_home), tmp_path / "own.json"
+    export_rankings(hone_home, [session.id], path, kind=kind)
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    if kind == "label-studio":
+        rows[3]["data"]["text2"], rows[3]["id"] = "mended", 17
+    else:
+        rows[3]["fields"]["response-2"] = "mended"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(DataError, match=f"1 of its tasks have other answers than {session.id}") as caught:
+        import_rankings(hone_home, path, kind=kind)
+    place = "task 4 (id 17)" if kind == "label-studio" else f"record 4 (id {rows[3]['id']})"
+    assert caught.value.details == (f"{place}: mended",)
+    assert caught.value.where == str(path)
+    assert "as they were exported" in (caught.value.remedy or "")
+    # a task beside it with the answers as they were
+    rows.append(json.loads(json.dumps(rows[3]).replace("mended", "mended again")))
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(DataError, match="stand twice with other answers") as caught:
+        import_rankings(hone_home, path, kind=kind)
+    assert len(caught.value.details) == 2
 
 
 def test_an_order_that_is_not_the_answers_is_refused(hone_home: Path) -> None:

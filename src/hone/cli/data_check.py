@@ -13,6 +13,7 @@ from rich.text import Text
 from hone.cli.options import JsonOption, load_options, options_of
 from hone.cli.output import console, harmless, labelled, print_json, result_stream, say, show, text_columns
 from hone.config import RunConfig
+from hone.data.detection import PREFERENCE_FORMATS
 from hone.data.faults import FAULTS, Fault
 from hone.errors import ConfigError
 from hone.home import hone_home
@@ -106,6 +107,12 @@ def _print(report: AuditReport, written: Repair | None, *, as_json: bool) -> Non
 def _with_model(report: AuditReport, config: RunConfig, model: str, *, learning_curve: bool) -> AuditReport:
     if report.prompts_only:
         raise ConfigError("looks at answers, and no row has one", where="--model", remedy="leave it out")
+    if learning_curve and report.format in PREFERENCE_FORMATS:
+        raise ConfigError(
+            f"trains on rows with one right answer, and these compare or judge answers ({report.format})",
+            where="--learning-curve",
+            remedy="leave it out",
+        )
     from hone.recipe.audit_model import add_model_faults
 
     options: dict[str, Any] = {

@@ -24,7 +24,11 @@ def convert_data(
     out: Annotated[Path, typer.Option("--out", metavar="OUT", help="The file to write; .parquet for Parquet.")],
     target: Annotated[
         str,
-        typer.Option("--to", metavar="FORMAT", help="chat, sharegpt, alpaca, prompt-completion, preference or chosen."),
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="chat, sharegpt, alpaca, prompt-completion; of preferences preference, openai-preference, chosen.",
+        ),
     ] = "chat",
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="Leave out what FORMAT cannot hold, and rows that cannot be read.")

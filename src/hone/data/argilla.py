@@ -16,7 +16,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hone.data.compared import CompareTask, GivenRanking, as_exported, exported_votes, plain_prompt, prompt_turns
+from hone.data.compared import (
+    CompareTask,
+    GivenRanking,
+    as_exported,
+    exported_votes,
+    place_of,
+    plain_prompt,
+    prompt_turns,
+)
 from hone.errors import DataError
 from hone.types import JsonDict
 
@@ -47,7 +55,7 @@ def from_argilla(records: Sequence[Mapping[str, Any]], source: str) -> list[Comp
     Raises:
         DataError: a record has no prompt, no two fields to rank, or a ranking of something else.
     """
-    return [_read(one, f"{source}: record {number}") for number, one in enumerate(records, start=1)]
+    return [_read(one, source, place_of(one, number, "record")) for number, one in enumerate(records, start=1)]
 
 
 def _user_id(rater: str) -> str:
@@ -82,7 +90,8 @@ def _record(task: CompareTask) -> JsonDict:
     }
 
 
-def _read(record: Mapping[str, Any], where: str) -> CompareTask:
+def _read(record: Mapping[str, Any], source: str, place: str) -> CompareTask:
+    where = f"{source}: {place}"
     fields, responses = record.get("fields"), record.get("responses") or {}
     if not isinstance(fields, Mapping) or not isinstance(responses, Mapping):
         raise DataError("has no fields, as Argilla's records have", where=where, remedy="export with records.to_json")
@@ -104,7 +113,7 @@ def _read(record: Mapping[str, Any], where: str) -> CompareTask:
     answers = tuple((identity, str(fields[name])) for identity, name in zip(ids, names, strict=True))
     found = (_ranking(one, names, own.get("raters") or {}, where) for one in ranked)
     rankings = tuple(as_exported(one, own.get("votes"), count=len(names)) for one in found)
-    return CompareTask(str(own.get("item") or ""), prompt, answers, rankings)
+    return CompareTask(str(own.get("item") or ""), prompt, answers, rankings, place)
 
 
 def _own(metadata: object) -> JsonDict:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ __all__ = [
     "GivenRanking",
     "as_exported",
     "exported_votes",
+    "place_of",
     "plain_prompt",
     "prompt_turns",
     "read_json_tasks",
@@ -65,12 +66,14 @@ class CompareTask:
         prompt: turns in OpenAI's form.
         answers: (id, text); ids are empty where they came from elsewhere.
         rankings: what raters said.
+        place: in the file that it was read from, for messages; empty where it came from none.
     """
 
     id: str
     prompt: Sequence[Mapping[str, Any]]
     answers: tuple[tuple[str, str], ...]
     rankings: tuple[GivenRanking, ...] = ()
+    place: str = field(default="", compare=False)
 
 
 def training_rows(tasks: Sequence[CompareTask], *, each_vote: bool = False) -> list[JsonDict]:
@@ -150,6 +153,19 @@ def utc_time(value: object) -> str | None:
         return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError):
         return None
+
+
+def place_of(row: Mapping[str, Any], number: int, name: str) -> str:
+    """A task's place in its file, as people find it: "task 3 (id 1001)".
+
+    Args:
+        row: as the tool exported it.
+        number: its ordinal, from 1.
+        name: what the tool calls it.
+    """
+    identity = row.get("id")
+    told = isinstance(identity, str | int) and not isinstance(identity, bool) and identity != ""
+    return f"{name} {number} (id {identity})" if told else f"{name} {number}"
 
 
 def plain_prompt(prompt: Sequence[Mapping[str, Any]]) -> str:

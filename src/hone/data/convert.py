@@ -6,21 +6,25 @@ Every format is read into :class:`hone.types.Example` (or a preference), and wri
     sharegpt             {"conversations": [{"from", "value"}], "system"?, "tools"?}
     alpaca               {"instruction", "input", "output", "system"?}       one question, one answer
     prompt-completion    {"prompt", "completion", "system"?}                 one question, one answer
-    preference           {"prompt", "chosen", "rejected"}                    from preferences alone
-    chosen               {"prompt", "completion"}                            the chosen answers of preferences
+    preference           {"prompt", "chosen", "rejected", "margin"?}         from pairs, and rankings of two
+    openai-preference    {"input", "preferred_output", "non_preferred_output"}    likewise
+    chosen               {"prompt", "completion"}                            the best or liked answers of preferences
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from hone.data.audit.preferences import ASSISTANT_MARK, split_transcript
+from hone.data.detection import PREFERENCE, RANKING_KEYS
 from hone.data.formats import example_to_openai
-from hone.types import Example, JsonDict, Message
+from hone.data.messages import message_to_openai
+from hone.data.preferences import parse_preference, preference_keys
+from hone.types import Example, JsonDict, Message, Preference
 
-__all__ = ["TARGETS", "Converted", "convert_example", "convert_preference"]
+__all__ = ["PAIR_TARGETS", "TARGETS", "Converted", "convert_example", "convert_preference"]
 
 Converted = tuple[JsonDict | None, tuple[str, ...]]
 """The row, None where the target cannot hold it at all, and what of it is lost."""
@@ -38,48 +42,70 @@ def convert_example(example: Example, target: str) -> Converted:
     return _WRITERS[target](example)
 
 
-def convert_preference(value: Mapping[str, Any], target: str) -> Converted:
-    """Write a preference row in another shape.
+def convert_preference(value: Mapping[str, Any], target: str, format_name: str = PREFERENCE) -> Converted:
+    """Write a row in which answers are compared or judged in another format.
 
     Args:
-        value: a row with chosen and rejected, and perhaps a prompt.
-        target: ``preference``, ``chosen``, or ``chat`` for the chosen conversation.
+        value: the row.
+        target: ``preference`` or ``openai-preference``; of the best answer ``chosen``, or ``chat``.
+        format_name: the row's, one of :data:`hone.data.detection.PREFERENCE_FORMATS`.
+
+    Raises:
+        RowError: the row cannot be used.
     """
-    prompt, chosen, rejected = _sides(value)
-    if target == "preference":
-        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}, ()
-    lost = ("the rejected answer",)
-    if target == "chosen":
-        return {"prompt": prompt, "completion": chosen}, lost
+    preference = parse_preference(value, format_name)
+    if target in PAIR_TARGETS:
+        return _to_pair(preference, value, target, format_name)
+    if target not in ("chosen", "chat"):
+        return None, ("a preference cannot be written so",)
+    if preference.liked is False:
+        return None, ("its answer is not liked",)
+    lost = ["the label"] if preference.liked else []
+    lost += ["the rejected answer" if len(preference.others) == 1 else "the other answers"] if preference.others else []
+    lost += ["the margin"] if preference.margin else []
+    prompt, answers = _turns(preference)
+    tools: JsonDict = {"tools": [dict(tool) for tool in preference.tools]} if preference.tools else {}
     if target == "chat":
-        asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-        answered = chosen if isinstance(chosen, list) else [{"role": "assistant", "content": chosen}]
-        return {"messages": [*asked, *answered]}, lost
-    return None, ("a preference cannot be written so",)
+        return {"messages": [*prompt, *answers[0]], **tools}, tuple(lost)
+    if _are_texts(preference, value):
+        return {"prompt": prompt[0]["content"], "completion": answers[0][0]["content"], **tools}, tuple(lost)
+    return {"prompt": prompt, "completion": answers[0], **tools}, tuple(lost)
 
 
-def _sides(value: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Prompt, chosen and rejected, the prompt taken out of the sides where it stands in both."""
-    if "prompt" in value:
-        return value["prompt"], value["chosen"], value["rejected"]
-    if isinstance(value["chosen"], list):
-        return value["chosen"][:-1], value["chosen"][-1:], value["rejected"][-1:]
-    prompt, chosen = split_transcript(value["chosen"])
-    turns = _transcript_turns(prompt)
-    rejected = split_transcript(value["rejected"])[1]
-    if len(turns) == 1:
-        return turns[0]["content"], chosen, rejected
-    return turns, [{"role": "assistant", "content": chosen}], [{"role": "assistant", "content": rejected}]
+def _to_pair(preference: Preference, value: Mapping[str, Any], target: str, format_name: str) -> Converted:
+    if preference.liked is not None:
+        return None, ("one judged answer is no pair",)
+    if len(preference.answers) > 2:
+        return None, (f"a ranking of {len(preference.answers)} answers is no pair",)
+    prompt, (chosen, rejected) = _turns(preference)
+    tools: JsonDict = {"tools": [dict(tool) for tool in preference.tools]} if preference.tools else {}
+    if target == "openai-preference":
+        row = {"input": {"messages": prompt, **tools}, "preferred_output": chosen, "non_preferred_output": rejected}
+        return row, (("the margin",) if preference.margin else ())
+    if format_name == PREFERENCE and "prompt" in value:
+        row = {key: item for key, item in value.items() if key in preference_keys(PREFERENCE)}
+        return (row | {"margin": preference.margin} if isinstance(row.get("margin"), str) else row), ()
+    margin = {"margin": preference.margin} if preference.margin else {}
+    if _are_texts(preference, value):
+        texts = {"chosen": chosen[0]["content"], "rejected": rejected[0]["content"]}
+        return {"prompt": prompt[0]["content"], **texts, **tools, **margin}, ()
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **tools, **margin}, ()
 
 
-def _transcript_turns(text: str) -> list[JsonDict]:
-    """The turns of Anthropic's transcript, without the empty last one."""
-    turns: list[JsonDict] = []
-    for piece in text.removesuffix(ASSISTANT_MARK).replace(ASSISTANT_MARK, "\n\nHuman:\x00").split("\n\nHuman:"):
-        role = "assistant" if piece.startswith("\x00") else "user"
-        if piece.strip("\x00 \n"):
-            turns.append({"role": role, "content": piece.removeprefix("\x00").strip()})
-    return turns
+def _turns(preference: Preference) -> tuple[list[JsonDict], list[list[JsonDict]]]:
+    """The prompt and each answer as turns; no weights are written, for a preference has none."""
+
+    def turn(message: Message) -> JsonDict:
+        return message_to_openai(replace(message, supervised=True))
+
+    return [turn(message) for message in preference.prompt], [[turn(answer)] for answer in preference.answers]
+
+
+def _are_texts(preference: Preference, value: Mapping[str, Any]) -> bool:
+    """Whether a row of texts stays one: it asks one question, and holds no list of turns."""
+    sides = [value.get(key) for key in ("input", "prompt", "chosen", "rejected", "completion", "response")]
+    sides += next((value[key] for key in RANKING_KEYS if isinstance(value.get(key), list)), [])
+    return len(preference.prompt) == 1 and not any(isinstance(side, list | dict) for side in sides)
 
 
 def _to_chat(example: Example) -> Converted:
@@ -145,4 +171,5 @@ _WRITERS: dict[str, Callable[[Example], Converted]] = {
     "alpaca": _to_alpaca,
     "prompt-completion": _to_prompt_completion,
 }
-TARGETS = (*_WRITERS, "preference", "chosen")
+PAIR_TARGETS = ("preference", "openai-preference")
+TARGETS = (*_WRITERS, *PAIR_TARGETS, "chosen")

@@ -9,12 +9,14 @@ input-output        input, output, system?
 text-label          text, label (a word, not a number), and nothing else but an id
 mapped              the columns that the user names
 
-Rows in which answers are compared or judged have the formats of ``preferences.py``.
+Rows in which answers are compared or judged have the formats of ``preferences.py``. Whether a ``label`` beside a prompt
+and a completion judges the completion is told from all labels of the file (:class:`LabelCounts`).
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,14 +39,28 @@ __all__ = [
     "SYSTEM_COLUMNS",
     "ColumnFormat",
     "FormatMapping",
+    "LabelCounts",
     "detect_format",
+    "has_label",
     "mixed_formats",
     "row_format",
     "truth_of",
 ]
 
 SYSTEM_COLUMNS = ("system", "system_prompt")
-_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+_TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+# Two labels that are one of these pairs may judge the answers: read as classes, the bad answers would be learnt.
+_OPPOSITES = tuple(
+    set(pair.split("/"))
+    for pair in (
+        *("yes/no", "y/n", "good/bad", "like/dislike", "liked/disliked", "up/down", "thumbs up/thumbs down", "👍/👎"),
+        *("positive/negative", "accept/reject", "accepted/rejected", "chosen/rejected", "correct/incorrect"),
+    )
+)
+# Of labels that nearly all judge, another one is a slip in its row; of others it may be a class, or a scale.
+_JUDGING_SHARE = 0.9
+_MOST_LABELS = 20
+_GAP = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 _LABEL_COMPANIONS = frozenset({"id", "idx", "index", "row"})
 # A name of a column is a word or a few; a sentence has an end, or goes on.
 _SENTENCE = re.compile(r"[.?!]$|^(\S+\s+){5}\S")
@@ -121,6 +137,7 @@ RANKING, LABEL = "preference-ranking", "preference-label"
 PREFERENCE_FORMATS = (PREFERENCE, OPENAI_PREFERENCE, RANKING, LABEL)
 RANKING_KEYS = ("answers", "completions", "responses")
 FORMATS = (*CONVERSATION_KEYS, *COLUMN_FORMATS, "mapped")
+_ANSWERED = "prompt-completion"
 _KNOWN_KEYS = tuple(
     dict.fromkeys(
         [*CONVERSATION_KEYS.values()]
@@ -129,7 +146,64 @@ _KNOWN_KEYS = tuple(
 )
 
 
-def detect_format(rows: Iterable[RawRow], *, preferences: bool = False) -> str:
+class LabelCounts:
+    """What the ``label`` column of a file holds, where it stands beside a prompt and an answer.
+
+    Labels that are true or false judge the answers. Words, as of classes, say nothing of them, unless they are two
+    opposites such as good and bad, or stand among labels that do judge: then nobody but the user can tell.
+    """
+
+    def __init__(self) -> None:
+        self._truths = 0
+        self._empty = 0
+        self._others: Counter[str] = Counter()
+        self._answer = "completion"
+
+    def add(self, value: Mapping[str, Any]) -> None:
+        """Count the label of one row, where it has one."""
+        if not has_label(value):
+            return
+        label = value["label"]
+        self._answer = "completion" if "completion" in value else "response"
+        if truth_of(label) is not None:
+            self._truths += 1
+        elif label is None or (isinstance(label, str) and not label.strip()):
+            self._empty += 1
+        else:
+            plain = _GAP.sub(" ", label.strip().lower()) if isinstance(label, str) else repr(label)[:40]
+            self._others[plain if plain in self._others or len(self._others) < _MOST_LABELS else "others"] += 1
+
+    @property
+    def judge(self) -> bool:
+        """Whether the labels judge answers: nine in ten of those that are not empty are true or false."""
+        return self._truths > 0 and self._truths >= _JUDGING_SHARE * (self._truths + self._others.total())
+
+    @property
+    def odd(self) -> int:
+        """Labels that are neither true nor false, empty ones among them."""
+        return self._empty + self._others.total()
+
+    def require_clear(self) -> None:
+        """Refuse labels of which only the user can say whether they judge the answers.
+
+        Raises:
+            RefusedSource: they are two opposites, or some of them are true or false and too many are not.
+        """
+        unclear = self._truths or set(self._others) in _OPPOSITES
+        if self.judge or not self._others or not unclear:
+            return
+        total = self._truths + self._others.total()
+        raise RefusedSource(
+            "unclear_labels",
+            f"{self._others.total()} of its {total} labels are neither true nor false, and may judge the answers",
+            details=[f"label {quoted(label)}: {rows} rows" for label, rows in self._others.most_common()],
+            why="an answer that is not liked must not be learnt as a right one",
+            remedy="write true for an answer that is as wanted, and false for one that is not; where label is no "
+            f"judgement, name the columns: --map prompt=prompt,completion={self._answer}",
+        )
+
+
+def detect_format(rows: Iterable[RawRow], *, preferences: bool = False, tasks: bool = False) -> str:
     """The one format of a file's rows.
 
     Rows that could not be read, or whose keys are those of no format, have no say: they are dropped later, each with
@@ -138,33 +212,42 @@ def detect_format(rows: Iterable[RawRow], *, preferences: bool = False) -> str:
     Args:
         rows: all rows of the file.
         preferences: whether rows may compare or judge answers.
+        tasks: whether answers will be graded, so that a label may be anything.
 
     Returns:
         One of :data:`FORMATS`, never ``mapped``; or, where they may be, of :data:`PREFERENCE_FORMATS`.
 
     Raises:
-        DataError: no row's keys are those of a format, two formats are mixed, or the rows are preferences where they
-            may not be.
+        DataError: no row's keys are those of a format, two formats are mixed, labels may judge answers but are not
+            true or false, or the rows are preferences where they may not be.
     """
+    rows, labels = list(rows), LabelCounts()
+    for row in rows:
+        if row.value is not None and not tasks:
+            labels.add(row.value)
     lines: dict[str, list[int]] = {}
     unknown: list[RawRow] = []
     for row in rows:
         name = None if row.value is None else row_format(row.value)
+        if labels.judge and row.value is not None and has_label(row.value):
+            name = LABEL
         if name is not None:
             lines.setdefault(name, []).append(row.line)
         elif row.value is not None:
             unknown.append(row)
     if not lines:
         raise _unknown_format(unknown)
+    if set(lines) <= {LABEL, _ANSWERED}:
+        labels.require_clear()
     if len(lines) > 1:
         raise mixed_formats({name: (len(found), found[0]) for name, found in lines.items()})
     name = next(iter(lines))
     if name in PREFERENCE_FORMATS and not preferences:
         raise DataError(
             f"its rows are preferences ({name})",
-            why="supervised training needs one right answer a row",
-            remedy="give rows with one answer each, or name the columns: --map prompt=COLUMN,completion=chosen; or "
-            "train on preferences: --method dpo",
+            why="rows with one right answer each are needed here",
+            remedy="give rows with one answer each, or name the columns: --map prompt=COLUMN,completion=chosen; "
+            "`hone run` without --method learns from preferences as they are",
         )
     return name
 
@@ -174,6 +257,11 @@ def truth_of(value: object) -> bool | None:
     if isinstance(value, str):
         return _TRUTHS.get(value.strip().lower())
     return bool(value) if value in (0, 1) and isinstance(value, bool | int | float) else None
+
+
+def has_label(value: Mapping[str, Any]) -> bool:
+    """Whether a row is a prompt, an answer and a label of any kind, which may judge the answer."""
+    return "label" in value and row_format(value) in (LABEL, _ANSWERED)
 
 
 def row_format(value: Mapping[str, Any]) -> str | None:

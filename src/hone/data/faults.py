@@ -152,6 +152,10 @@ FAULTS: dict[str, FaultKind] = {
     "not_rows": _refused("text that is neither JSON nor a table", "give JSON lines, a JSON array, CSV or TSV"),
     "packed_file": _refused("a packed file under the name of data", "unpack it, and give the file inside"),
     "too_few_rows": _refused("fewer than 10 usable examples", "add rows; --allow-few-rows goes on with what there is"),
+    "unclear_labels": _refused(
+        "labels beside prompts and completions that may judge them, but are neither true nor false",
+        "write true or false, or name the columns with --map",
+    ),
     "unclosed_quote": _refused("a table in which a quote is never closed", "close the quote"),
     "unknown_format": _refused("rows whose keys are those of no known format", "name the columns with --map"),
     "wrong_name": _refused("a file that is not what its name says", "give it the name of its true kind"),
@@ -194,7 +198,9 @@ FAULTS: dict[str, FaultKind] = {
     ),
     "empty_messages": _error("messages that are no list, or an empty one", "give the turns, or leave the row out"),
     "empty_prompt": _error("a prompt column with no text", "give the prompt, or leave the row out"),
-    "equal_sides": _error("a chosen and a rejected answer that are the same", "leave the row out"),
+    "equal_sides": _error(
+        "compared answers that are the same, or are all of one rank, so that nothing is preferred", "leave the row out"
+    ),
     "no_assistant": _error("no turn of the assistant", "end the conversation with the answer to be learned"),
     "no_prompt": _error("nothing stands before the assistant's only turn", "put the question before the answer"),
     "orphan_tool_result": _error("a tool's result that answers no call", "put the call before it, with its id"),
@@ -232,7 +238,7 @@ FAULTS: dict[str, FaultKind] = {
         "one prompt with different answers", "keep the right one, or say in the prompt what makes the difference"
     ),
     "conflicting_votes": _warning(
-        "two answers to one prompt, each preferred to the other in some row", "keep what most raters say", once=True
+        "two answers to one prompt, each preferred to the other in some row", "keep what most raters say"
     ),
     "control_token": _warning("a text that holds another format's control token", "take it out, or leave the row out"),
     "cut_row": _warning("turns at its end are left out because of the maximum length", "raise --max-length"),
@@ -256,6 +262,9 @@ FAULTS: dict[str, FaultKind] = {
     "mojibake": _warning("letters garbled by a wrong encoding", "decode the source as UTF-8, and write it anew"),
     "near_duplicate": _warning("a prompt nearly equal to another row's", "keep one, unless the difference matters"),
     "near_empty_answer": _warning("an answer without a letter or a digit", "give the answer, or leave the row out"),
+    "near_equal_sides": _warning(
+        "compared answers that differ in case or white space alone", "leave the row out, unless that is what is judged"
+    ),
     "odd_language": _warning(
         "a text in another language than nearly all others", "look at the row; translate it, or leave it out"
     ),

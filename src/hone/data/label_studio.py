@@ -21,6 +21,7 @@ from hone.data.compared import (
     GivenRanking,
     as_exported,
     exported_votes,
+    place_of,
     plain_prompt,
     prompt_turns,
     seconds_of,
@@ -74,7 +75,7 @@ def from_label_studio(rows: Sequence[Mapping[str, Any]], source: str) -> list[Co
     Raises:
         DataError: a task has no two texts, or an annotation is not of the Pairwise tag.
     """
-    return [_read(row, f"{source}: task {number}") for number, row in enumerate(rows, start=1)]
+    return [_read(row, source, place_of(row, number, "task")) for number, row in enumerate(rows, start=1)]
 
 
 def _task(task: CompareTask) -> JsonDict:
@@ -99,7 +100,8 @@ def _annotation(ranking: GivenRanking) -> JsonDict:
     return found | {"completed_by": {"email": ranking.rater}}
 
 
-def _read(row: Mapping[str, Any], where: str) -> CompareTask:
+def _read(row: Mapping[str, Any], source: str, place: str) -> CompareTask:
+    where = f"{source}: {place}"
     data = row.get("data")
     if not isinstance(data, Mapping):
         raise DataError("has no data, as Label Studio's tasks have", where=where, remedy="export the project as JSON")
@@ -114,7 +116,8 @@ def _read(row: Mapping[str, Any], where: str) -> CompareTask:
         if not isinstance(annotation, Mapping):
             raise DataError("has an annotation that is no object", where=where)
         rankings.append(as_exported(_ranking(annotation, where), own and own.get("votes"), count=2))
-    return CompareTask(own["item"] if own else "", prompt, tuple(zip(ids, texts, strict=True)), tuple(rankings))
+    answers = tuple(zip(ids, texts, strict=True))
+    return CompareTask(own["item"] if own else "", prompt, answers, tuple(rankings), place)
 
 
 def _own(text: object) -> JsonDict | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from hone.data.detection import PREFERENCE_FORMATS, row_format
+from hone.data.detection import PREFERENCE_FORMATS
 from hone.data.faults import RefusedSource
 from hone.data.formats import FORMATS, FormatMapping, detect_format, parse_row, read_keys
 from hone.data.ledger import Ledger, RowError
@@ -85,7 +85,7 @@ def load_examples(
     lacking: set[int] = set()
     if tasks:
         rows, lacking = _with_answers(rows, columns)
-    format_name = _format_of(rows, columns, source, preferences=preferences)
+    format_name = _format_of(rows, columns, source, preferences=preferences, tasks=tasks)
     ledger = Ledger(source)
     examples = [example for row in rows if (example := _account(row, format_name, columns, ledger)) is not None]
     if not examples:
@@ -111,14 +111,16 @@ def _keys_of(format_name: str, columns: FormatMapping | None) -> frozenset[str]:
     return preference_keys(format_name) if format_name in PREFERENCE_FORMATS else read_keys(format_name, columns)
 
 
-def _format_of(rows: list[RawRow], columns: FormatMapping | None, source: str, *, preferences: bool) -> str:
+def _format_of(
+    rows: list[RawRow], columns: FormatMapping | None, source: str, *, preferences: bool, tasks: bool
+) -> str:
     if columns is not None:
         _require_columns(rows, columns, source)
         return "mapped"
     if all(row.value is None for row in rows):
         return FORMATS[0]  # none is read by it: the error that follows tells what is wrong with each row
     try:
-        return detect_format(rows, preferences=preferences)
+        return detect_format(rows, preferences=preferences, tasks=tasks)
     except DataError as error:
         error.where = source
         raise
@@ -145,7 +147,8 @@ def _account(row: RawRow, format_name: str, columns: FormatMapping | None, ledge
         return None
     try:
         if format_name in PREFERENCE_FORMATS:
-            example, left_out = _preference(row.value, format_name), None
+            example: Example = parse_preference(row.value, format_name)
+            left_out = None
         else:
             example, left_out = parse_row(row.value, format_name, columns)
     except RowError as error:
@@ -156,13 +159,6 @@ def _account(row: RawRow, format_name: str, columns: FormatMapping | None, ledge
     else:
         ledger.cut(row.row, row.line, left_out, cut_tokens=0)
     return replace(example, row=row.row, line=row.line, source=ledger.source)
-
-
-def _preference(value: Mapping[str, object], format_name: str) -> Example:
-    found = row_format(value)
-    if found != format_name:
-        raise RowError("unknown_keys", f"its keys are not those of the file's format, {format_name}")
-    return parse_preference(value, format_name)
 
 
 def _no_usable_row(ledger: Ledger) -> RefusedSource:

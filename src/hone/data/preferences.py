@@ -6,6 +6,8 @@ openai-preference     input: {messages, tools?}, preferred_output: [turns], non_
 preference-ranking    prompt, answers (or completions, responses): a list, best first; ranks?: as many numbers, 1 best
 preference-label      prompt, completion (or response), label: true or false, or 1 or 0
 
+Tables hold text alone, so a label, a margin or a rank may be text.
+
 Source: TRL's dataset formats; OpenAI's "Direct preference optimization" guide; Anthropic's hh-rlhf.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +27,8 @@ from hone.data.detection import (
     RANKING,
     RANKING_KEYS,
     SYSTEM_COLUMNS,
+    has_label,
+    row_format,
     truth_of,
 )
 from hone.data.ledger import RowError
@@ -34,6 +39,7 @@ __all__ = ["PLAIN_PAIR", "parse_preference", "preference_keys", "preference_to_j
 
 PLAIN_PAIR = (1.0, 2.0)
 """Ranks of one answer that is better than one other."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _Side = tuple[tuple[Message, ...], Message]
@@ -49,6 +55,8 @@ def parse_preference(value: Mapping[str, Any], format_name: str) -> Preference:
     Raises:
         RowError: the row cannot be used.
     """
+    if row_format(value) != format_name and not (format_name == LABEL and has_label(value)):
+        raise RowError("unknown_keys", f"its keys are not those of the file's format, {format_name}")
     if format_name == OPENAI_PREFERENCE:
         return _openai(value)
     prompt = _prompt(value)
@@ -110,7 +118,7 @@ def _labelled(
     before, answer = _side(value[key], key, prompt)
     liked = truth_of(value["label"])
     if liked is None:
-        raise RowError("bad_ranks", f"label is {value['label']!r}, not true or false, 1 or 0")
+        raise RowError("bad_ranks", f"label is {_shown(value['label'])}, not true or false, 1 or 0")
     _require_prompt(before)
     return Preference((*before, replace(answer, supervised=True)), tools, liked=liked)
 
@@ -125,8 +133,10 @@ def _ranked(
     ranks = value.get("ranks")
     if ranks is None:
         ranks = list(range(1, len(answers) + 1))
-    elif not isinstance(ranks, list) or len(ranks) != len(answers) or not all(map(_is_number, ranks)):
-        raise RowError("bad_ranks", f"ranks is no list of {len(answers)} numbers, one for each of {key}")
+    else:
+        ranks = [_number(rank) for rank in ranks] if isinstance(ranks, list) else []
+        if len(ranks) != len(answers) or None in ranks:
+            raise RowError("bad_ranks", f"ranks is no list of {len(answers)} numbers, one for each of {key}")
     sides = [_side(answer, f"{key}[{index}]", prompt) for index, answer in enumerate(answers)]
     if any(side[0] != sides[0][0] for side in sides):
         raise RowError("prompts_differ", f"the {key} answer different prompts")
@@ -222,13 +232,23 @@ def _unsupervised(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def _margin(value: Mapping[str, Any]) -> float:
-    margin = value.get("margin")
-    if margin is None:
+    given = value.get("margin")
+    if given is None or (isinstance(given, str) and not given.strip()):
         return 0.0
-    if not _is_number(margin) or margin < 0:
-        raise RowError("bad_ranks", f"margin = {margin!r} is no number from 0 up")
+    margin = _number(given)
+    if margin is None or margin < 0:
+        raise RowError("bad_ranks", f"margin = {_shown(given)} is no number from 0 up")
     return float(margin)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: object) -> float | None:
+    """A finite number, also as tables write it: in text; None for anything else."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > sys.float_info.max:
+        return None
+    return None if math.isnan(value) else value
+
+
+def _shown(value: object) -> str:
+    return "empty" if value in (None, "") else repr(value)[:60]

@@ -11,8 +11,9 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -91,6 +92,7 @@ def ask_endpoint(
     conversations: Sequence[tuple[Sequence[JsonDict], Sequence[JsonDict]]],
     *,
     max_new_tokens: int,
+    sampling: Mapping[str, Any] = MappingProxyType({}),
     key: str | None = None,
     on_done: Callable[[int], None] = lambda count: None,
     wait: Callable[[float], None] = time.sleep,
@@ -104,6 +106,7 @@ def ask_endpoint(
         endpoint: who is asked.
         conversations: messages in OpenAI's form, and the tools of each.
         max_new_tokens: upper bound on an answer.
+        sampling: further fields of each request, as ``top_p``; the temperature is 0 unless it stands there.
         key: for the header ``Authorization``; None sends none.
         on_done: called with the number of answers so far.
         wait: sleeps for some seconds.
@@ -114,7 +117,7 @@ def ask_endpoint(
     """
     answers = []
     for messages, tools in conversations:
-        body: JsonDict = {"model": endpoint.model, "messages": list(messages), "temperature": 0}
+        body: JsonDict = {"model": endpoint.model, "messages": list(messages), "temperature": 0, **sampling}
         body |= {"max_tokens": max_new_tokens} | ({"tools": list(tools)} if tools else {})
         answers.append(_read(endpoint, _post(endpoint, "chat/completions", body, key, wait)))
         on_done(len(answers))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hone.config.check import POLICY_METHODS
 from hone.config.schema import TrainConfig
 from hone.data.audit.audit import audit_source, held_out_prompts
 from hone.data.audit.presidio import PresidioSearch
@@ -16,7 +17,6 @@ from hone.data.audit.repair import Repair, repair_file
 from hone.data.audit.report import AuditReport
 from hone.data.faults import FAULTS, RefusedSource
 from hone.errors import ConfigError
-from hone.recipe.method import is_policy_method
 
 __all__ = ["audit_file", "audited_rows", "describe_warnings", "repair", "require_usable"]
 
@@ -131,7 +131,7 @@ def audited_rows(config: TrainConfig, *, evaluation_data: str | None = None) -> 
         mapping=config.mapping,
         evaluation_data=evaluation_data,
         allow_few_rows=config.allow_few_rows,
-        tasks=is_policy_method(config.method),
+        tasks=config.method in POLICY_METHODS,
     )
     require_usable(report)
     return report

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hone.data.answers import AnswerRenderer
 from hone.data.audit.labels import suspect_labels
 from hone.data.audit.learned import loss_outliers, mismatched_pairs, other_prompts
 from hone.data.audit.report import AuditReport, with_faults
@@ -20,7 +21,7 @@ from hone.errors import TemplateError
 from hone.evaluation.likelihood import answer_bits
 from hone.model.load import LoadedModel, load_base
 from hone.recipe.inference import make_renderer, training_path
-from hone.recipe.rows import last_user_text
+from hone.recipe.rows import RowRenderer, last_user_text
 from hone.types import Example, JsonDict, TokenSequence
 
 __all__ = ["MOST_SCORED", "add_model_faults"]
@@ -28,6 +29,7 @@ __all__ = ["MOST_SCORED", "add_model_faults"]
 # Rows that are scored: the model reads each of them five times. The first in the order of their content's hashes.
 MOST_SCORED = 2000
 _OTHER_PROMPTS = 4
+_LENGTHS_ONLY = "of preferences the base looks at lengths alone: how likely an answer is does not say if it is better"
 
 _Rendered = list[tuple[Example, tuple[TokenSequence, ...]]]
 
@@ -54,16 +56,22 @@ def add_model_faults(
         on_done: called with the number of answers scored, and of all.
 
     Returns:
-        The report with the faults ``template``, ``cut_row``, ``mismatched_pair``, ``loss_outlier`` and ``label_error``.
+        The report with the faults ``template``, ``cut_row``, ``mismatched_pair``, ``loss_outlier`` and ``label_error``;
+        where answers are compared or judged, with ``template`` alone: rows with an answer that is too long.
 
     Raises:
         HoneError: the model cannot be used.
     """
     if report.refused:
         return report
-    examples = [e for e in load_examples(report.source, mapping=mapping).examples if e.row not in report.late_drops]
+    loaded = load_examples(report.source, mapping=mapping, preferences=True)
+    examples = [example for example in loaded.examples if example.row not in report.late_drops]
     base = load_base(model, home=home, note=note)
     renderer = make_renderer(base, examples, max_length=max_length, note=note)
+    if loaded.are_preferences:
+        _, faults, cut = _rendered(examples, AnswerRenderer(renderer))
+        report = replace(report, notes=(*report.notes, _LENGTHS_ONLY))
+        return with_faults(report, faults, cut_rows=cut, learned={"model": base.name, "scored": 0})
     rendered, faults, cut = _rendered(examples, renderer)
     scored = rendered[:MOST_SCORED]
     learned: JsonDict = {"model": base.name, "scored": len(scored)}
@@ -75,7 +83,7 @@ def add_model_faults(
     return with_faults(report, faults, cut_rows=cut, learned=learned)
 
 
-def _rendered(examples: Sequence[Example], renderer: Renderer) -> tuple[_Rendered, list[Fault], set[int]]:
+def _rendered(examples: Sequence[Example], renderer: RowRenderer) -> tuple[_Rendered, list[Fault], set[int]]:
     """The rows as tokens, the faults of those that cannot be, and the rows that are cut."""
     usable: _Rendered = []
     faults: list[Fault] = []

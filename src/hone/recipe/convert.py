@@ -8,8 +8,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hone.data.convert import TARGETS, convert_example, convert_preference
-from hone.data.detection import PREFERENCE, FormatMapping, detect_format, row_format
+from hone.data.convert import PAIR_TARGETS, TARGETS, convert_example, convert_preference
+from hone.data.detection import (
+    LABEL,
+    OPENAI_PREFERENCE,
+    PREFERENCE,
+    PREFERENCE_FORMATS,
+    RANKING,
+    FormatMapping,
+    detect_format,
+)
 from hone.data.formats import parse_row
 from hone.data.ledger import RowError
 from hone.data.row_files import atomic_stream
@@ -20,6 +28,9 @@ from hone.errors import ConfigError, DataError
 from hone.types import JsonDict
 
 __all__ = ["Conversion", "convert_file"]
+
+_OF_ONE_ANSWER = tuple(one for one in TARGETS if one not in (*PAIR_TARGETS, "chosen"))
+_OF_PREFERENCES = ("chat", *PAIR_TARGETS, "chosen")
 
 
 @dataclass(slots=True)
@@ -72,7 +83,8 @@ def convert_file(
 
     Raises:
         ConfigError: ``target`` is unknown, or ``out`` is the source.
-        DataError: something would be lost; every kind of loss is named.
+        DataError: the rows are of a kind that the target never holds, or something would be lost; every kind of loss
+            is named.
         StorageError: ``out`` cannot be written.
     """
     if target not in TARGETS:
@@ -82,7 +94,8 @@ def convert_file(
     done = Conversion(source, out, target)
     columns = FormatMapping.from_pairs(mapping) if mapping is not None else None
     format_name = "mapped" if columns else _format_of(source)
-    _refuse_loss(source, _dry(done, format_name, columns), allow_loss=allow_loss)
+    _require_kind(source, format_name, target)
+    _refuse_loss(source, _dry(done, format_name, columns), format_name, allow_loss=allow_loss)
     rows = _converted(Conversion(source, out, target), format_name, columns)
     if out.suffix.lower() == ".parquet":
         write_parquet(out, rows)
@@ -102,12 +115,27 @@ def _dry(done: Conversion, format_name: str, columns: FormatMapping | None) -> C
 
 def _format_of(source: str) -> str:
     """The one format of the rows, preferences included."""
-    rows = list(read_rows(source))
-    if any(row.value is not None and row_format(row.value) == PREFERENCE for row in rows):
-        kinds = {row_format(row.value) for row in rows if row.value is not None} - {None}
-        if kinds == {PREFERENCE}:
-            return PREFERENCE
-    return detect_format(rows)
+    try:
+        return detect_format(read_rows(source), preferences=True)
+    except DataError as error:
+        error.where = error.where or source
+        raise
+
+
+def _require_kind(source: str, format_name: str, target: str) -> None:
+    """Refuse a target that can hold none of the rows, whatever they say."""
+    what, remedy = "", ""
+    if format_name not in PREFERENCE_FORMATS and target not in _OF_ONE_ANSWER:
+        what = f"its rows have one answer each ({format_name}), and {target} is made from compared or judged answers"
+        remedy = f"give one of --to {', '.join(_OF_ONE_ANSWER)}"
+    elif format_name in PREFERENCE_FORMATS and target not in _OF_PREFERENCES:
+        what = f"its rows compare or judge answers ({format_name}), and {target} holds one right answer"
+        remedy = "first write the best answers: --to chosen --allow-loss (or --to chat); then convert that file"
+    elif format_name == LABEL and target in PAIR_TARGETS:
+        what = f"its rows judge one answer each ({format_name}), and {target} compares two"
+        remedy = "`hone run` learns from judged answers as they are; for the liked ones alone: --to chosen --allow-loss"
+    if what:
+        raise DataError(what, where=source, remedy=remedy)
 
 
 def _converted(done: Conversion, format_name: str, columns: FormatMapping | None) -> Iterator[JsonDict]:
@@ -125,32 +153,32 @@ def _one(done: Conversion, row: RawRow, format_name: str, columns: FormatMapping
     if row.value is None:
         return None, row.error or "not read"
     try:
-        if format_name == PREFERENCE:
-            value, lost = convert_preference(row.value, done.target)
-        elif done.target in ("preference", "chosen"):
-            return None, "one answer is no preference"
+        if format_name in PREFERENCE_FORMATS:
+            value, lost = convert_preference(row.value, done.target, format_name)
         else:
             example, left_out = parse_row(row.value, format_name, columns)
             value, lost = convert_example(example, done.target)
             lost = (*lost, "turns behind the last answer") if left_out else lost
     except RowError as error:
         return None, error.reason
-    except (KeyError, TypeError, IndexError, AttributeError):
-        return None, "the sides of the preference cannot be read; `hone data check` says why"
     if value is None:
         return None, lost[0]
     done.lost.update(lost)
     return value, ""
 
 
-def _refuse_loss(source: str, done: Conversion, *, allow_loss: bool) -> None:
+def _refuse_loss(source: str, done: Conversion, format_name: str, *, allow_loss: bool) -> None:
     if allow_loss or not (done.refused or done.lost):
         return
     details = [f"{what}: in {count} rows" for what, count in done.lost.most_common()]
     details += [f"{source}:{line}: {reason}" for line, reason in done.refused]
+    whole = "preference" if format_name in (PREFERENCE, OPENAI_PREFERENCE) else "chat"
+    as_whole = "" if done.target == whole else f"convert to {whole}, which holds more, or "
+    if format_name in (RANKING, LABEL):
+        as_whole = "keep the file, which `hone run` learns from as it is, or "
     raise DataError(
         f"{done.target} cannot hold all of it ({done.written} of {done.rows} rows can be written)",
         where=source,
         details=details,
-        remedy="convert to chat, which holds everything, or leave it out with --allow-loss",
+        remedy=f"{as_whole}leave it out with --allow-loss",
     )

@@ -90,10 +90,10 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
     contest = _Contest(answers, examples, shape, rows, config.instruction, documents)
     results, refused = contest.results(arms, asked_for=config.arms is not None, metric=config.metric)
     for text, endpoint in further:
-        if endpoint is None:
-            results.append(_other_version(text, config, home, answers, examples, note))
-        else:
-            results.append(endpoint_result(endpoint, examples, limit_tokens=limit, progress=progress))
+        results.append(
+            _other_version(text, config, home, answers, examples, note) if endpoint is None
+            else endpoint_result(endpoint, examples, limit_tokens=limit, progress=progress)
+        )  # fmt: skip
     _require_different_names(results)
     evaluation = evaluate_arms(
         shape, [example.answer for example in examples], [last_user_text(example) for example in examples], results,
@@ -102,8 +102,7 @@ def evaluate(config: EvaluateConfig, *, home: Path, recorder: Recorder) -> Evalu
         not_run=[*missing, *refused], slices=slices_of(examples, shape),
     )  # fmt: skip
     verdict, retention = decide(evaluation) if answerer.is_tuned else None, None
-    tuned = next((result for result in results if result.arm == "tuned"), None)
-    if tuned is not None:
+    if tuned := next((result for result in results if result.arm == "tuned"), None):
         if verdict is not None and config.probes:
             verdict, retention = judged_with_retention(verdict, config, answerer, examples, questions, home, recorder)
         # last, because merging makes the model a plain one

@@ -18,7 +18,6 @@ from hone.types import JsonDict, Task
 
 __all__ = ["FunctionReward"]
 
-_OWN_FOLDER = str(Path(__file__).resolve().parents[1])
 
 _REMEDY = "mend the function; it is called as reward(prompt, answer, row) and gives a number"
 # beyond it the mean and the deviation of a group are no numbers any more
@@ -44,7 +43,8 @@ class _Checked:
     ) -> None:
         if not isinstance(error, Exception | SystemExit) or isinstance(error, ConfigError):
             return
-        where = [one for one in traceback.extract_tb(trace) if not one.filename.startswith((_OWN_FOLDER, "<frozen"))]
+        own = str(Path(__file__).parents[1])
+        where = [one for one in traceback.extract_tb(trace) if not one.filename.startswith((own, "<frozen"))]
         place = f" (line {where[-1].lineno} of {where[-1].filename})" if where else ""
         raise ConfigError(
             f"{self._name} failed: {type(error).__name__}: {error}{place}",

@@ -143,18 +143,49 @@ def import_rankings(home: Path, path: Path, *, kind: str, name: str = "imported"
     if kind not in _READERS:
         raise _unknown(kind, imported=True)
     tasks = _READERS[kind](read_json_tasks(path), path.name)
-    for task in tasks:
-        if len({text.strip() for _, text in task.answers}) < len(task.answers):
-            raise DataError("a task has the same answer twice", where=str(path), details=[task.answers[0][1][:80]])
+    _require(
+        {task.place: found for task in tasks if (found := _twice([text.strip() for _, text in task.answers]))},
+        "have the same answer twice", path, "compare different answers, or take the tasks out of the file",
+    )  # fmt: skip
     tasks = _each_once(tasks)
-    for task in tasks:
-        raters = [check_rater(one.rater) for one in task.rankings]
-        twice = sorted({one for one in raters if raters.count(one) > 1})
-        if twice:
-            raise DataError("a task was judged twice by one rater", where=str(path), details=twice)
+    _require(
+        {task.place: found for task in tasks if (found := _twice([check_rater(one.rater) for one in task.rankings]))},
+        "were judged twice by one rater", path, "keep one ranking of each rater",
+    )  # fmt: skip
     known = _session_for(home, tasks, path)
+    if known is not None:
+        _require(
+            _other_answers(home, known, tasks), f"have other answers than {known.id}, which they were exported from",
+            path, "put the answers back as they were exported, or take the tasks out of the file",
+        )  # fmt: skip
     session, is_new = _new_session(home, tasks, name) if known is None else (known, False)
     return _add_votes(home, session, tasks, is_new=is_new)
+
+
+def _require(problems: Mapping[str, Sequence[str]], what: str, path: Path, remedy: str) -> None:
+    """Refuse a file for its tasks with problems, each named with the texts to blame.
+
+    Raises:
+        DataError: there is one.
+    """
+    if problems:
+        details = [f"{place}: {', '.join(text[:80] for text in texts)}" for place, texts in problems.items()]
+        raise DataError(f"{len(problems)} of its tasks {what}", where=str(path), details=details, remedy=remedy)
+
+
+def _twice(texts: Sequence[str]) -> list[str]:
+    return sorted({one for one in texts if texts.count(one) > 1})
+
+
+def _other_answers(home: Path, session: RankingSession, tasks: Sequence[CompareTask]) -> dict[str, list[str]]:
+    """By the place of each task whose answers are not those of its item: the answers that the item lacks."""
+    items = {item.id: {one.text for one in item.candidates} for item in ranked_session(home, session.id).items}
+    given = {task.place: (items[task.id], [text.strip() for _, text in task.answers]) for task in tasks}
+    return {
+        place: [text for text in texts if text not in known] or ["an answer is missing"]
+        for place, (known, texts) in given.items()
+        if known != set(texts)
+    }
 
 
 def _each_once(tasks: Sequence[CompareTask]) -> list[CompareTask]:
@@ -191,9 +222,13 @@ def _session_for(home: Path, tasks: Sequence[CompareTask], path: Path) -> Rankin
         if found == ids and len(tasks) == len(ids):
             return session
         if found:
+            seen = [task.id for task in tasks]
+            strange = [task.place for task in tasks if task.id not in found or seen.count(task.id) > 1]
             raise DataError(
-                f"{len(tasks) - len(found)} of its {len(tasks)} tasks are not of {session.id}, as the others are",
+                f"{len(strange)} of its {len(tasks)} tasks are not of {session.id}, as the others are, or stand twice "
+                "with other answers",
                 where=str(path),
+                details=strange,
                 remedy="import the file as it was exported, one session at a time",
             )
     return None
@@ -221,7 +256,7 @@ def _add_votes(home: Path, session: RankingSession, tasks: Sequence[CompareTask]
     for task in tasks:
         item = by_id.get(task.id) or by_content[_content(task.prompt, [text for _, text in task.answers])]
         for ranking in task.rankings:
-            shown, ranks = _as_shown(session, item, task, ranking)
+            shown, ranks = _as_shown(item, task, ranking)
             before = standing.get((item.id, check_rater(ranking.rater)))
             if before is None:
                 waiting.append((item.id, ranking, shown, ranks))
@@ -237,17 +272,10 @@ def _add_votes(home: Path, session: RankingSession, tasks: Sequence[CompareTask]
     return Imported(session, is_new, len(waiting), known, differing)
 
 
-def _as_shown(
-    session: RankingSession, item: RankingItem, task: CompareTask, ranking: GivenRanking
-) -> tuple[list[str], list[int] | None]:
+def _as_shown(item: RankingItem, task: CompareTask, ranking: GivenRanking) -> tuple[list[str], list[int] | None]:
     """Ids of the item's answers in the order in which the rater saw the task's, and a rank without gaps for each."""
     texts = [text.strip() for _, text in task.answers]
     ids = {one.text: one.id for one in item.candidates}
-    missing = [text for text in ids if text not in texts]
-    if missing or len(texts) != len(ids):
-        raise DataError(
-            "a task has other answers than were exported", where=session.id, details=[text[:80] for text in missing]
-        )
     order = ranking.shown or range(len(texts))
     ranks = None if ranking.ranks is None else dense_ranks([ranking.ranks[place] for place in order], len(texts))
     return [ids[texts[place]] for place in order], ranks

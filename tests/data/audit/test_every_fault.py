@@ -262,7 +262,8 @@ def test_every_code_of_the_catalogue_is_tested() -> None:
     tested = {code for code, *_ in (*ROWS, *FILES)} | {"too_few_rows", "bom", "crlf", "blank_lines", "bad_columns"}
     tested |= {"no_final_newline", "other_encoding", "json_document", "table", "bad_csv", "held_out_copy", "probe_copy"}
     tested |= {"near_duplicate", "class_imbalance", "length_outlier", "unread_keys"}
-    tested |= {"conflicting_votes", "length_bias", "one_sided_labels"}  # tests/data/test_preferences.py
+    # tests/data/test_preferences.py
+    tested |= {"conflicting_votes", "length_bias", "near_equal_sides", "one_sided_labels", "unclear_labels"}
     tested |= {"odd_language", "odd_prompt"}  # test_clusters.py
     assert set(FAULTS) - LEARNED == tested
 

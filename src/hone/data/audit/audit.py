@@ -13,7 +13,7 @@ from hone.data.audit.judge import Judge, TextSearch
 from hone.data.audit.reading import JudgedRow, judged_rows
 from hone.data.audit.report import AuditReport, FaultLog
 from hone.data.audit.votes import Votes
-from hone.data.detection import PREFERENCE_FORMATS, FormatMapping, detect_format, mixed_formats
+from hone.data.detection import LABEL, PREFERENCE_FORMATS, FormatMapping, detect_format, mixed_formats
 from hone.data.faults import FAULTS, Fault, RefusedSource
 from hone.data.ledger import RowStatus
 from hone.data.rows import RawRow
@@ -59,9 +59,14 @@ def audit_source(
     tally = _Tally(Judge(columns, content=content, search=search, tasks=tasks), compare=compare)
     try:
         try:
-            for row in judged_rows(source, tally.judge, tally.log.add):
-                tally.add(row)
-            tally.refuse_mixture(source, columns)
+            tally.read(source)
+            if tally.judge.labels.judge and tally.judge.labels.odd:
+                # only all labels together show that those that judge nothing are slips: the rows are judged anew
+                tally.copies.close()
+                judge = Judge(columns, content=content, search=search, tasks=tasks, judged_answers=True)
+                tally = _Tally(judge, compare=compare)
+                tally.read(source)
+            tally.refuse_mixture(columns)
         except RefusedSource as refused:
             tally.refuse(refused.fault())
         tally.finish(held_out, allow_few_rows=allow_few_rows)
@@ -114,6 +119,11 @@ class _Tally:
         self._late: dict[int, tuple[str, str]] = {}
         self._cut_rows: set[int] = set()
 
+    def read(self, source: str) -> None:
+        """Judge and count all rows."""
+        for row in judged_rows(source, self.judge, self.log.add):
+            self.add(row)
+
     def add(self, row: JudgedRow) -> None:
         judged, (number, line, offset) = row.judged, row.place
         self._statuses[judged.status] += 1
@@ -149,8 +159,10 @@ class _Tally:
         self._refused = True
         self.log.add(fault)
 
-    def refuse_mixture(self, source: str, columns: FormatMapping | None) -> None:
-        """Refuse a file of several formats, or of none."""
+    def refuse_mixture(self, columns: FormatMapping | None) -> None:
+        """Refuse a file of several formats, of none, or of labels that may judge."""
+        if self._formats.keys() <= {LABEL, "prompt-completion"}:
+            self.judge.labels.require_clear()
         if len(self._formats) > 1:
             raise mixed_formats(self._formats)
         readable = [row for row in self._unknown if row.value is not None]

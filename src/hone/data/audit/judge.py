@@ -18,9 +18,12 @@ from hone.data.audit.values import quick_value, read_value
 from hone.data.detection import (
     COLUMN_FORMATS,
     CONVERSATION_KEYS,
+    LABEL,
     PREFERENCE_FORMATS,
     RANKING_KEYS,
     FormatMapping,
+    LabelCounts,
+    has_label,
     row_format,
 )
 from hone.data.faults import FAULTS, Finding
@@ -88,6 +91,10 @@ class Judge:
         content: whether texts are looked through for debris, secrets and the like; without, only the form is checked.
         search: looks through each text besides, and gives (code, message) of what it finds.
         tasks: whether answers will be graded: rows may lack one, and no column is unread.
+        judged_answers: whether the file's labels judge answers, so that another label is a fault of its row.
+
+    Attributes:
+        labels: what the rows' labels were.
     """
 
     def __init__(
@@ -97,7 +104,10 @@ class Judge:
         content: bool = True,
         search: TextSearch | None = None,
         tasks: bool = False,
+        judged_answers: bool = False,
     ) -> None:
+        self.labels = LabelCounts()
+        self._judged_answers = judged_answers
         self._tasks = tasks
         self._search = search
         self._mapping = mapping
@@ -131,6 +141,8 @@ class Judge:
 
     def _value(self, value: JsonDict) -> Judged:
         keys = tuple(value)
+        if "label" in value and self._mapping is None and not self._tasks:
+            self.labels.add(value)
         if "prompt" in value and not _BY_THEIR_VALUES.isdisjoint(value):
             keys = (*keys, row_format(value) or "")
         plan = self._plans.get(keys)
@@ -148,6 +160,8 @@ class Judge:
     def _planned(self, value: Mapping[str, Any]) -> _Plan:
         """A quick way for rows of these keys, where there is one."""
         name = "mapped" if self._mapping else row_format(value)
+        if self._judged_answers and has_label(value):
+            name = LABEL
         if name is None:
             return _Plan(name)
         if name in PREFERENCE_FORMATS:

@@ -17,7 +17,7 @@ from hone.data.audit.judge import Judge
 from hone.data.audit.reading import JudgedRow, judged_rows
 from hone.data.audit.report import AuditReport
 from hone.data.audit.secrets import Redactor
-from hone.data.detection import FormatMapping
+from hone.data.detection import LABEL, FormatMapping
 from hone.data.faults import FAULTS
 from hone.data.ledger import LedgerEntry
 from hone.data.messages import PLAIN_ROLES, role_named
@@ -83,7 +83,8 @@ def repair_file(
     paths = repair_paths(out)
     if any(path.exists() and Path(source).exists() and path.samefile(source) for path in paths):
         raise ConfigError("names the data file itself", where="--fix", remedy="name another file: the original is kept")
-    judge = Judge(FormatMapping.from_pairs(mapping) if mapping is not None else None)
+    columns = FormatMapping.from_pairs(mapping) if mapping is not None else None
+    judge = Judge(columns, judged_answers=report.format == LABEL)
     redactor = Redactor() if redact else None
     counts = {"written": 0, "quarantined": 0, "changed": 0}
     with ExitStack() as stack:

@@ -27,7 +27,9 @@ class Votes:
         self._characters = [0, 0]
         # hash of (prompt, one answer, the other) to the line of the first row that says so
         self._seen: dict[int, int] = {}
-        self._conflicts: list[tuple[Place, int]] = []
+        # rows by their place, with the line of the first that each contradicts
+        self._conflicts: dict[Place, int] = {}
+        self._alike: list[Place] = []
 
     def add(self, judged: Judged, place: Place) -> None:
         """Count one usable row."""
@@ -40,6 +42,10 @@ class Votes:
             self._characters[1] += len(worse)
             self._of_unequal_length += len(better) != len(worse)
             self._longer += len(better) > len(worse)
+            if text_hash(better) == text_hash(worse):
+                if place not in self._alike[-1:]:
+                    self._alike.append(place)
+                continue
             self._note(judged, place, f"{better}\x1f{worse}", f"{worse}\x1f{better}")
 
     def _note(self, judged: Judged, place: Place, vote: str, opposite: str) -> None:
@@ -47,11 +53,14 @@ class Votes:
         self._seen.setdefault(text_hash(prompt + vote), place[1])
         against = self._seen.get(text_hash(prompt + opposite))
         if against is not None:
-            self._conflicts.append((place, against))
+            self._conflicts.setdefault(place, against)
 
     def faults(self) -> Iterator[Fault]:
-        """Rows that contradict an earlier one; labels of one kind alone; a leaning towards length."""
-        for (row, line, offset), against in self._conflicts:
+        """Rows that contradict an earlier one, or compare one answer; labels of one kind; a leaning towards length."""
+        for row, line, offset in self._alike:
+            message = "a better and a worse answer differ in case or white space alone"
+            yield Fault.of("near_equal_sides", message, row=row, line=line, offset=offset)
+        for (row, line, offset), against in self._conflicts.items():
             message = f"line {against} says the opposite of the same answers"
             yield Fault.of("conflicting_votes", message, row=row, line=line, offset=offset)
         liked, not_liked = self.judged[True], self.judged[False]
@@ -76,7 +85,7 @@ class Votes:
 
         Returns:
             ``pairs``; ``longer_preferred``, a share of those of unequal length; mean ``better_characters`` and
-            ``worse_characters``; ``liked`` and ``not_liked`` answers; ``conflicts``.
+            ``worse_characters``; ``liked`` and ``not_liked`` answers; ``conflicts``, rows.
         """
         better, worse = (round(one / self.pairs, 1) if self.pairs else None for one in self._characters)
         return {
