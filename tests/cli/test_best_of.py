@@ -23,6 +23,8 @@ def test_the_best_of_four_by_the_score_that_a_file_gets(hone: Hone, tiny_base: P
     trained = hone("train", rows, "--method", "reward", "--model", tiny_base, "--output", judge, "--max-steps", 3,
                    "--learning-rate", 0.01, *ON_THE_CPU)  # fmt: skip
     assert trained.code == 0, trained.err
+    assert f"Next        hone reward score {judge} FILE" in trained.out
+    assert "hone chat" not in trained.out
 
     prompt = "what of the lamp?"
     ended = hone("generate", tiny_base, prompt, "--best-of", 4, "--reward", judge, "--temperature", 1,

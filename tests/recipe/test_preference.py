@@ -26,6 +26,7 @@ from hone.recipe.method import choose_method
 from hone.recipe.prove import prove
 from hone.recipe.reward import answer_scores, score_answers
 from hone.recipe.run import run, train
+from hone.recipe.versions_diff import diff_versions
 from hone.registry.versions import resolve_version
 from hone.types import JsonDict
 from tests.recipe.conftest import Listener, read_jsonl, row, write_jsonl
@@ -186,6 +187,10 @@ def test_the_whole_job_ends_in_a_version_that_is_judged_on_held_out_pairs(
     figure = evaluation_against(stands, stands, home=home, recorder=Listener(), options={})
     assert not figure.holds
     assert "hone rank taste@1 --against taste@1" in figure.details[0]
+    told = diff_versions("taste@1", "taste@1", home=home)
+    assert told["answers"]["comparison"] is None
+    assert "taste@1 by preference accuracy" in told["answers"]["why_not"]
+    assert told["scores"]["taste@1"]["score"] == 100.0
 
 
 @pytest.mark.usefixtures("evaluated_here")

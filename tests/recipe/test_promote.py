@@ -159,6 +159,23 @@ def test_a_version_that_is_worse_than_the_one_that_stands_there_is_refused(
     assert moved_to(home) == "v@3"
 
 
+def test_what_scores_and_what_answers_do_not_take_each_others_place(
+    home: Path, made: MakeVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made()
+    judge = made()
+    monkeypatch.setattr(gate, "is_reward_model", lambda folder: folder == judge.run_folder)
+    promote("v@1", "production", home=home, recorder=Listener())
+    with pytest.raises(PromotionError, match="evaluation failed") as caught:
+        promote("v@2", "production", home=home, recorder=Listener())
+    told = "\n".join(caught.value.details)
+    assert "v@2 is a reward model and the other is none" in told
+    assert "another --name" in told
+    promote("v@2", "production", home=home, recorder=Listener(), force=True, reason="to try the way back")
+    with pytest.raises(PromotionError, match="evaluation failed"):
+        promote("v@1", "production", home=home, recorder=Listener())
+
+
 def test_rows_that_the_new_version_was_trained_on_say_nothing(
     home: Path, made: MakeVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
-from hone.registry import register_version, revert_alias, set_alias
+from hone.errors import ConfigError
+from hone.model.rows import BatcherLimits
+from hone.registry import Version, register_version, revert_alias, set_alias
 from hone.registry.runs import create_run
+from hone.serve.loading import Loader
 from hone.serve.models import resolve_served_model
 from hone.serve.wire import ApiError
 from tests.serve.conftest import settings_of
@@ -18,15 +22,24 @@ from tests.serve.conftest import settings_of
 def versions(hone_home: Path) -> Path:
     """A home with support@1, support@2 and support@production, which is the first."""
     for content in ("one", "two"):
-        run = create_run(hone_home, kind="run", name="support")
-        run.adapter.mkdir()
-        (run.adapter / "adapter_model.safetensors").write_text(content, encoding="utf-8")
-        register_version(
-            hone_home, name="support", run=run, base_name="small", base_hash="h", template_hash="t", data_manifest={},
-            status="proven",
-        )  # fmt: skip
+        registered(hone_home, "support", content)
     set_alias(hone_home, "support", "production", 1)
     return hone_home
+
+
+def registered(home: Path, name: str, content: str, *, method: str | None = None) -> Version:
+    """A version of some name; with the notes of a method where one is given."""
+    run = create_run(home, kind="run", name=name)
+    run.adapter.mkdir()
+    (run.adapter / "adapter_model.safetensors").write_text(content, encoding="utf-8")
+    if method is not None:
+        template = {"template_hash": "t", "thinking": False}
+        notes = {"method": method, "base_name": "small", "base_hash": "h", "template": template}
+        (run.adapter / "hone.json").write_text(json.dumps(notes), encoding="utf-8")
+    return register_version(
+        home, name=name, run=run, base_name="small", base_hash="h", template_hash="t", data_manifest={},
+        status="proven",
+    )  # fmt: skip
 
 
 def test_every_name_is_listed_and_resolved(versions: Path, client: TestClient) -> None:
@@ -51,6 +64,33 @@ def test_an_alias_that_was_reverted_to_the_base_means_the_base(versions: Path, c
     assert client.get("/v1/models/support@production").json()["id"] == "support@production"
     listed = {one["id"] for one in client.get("/v1/models").json()["data"]}
     assert "support@production" in listed
+
+
+def test_reward_models_are_not_listed_and_refused_by_name(versions: Path, client: TestClient) -> None:
+    registered(versions, "mixed", "three", method="sft")
+    registered(versions, "mixed", "four", method="reward")
+    set_alias(versions, "mixed", "live", 2)
+    listed = [one["id"] for one in client.get("/v1/models").json()["data"]]
+    assert [one for one in listed if one.startswith("mixed")] == ["mixed@1"]
+    assert client.get("/v1/models/mixed@1").status_code == 200
+    for name in ("mixed", "mixed@2", "mixed@live"):
+        asked = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
+        for answered in (client.get(f"/v1/models/{name}"), client.post("/v1/chat/completions", json=asked)):
+            assert answered.status_code == 404
+            told = answered.json()["error"]
+            assert (told["type"], told["param"], told["code"]) == (
+                "invalid_request_error", "model", "model_not_supported",
+            )  # fmt: skip
+            assert f"`{name}` is a reward model" in told["message"]
+            assert "hone reward score mixed@2 FILE" in told["message"]
+
+
+def test_a_reward_model_is_not_loaded_to_answer(versions: Path) -> None:
+    version = registered(versions, "judge", "five", method="reward")
+    loader = Loader(versions, device="cpu", dtype="float32", limits=BatcherLimits(), note=lambda _text: None)
+    for reference in (version.reference, str(version.run_folder)):
+        with pytest.raises(ConfigError, match="is a reward model"):
+            loader.place(reference)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,12 @@ def _lines(result: ExportResult, columns: int) -> Iterator[str | Text]:
             f"{check.answers} answers equal, log-probabilities {check.difference_nats:.2g} nats apart"
         )
         yield labelled("Proof", text + (f". {check.invariant.found}" if check.invariant.found else ""), columns=columns)
+    if (scored := result.scores) is not None:
+        word = "the same scores" if scored.invariant.holds else "other scores"
+        text = f"{word} in {scored.runtime}: {scored.answers} given answers, {scored.difference:.2g} apart at most"
+        yield labelled(
+            "Proof", text + (f". {scored.invariant.found}" if scored.invariant.found else ""), columns=columns
+        )
     for runtime, reason in result.not_checked:
         yield labelled("Not checked", f"{runtime}: {reason}", columns=columns)
     for note in result.notes:

@@ -44,7 +44,7 @@ def print_training(result: _Json) -> None:
     _print(_training_lines(result, columns))
     _print(proof_lines(result["proof"], columns=columns))
     show(_line("Adapter", str(Path(result["run_dir"]) / "adapter")))
-    show(_line("Next", f"hone chat {folder}"))
+    show(_line("Next", _first_use(folder, result, chat=f"hone chat {folder}")))
     show(_line("", f"hone evaluate {folder} HELD_OUT.jsonl"))
 
 
@@ -85,7 +85,13 @@ def _run_lines(result: _Json, columns: int) -> _Lines:
         text = "Beware: unproven, as the proof above says; it is neither promoted nor exported until that is mended."
         yield labelled("", text, columns=columns, hang=2)
     yield _line("Report", result["report"])
-    yield _line("Next", f"hone chat {result['version']} --base")
+    version = result["version"]
+    yield _line("Next", _first_use(version, result, chat=f"hone chat {version} --base"))
+
+
+def _first_use(name: str, result: _Json, *, chat: str) -> str:
+    """The command that tries what was trained: ``chat``, but a reward model writes no answers."""
+    return f"hone reward score {name} FILE" if result["training"]["method"] == "reward" else chat
 
 
 def _training_lines(result: _Json, columns: int) -> _Lines:

@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hone.config.chat import ChatConfig
+from hone.config.chat import ChatConfig, GenerateConfig
 from hone.errors import ConfigError, TemplateError
 from hone.model.generate import SamplingSettings, generate, stream
 from hone.model.lora import adapter_disabled
-from hone.recipe.inference import Answerer, load_answerer
+from hone.recipe.inference import Answerer, load_answerer, no_answers_of
 from hone.types import ArmName, Message
 
 __all__ = ["Answer", "Conversation", "open_conversation", "text_pieces"]
@@ -185,14 +185,12 @@ def open_conversation(config: ChatConfig, *, home: Path, note: Callable[[str], N
 
     Raises:
         HoneError: there is no such version or base, or it is not what was registered.
+        ConfigError: a reward model would have to write; ``hone generate --base`` asks its base alone.
     """
     answerer = load_answerer(config.model, home=home, device=config.device, dtype=config.dtype, note=note)
-    if answerer.notes.get("method") == "reward" and not config.base:
-        raise ConfigError(
-            f"{answerer.name} is a reward model: it scores answers, and writes none",
-            where="MODEL",
-            remedy=f"hone reward score {answerer.name} FILE",
-        )
+    base_alone = config.base and isinstance(config, GenerateConfig)  # in chat the version answers beside its base
+    if answerer.scores_answers and not base_alone:
+        raise no_answers_of(answerer.name)
     return Conversation(answerer, config)
 
 

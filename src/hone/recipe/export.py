@@ -6,10 +6,11 @@ folder takes its name when all of that has passed; a refused export leaves nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -20,8 +21,9 @@ from hone.files import atomic_folder, require_free_space, sha256_file, write_jso
 from hone.model.gguf_write import GGUF_WEIGHTS
 from hone.proof.exported import ExportCheck
 from hone.proof.invariant import described
-from hone.recipe.export_check import ExportPrompts, check_files, make_prompts
+from hone.recipe.export_check import ExportPrompts, WrittenExport, check_files, make_prompts
 from hone.recipe.export_files import EXPORT_FILE, ExportJob, write_export
+from hone.recipe.export_scores import GivenAnswer, ScoreCheck, check_scores, refuse_unscored, scored_answers
 from hone.recipe.inference import load_answerer
 from hone.registry.proven import require_proven
 from hone.registry.versions import Version, resolve_version
@@ -53,6 +55,7 @@ class ExportResult:
         not_checked: (runtime, reason) of each in which it could not be compared.
         notes: what the user should know of this export.
         status: ``proven`` where every check holds and the version is; else ``unproven``.
+        scores: how a reward model compares, which has no ``checks``; None of other versions, or where it was not.
     """
 
     version: str
@@ -64,6 +67,7 @@ class ExportResult:
     not_checked: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     status: str
+    scores: ScoreCheck | None = None
 
     def to_json(self) -> JsonDict:
         """As ``--json`` prints it; ``export.json`` holds the same without ``folder``, and more of the version."""
@@ -75,10 +79,18 @@ class ExportResult:
             "status": self.status,
             "folder": str(self.folder),
             "files": self.files,
-            "checks": [check.to_json() for check in self.checks],
+            "checks": [check.to_json() for check in _all_checks(self.checks, self.scores)],
             "not_checked": [{"runtime": runtime, "reason": reason} for runtime, reason in self.not_checked],
             "notes": list(self.notes),
         }
+
+
+class _Base(NamedTuple):
+    """What the read-back needs to know of the base."""
+
+    name: str
+    folder: Path
+    device: str
 
 
 def check_request(target: str, weights: str | None) -> None:
@@ -123,12 +135,14 @@ def export_version(
         ConfigError: the request makes no sense, or ``out`` is there already.
         VersionError, StorageError: there is no such version; its files are damaged; or no space.
         ProofError: the version is unproven, or a runtime gives other answers; the first token that differs is named.
-        ModelError, TemplateError: the model, its tokenizer or its template cannot be written in this format.
+        ModelError, TemplateError: the model, its tokenizer or its template cannot be written in this format, as a
+            reward model in none but peft.
     """
     check_request(target, weights)
     if out.exists():
         raise ConfigError(f"{out} is there already", where="--out", remedy="name a folder that is not there yet")
     version = resolve_version(home, reference)
+    refuse_unscored(version, target)
     notes = [f"{version.reference} is unproven: {failed}"
              for failed in require_proven(version, accept_unproven=accept_unproven, action="export")]  # fmt: skip
 
@@ -140,19 +154,18 @@ def export_version(
         job = replace(job, is_local=known_as is None)
         recorder.record(Event("stage", {"name": "write", "detail": f"{target} in {out}"}))
         written = write_export(job, home=home)
-        prompts, base_name, device = job.prompts, job.answerer.base.name, job.answerer.base.device
-        del job  # the read-back needs the memory of its model
+        prompts, given, loaded = job.prompts, job.given, job.answerer.base
+        base = _Base(loaded.name, loaded.folder, loaded.device)
+        del job, loaded  # the read-back needs the memory of its model
         recorder.record(Event("stage", {"name": "proof", "detail": "reading it back in its own runtime"}))
-        checks, not_checked = check_files(
-            temporary, written, prompts, base_name=base_name, device=device, home=home, note=note
-        )
-        _refuse_failed(checks, accept_unproven=accept_unproven, note=note)
-        proven = version.status == "proven" and bool(checks) and all(check.invariant.holds for check in checks)
+        checks, scores, not_checked = _read_back(temporary, written, prompts, given, base, home, note)
+        held = _refuse_failed(_all_checks(checks, scores), accept_unproven=accept_unproven, note=note)
         result = ExportResult(
             version.reference, target, written.weights, out.absolute(), _sums(temporary), tuple(checks),
-            tuple(not_checked), (*notes, *prompts.notes, *written.notes), "proven" if proven else "unproven",
+            tuple(not_checked), (*notes, *prompts.notes, *written.notes),
+            "proven" if held and version.status == "proven" else "unproven", scores,
         )  # fmt: skip
-        write_json(temporary / EXPORT_FILE, _stored(result, version, prompts))
+        write_json(temporary / EXPORT_FILE, _stored(result, version, prompts, given))
     return result
 
 
@@ -173,12 +186,44 @@ def _begin(
     needed_bytes = round(num_values * _BYTES[weights or "float32"]) if _WEIGHTS[target] else 0
     require_free_space(folder, needed_bytes + _SPARE_BYTES, f"the export of {version.reference}")
     prompts = make_prompts(answerer)
-    counted = f"of {len(prompts.references)} prompts, as hone gives"
+    given = scored_answers(answerer) if answerer.scores_answers else []
+    counted = (
+        f"{len(given)} given ones, scored by hone" if given else f"of {len(prompts.references)} prompts, as hone gives"
+    )
     recorder.record(Event("stage", {"name": "answers", "detail": counted}))
-    return ExportJob(version, answerer, prompts, folder, target, weights, place, is_local=True)
+    return ExportJob(version, answerer, prompts, folder, target, weights, place, is_local=True, given=tuple(given))
 
 
-def _refuse_failed(checks: list[ExportCheck], *, accept_unproven: bool, note: Callable[[str], None]) -> None:
+def _read_back(
+    folder: Path,
+    written: WrittenExport,
+    prompts: ExportPrompts,
+    given: Sequence[GivenAnswer],
+    base: _Base,
+    home: Path,
+    note: Callable[[str], None],
+) -> tuple[list[ExportCheck], ScoreCheck | None, list[tuple[str, str]]]:
+    """How the files compare in their own runtimes: by answers, or by the scores of given ones."""
+    if not given:
+        checks, missing = check_files(
+            folder, written, prompts, base_name=base.name, device=base.device, home=home, note=note
+        )
+        return checks, None, missing
+    scores, missing = check_scores(folder, written, given, base_folder=base.folder, device=base.device)
+    if scores is not None and scores.invariant.holds:
+        note(f"proof: {scores.runtime} gives {scores.answers} answers the scores that hone gives, at most "
+             f"{scores.difference:.2g} apart")  # fmt: skip
+    return [], scores, missing
+
+
+def _all_checks(checks: Sequence[ExportCheck], scores: ScoreCheck | None) -> list[ExportCheck | ScoreCheck]:
+    return [*checks] if scores is None else [*checks, scores]
+
+
+def _refuse_failed(
+    checks: Sequence[ExportCheck | ScoreCheck], *, accept_unproven: bool, note: Callable[[str], None]
+) -> bool:
+    """Refuse files of which a check does not hold; else whether there was one, and all hold."""
     failed = [described(check.invariant) for check in checks if not check.invariant.holds]
     if failed and not accept_unproven:
         raise ProofError(
@@ -190,6 +235,7 @@ def _refuse_failed(checks: list[ExportCheck], *, accept_unproven: bool, note: Ca
         )
     for text in failed:
         note(f"written all the same: {text}")
+    return bool(checks) and not failed
 
 
 def _sums(folder: Path) -> dict[str, str]:
@@ -198,7 +244,7 @@ def _sums(folder: Path) -> dict[str, str]:
     }
 
 
-def _stored(result: ExportResult, version: Version, prompts: ExportPrompts) -> JsonDict:
+def _stored(result: ExportResult, version: Version, prompts: ExportPrompts, given: Sequence[GivenAnswer]) -> JsonDict:
     """The record beside the files: of what they were made, and how they compare."""
     stored = {key: value for key, value in result.to_json().items() if key != "folder"}
     return {
@@ -212,7 +258,10 @@ def _stored(result: ExportResult, version: Version, prompts: ExportPrompts) -> J
         "system_prompt": prompts.system_prompt,
         "stop_tokens": list(prompts.stop_texts),
         "answers": [
-            {"prompt": one.name, "prompt_tokens": len(one.prompt_ids), "answer_ids": list(one.answer_ids)}
-            for one in prompts.references
+            *(one.to_json() for one in given),
+            *(
+                {"prompt": one.name, "prompt_tokens": len(one.prompt_ids), "answer_ids": list(one.answer_ids)}
+                for one in prompts.references
+            ),
         ],
     }

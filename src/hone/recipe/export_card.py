@@ -12,7 +12,7 @@ import yaml
 from hone.errors import StorageError
 from hone.files import write_atomically
 from hone.model.catalog import ModelSource
-from hone.recipe.model_card import write_model_card
+from hone.recipe.model_card import TASK_OF_REWARD_MODELS, write_model_card
 from hone.registry.versions import MODEL_CARD, Version
 
 __all__ = ["write_export_card"]
@@ -22,7 +22,15 @@ _RELATIONS = {"peft": "adapter", "vllm": "adapter", "merged": "finetune", "gguf"
 _USE = "\n## Use\n"
 
 
-def write_export_card(version: Version, folder: Path, *, target: str, source: ModelSource, use: Sequence[str]) -> None:
+def write_export_card(
+    version: Version,
+    folder: Path,
+    *,
+    target: str,
+    source: ModelSource,
+    use: Sequence[str],
+    scores_answers: bool = False,
+) -> None:
     """Write ``README.md``, with the hub's metadata, into an export's folder.
 
     Args:
@@ -31,6 +39,7 @@ def write_export_card(version: Version, folder: Path, *, target: str, source: Mo
         target: the format.
         source: what the base's name means.
         use: lines on how to use this format.
+        scores_answers: whether it is a reward model; older cards of these named another task.
 
     Raises:
         StorageError: the card cannot be read or written.
@@ -49,6 +58,10 @@ def write_export_card(version: Version, folder: Path, *, target: str, source: Mo
     metadata.library_name = _LIBRARIES[target]
     if metadata.get("base_model"):
         metadata.base_model_relation = _RELATIONS[target]
+    if scores_answers:
+        metadata.pipeline_tag = TASK_OF_REWARD_MODELS
+        for one in metadata.eval_results or ():
+            one.task_type = TASK_OF_REWARD_MODELS
     body = card.text.partition(_USE)[0].strip()
     more = "`export.json` says how these files were compared with the version, and in which programs."
     text = "\n".join([body, _USE, *use, "", more])

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from hone.errors import MissingDependencyError, TemplateError
 from hone.model.gguf_load import load_gguf_weights
 from hone.model.llama_cpp import LlamaCppPrompt, find_llama_cpp
-from hone.model.load import LoadedModel, load_base
+from hone.model.load import load_base
 from hone.model.peft_methods import load_as_peft
 from hone.model.quiet import quiet_transformers
 from hone.proof.conversations import PROBE_CONVERSATIONS
@@ -33,7 +33,7 @@ from hone.recipe.inference import Answerer
 from hone.recipe.method import load_for
 from hone.types import Message
 
-__all__ = ["ExportPrompts", "WrittenExport", "check_files", "make_prompts"]
+__all__ = ["ExportPrompts", "WrittenExport", "check_files", "make_prompts", "with_peft"]
 
 _HELD_OUT_PROMPTS = 8
 _LONGEST_PROMPT = 1024
@@ -45,7 +45,7 @@ class ExportPrompts:
     """What is asked of every runtime, and how hone answers it.
 
     Args:
-        references: hone's answers.
+        references: hone's answers; none of a reward model, which writes none.
         conversations: the turns of each prompt, as role and content; None where its template takes it from hone alone.
         chat_template: Jinja that renders as hone does, without hone.
         stop_ids: tokens that end an answer.
@@ -87,7 +87,8 @@ class WrittenExport:
 def make_prompts(answerer: Answerer) -> ExportPrompts:
     """The probe's conversations and the first held-out rows, with the version's own system prompt, answered greedily.
 
-    Conversations with tools are left out: what a runtime makes of tools is its own.
+    Conversations with tools are left out: what a runtime makes of tools is its own. Of a reward model, which writes
+    nothing, there are no answers: ``export_scores.py`` compares its scores.
 
     Args:
         answerer: the version, in float32.
@@ -124,7 +125,8 @@ def make_prompts(answerer: Answerer) -> ExportPrompts:
         "message that it has no place for",
     )  # fmt: skip
     stop_ids = answerer.renderer.stop_ids
-    references = reference_answers(answerer.base.model, prompts, stop_ids=stop_ids, max_new_tokens=_NEW_TOKENS)
+    asked_of_it = [] if answerer.scores_answers else prompts
+    references = reference_answers(answerer.base.model, asked_of_it, stop_ids=stop_ids, max_new_tokens=_NEW_TOKENS)
     token_text = answerer.renderer.token_text
     return ExportPrompts(
         references=tuple(references),
@@ -210,7 +212,7 @@ def check_files(
     missing = [("vllm", "hone does not start it; the adapter was read with PEFT")] if written.target == "vllm" else []
     if written.unread or importlib.util.find_spec("peft") is None:
         return [], [("peft", written.unread or "not installed: pip install peft"), *missing]
-    model = _with_peft(folder, load_base(base_name, home=home, device=device, dtype="float32", note=note))
+    model = with_peft(folder, load_base(base_name, home=home, device=device, dtype="float32", note=note).model)
     return [_compare(read_with_model(model, prompts.references), f"peft {_release('peft')}", written, prompts)], missing
 
 
@@ -278,15 +280,23 @@ def _check_gguf_with_transformers(
     return [_compare(read_with_model(model, prompts.references), runtime, written, prompts)], []
 
 
-def _with_peft(folder: Path, plain: LoadedModel) -> PreTrainedModel:
-    """The base with the adapter, as PEFT loads it."""
+def with_peft(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    """A plain base with an exported adapter, as PEFT loads it.
+
+    Args:
+        folder: of the export.
+        model: changed in place.
+
+    Raises:
+        ModelError: PEFT does not load it on this model.
+    """
     tokens = folder / "tokenizer_config.json"
     if tokens.is_file():  # tokens were added: PEFT's user first gives the base a row for each
-        whole: Any = plain.model
+        whole: Any = model
         with quiet_transformers():
             size = len(AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
             whole.resize_token_embeddings(size, mean_resizing=False)
-    return load_as_peft(plain.model, folder)
+    return load_as_peft(model, folder)
 
 
 def _release(package: str) -> str:

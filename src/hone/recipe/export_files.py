@@ -21,7 +21,9 @@ from hone.model.merge import save_whole
 from hone.proof.conversations import PROBE_CONVERSATIONS
 from hone.recipe.export_card import write_export_card
 from hone.recipe.export_check import ExportPrompts, WrittenExport
+from hone.recipe.export_scores import GivenAnswer
 from hone.recipe.inference import Answerer
+from hone.recipe.model_card import reward_model_use
 from hone.registry.versions import MODEL_CARD, Version
 from hone.types import Message
 
@@ -48,6 +50,7 @@ class ExportJob:
         weights: how they are stored; None for the format's own.
         place: by what the user names the folder: its path, or a repository of the hub.
         is_local: whether the files stay on this machine, so that its paths may be named in them.
+        given: of a reward model, answers with its scores.
     """
 
     version: Version
@@ -58,6 +61,7 @@ class ExportJob:
     weights: str | None
     place: str
     is_local: bool
+    given: tuple[GivenAnswer, ...] = ()
 
     @property
     def base(self) -> str:
@@ -82,7 +86,9 @@ def write_export(job: ExportJob, *, home: Path) -> WrittenExport:
     written, use = _WRITERS[job.target](job)
     use += _system_lines(job.prompts)
     source = resolve_model(job.version.base_name, home=home)
-    write_export_card(job.version, job.folder, target=job.target, source=source, use=use)
+    write_export_card(
+        job.version, job.folder, target=job.target, source=source, use=use, scores_answers=job.answerer.scores_answers
+    )
     return written
 
 
@@ -100,12 +106,12 @@ def _write_peft(job: ExportJob) -> tuple[WrittenExport, list[str]]:
     unread = ""
     if job.answerer.notes.get("quantize"):
         unread = f"it was trained on a base in {job.answerer.notes['quantize']}, and was not compared on another"
-    use = [
+    use = reward_model_use(job.version.reference, job.base, job.place) if job.answerer.scores_answers else [
         "```python", "from peft import PeftModel", "from transformers import AutoModelForCausalLM", "",
         f'base = AutoModelForCausalLM.from_pretrained("{job.base}")',
-        f'model = PeftModel.from_pretrained(base, "{job.place}")', "```", "",
-        f"Render prompts with `{_TEMPLATE_FILE}`. An answer ends with {_quoted(job.prompts.stop_texts)}.",
+        f'model = PeftModel.from_pretrained(base, "{job.place}")', "```",
     ]  # fmt: skip
+    use += ["", f"Render prompts with `{_TEMPLATE_FILE}`. An answer ends with {_quoted(job.prompts.stop_texts)}."]
     return WrittenExport("peft", "float32", unread=unread, notes=_base_notes(job.answerer)), use
 
 

@@ -2,27 +2,34 @@
 
 proof       every invariant holds
 evaluation  not worse beyond chance than what stands there now, on that one's held-out rows; where that is the base,
-            on the version's own
+            on the version's own. Reward models write nothing: they score the answers of those rows
 retention   within the bounds that its run was given, where it was measured
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hone.data.answers import AnswerRenderer
+from hone.data.loader import load_examples
+from hone.data.manifest import example_hash
+from hone.data.split import prompt_key
 from hone.engine.events import Event, Recorder
-from hone.errors import BadInputError, ProofError, StorageError, TrainingError
+from hone.errors import BadInputError, HoneError, ProofError, StorageError, TemplateError, TrainingError
 from hone.evaluation.head_to_head import HeadToHead
-from hone.evaluation.preferences import PREFERENCE_ACCURACY
+from hone.evaluation.preferences import PREFERENCE_ACCURACY, ArmMargins, JudgedPair, compare_preferences
 from hone.evaluation.rewards import REWARD
 from hone.recipe.head_to_head import answer_rows, compare_on_rows, held_out_rows
+from hone.recipe.inference import is_reward_model, load_answerer
+from hone.recipe.reward import answer_scores
+from hone.recipe.rows import last_user_text, shape_of_answers
 from hone.registry.proven import require_proven
 from hone.registry.versions import Version
-from hone.types import JsonDict
+from hone.types import JsonDict, Preference, TokenSequence
 
 __all__ = [
     "Figure",
@@ -104,7 +111,7 @@ def evaluation_against_base(version: Version) -> Figure:
 def evaluation_against(
     version: Version, current: Version, *, home: Path, recorder: Recorder, options: Mapping[str, Any]
 ) -> Figure:
-    """Whether it is no worse than another version on that one's held-out rows; both answer them now.
+    """Whether it is no worse than another version on that one's held-out rows; both answer, or score, them now.
 
     What cannot be measured does not hold: nobody then knows.
 
@@ -115,6 +122,14 @@ def evaluation_against(
         recorder: receives events.
         options: device, dtype and so on of the evaluation, where they are given.
     """
+    scoring = [one.reference for one in (version, current) if is_reward_model(one.run_folder)]
+    if len(scoring) == 1:
+        return Figure(
+            "evaluation", False, f"{scoring[0]} is a reward model and the other is none: one scores, the other answers",
+            ("train it under another --name, so that each name is of one kind; --force puts it there all the same",),
+        )  # fmt: skip
+    if scoring:
+        return _judges_compared(version, current, home=home, recorder=recorder, options=options)
     judged_by = (current.evaluation or {}).get("metric")
     if judged_by in (PREFERENCE_ACCURACY.name, REWARD.name):
         return Figure(
@@ -136,15 +151,102 @@ def evaluation_against(
             path, f"the held-out rows of {current.reference}", old=old, new=new, trained=[version, current], metric=None
         )
     except (BadInputError, StorageError, TrainingError) as error:
-        why = f"it could not be compared with {current.reference}"
-        return Figure("evaluation", False, why, tuple(error.render().splitlines()))
-    left_out = f"; {compared.trained_on} rows left out, because it was trained on them" if compared.trained_on else ""
+        return _not_compared(current, error)
+    left_out = _left_out(compared.trained_on)
     if compared.found is None or not compared.found.is_judged:
         few = f"too few rows to compare it with {current.reference}{left_out}"
         return Figure("evaluation", False, few, numbers=compared.to_json())
     word = "worse" if compared.found.is_worse else "not worse"
     text = f"{word} than {current.reference} on {compared.found.rows} of its held-out rows: {in_words(compared.found)}"
     return Figure("evaluation", not compared.found.is_worse, text + left_out, numbers=compared.to_json())
+
+
+def _not_compared(current: Version, error: HoneError) -> Figure:
+    why = f"it could not be compared with {current.reference}"
+    return Figure("evaluation", False, why, tuple(error.render().splitlines()))
+
+
+def _left_out(num_rows: int) -> str:
+    return f"; {num_rows} rows left out, because it was trained on them" if num_rows else ""
+
+
+def _judges_compared(
+    version: Version, current: Version, *, home: Path, recorder: Recorder, options: Mapping[str, Any]
+) -> Figure:
+    """Whether a reward model finds the better answer no less often than another one, on that one's held-out pairs."""
+    try:
+        rows = load_examples(str(held_out_rows(current)), preferences=True).examples
+        seen = {
+            row["sha256"]
+            for one in (version, current)
+            for part in ("train", "validation")
+            for row in one.data_manifest[part]
+        }
+        pairs = [one for one in rows if isinstance(one, Preference) and one.pairs]
+        usable = [one for one in pairs if example_hash(one) not in seen]
+        old, new = ({}, {}) if not usable else (
+            _leads(one.reference, usable, home=home, recorder=recorder, options=options) for one in (current, version)
+        )  # fmt: skip
+    except (BadInputError, StorageError, TrainingError) as error:
+        return _not_compared(current, error)
+    left_out = _left_out(len(pairs) - len(usable))
+    both = [key for key in old if key in new]
+    few = f"too few pairs to compare it with {current.reference}{left_out}"
+    if not both:
+        return Figure("evaluation", False, few)
+    by_row = {one.row: one for one in usable}
+    found, _ = compare_preferences(
+        [JudgedPair(row, prompt_key(by_row[row]), 0, 0) for row, _, _ in both],
+        [
+            ArmMargins("base", [old[key] for key in both], "score"),
+            ArmMargins("tuned", [new[key] for key in both], "score"),
+        ],
+        shape=shape_of_answers(usable),
+        prompts={row: last_user_text(one) for row, one in by_row.items()},
+        references={row: one.answer for row, one in by_row.items()},
+    )
+    difference = found.differences[0].to_json()
+    if difference["interval"] is None:
+        return Figure("evaluation", False, few)
+    worse = difference["different"] and difference["difference"] < 0
+    text = (
+        f"{'worse' if worse else 'not worse'} than {current.reference} on {len(both)} pairs of its held-out rows: "
+        f"{PREFERENCE_ACCURACY.title} {found.arms['tuned'].score:.2f} against {found.arms['base'].score:.2f}"
+        f"{_interval(difference['difference'], difference['interval'])}{left_out}"
+    )
+    return Figure("evaluation", not worse, text, numbers={**difference, "arm": version.reference,
+                                                          "against": current.reference})  # fmt: skip
+
+
+def _leads(
+    reference: str, rows: Sequence[Preference], *, home: Path, recorder: Recorder, options: Mapping[str, Any]
+) -> dict[tuple[int, int, int], float]:
+    """By how much a reward model scores the better answer of each (row, better, worse) above the worse one.
+
+    Rows that its template or its length cannot take are not there.
+    """
+    recorder.record(Event("stage", {"name": "gate", "detail": f"{reference} scores the held-out pairs"}))
+    judge = load_answerer(
+        reference, home=home, device=options.get("device"), dtype=options.get("dtype"),
+        note=lambda text: recorder.record(Event("note", {"text": text})),
+    )  # fmt: skip
+    renderer = AnswerRenderer(judge.renderer)
+    starts: dict[int, int] = {}
+    sequences: list[TokenSequence] = []
+    for one in rows:
+        try:
+            rendered = renderer.render(one).sequences
+        except TemplateError:
+            continue
+        starts[one.row] = len(sequences)
+        sequences += rendered
+    scores = answer_scores(judge, sequences)
+    return {
+        (one.row, better, worse): scores[starts[one.row] + better] - scores[starts[one.row] + worse]
+        for one in rows
+        if one.row in starts
+        for better, worse in one.pairs
+    }
 
 
 def in_words(found: HeadToHead) -> str:

@@ -11,14 +11,16 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from hone.data.render import Renderer, ensure_chat_template, has_reasoning
-from hone.errors import ConfigError, ModelError, ProofError
+from hone.errors import ConfigError, ModelError, ProofError, StorageError
 from hone.model.adaptation import Adaptation, load_adaptation
+from hone.model.adapter_files import NOTES_FILE
 from hone.model.added_tokens import add_tokens
 from hone.model.attention import attention_in_words, packed_attention_enabled, supports_packing
 from hone.model.fast_layers import FastLayers, fast_layers_enabled
 from hone.model.forward import Forward, packed_logprobs, padded_logprobs
 from hone.model.fused_lora import fuse_adapted_layers
 from hone.model.load import LoadedModel
+from hone.model.lora_files import read_json_object
 from hone.proof.invariant import Invariant, described
 from hone.recipe.adapting import load_base_as
 from hone.recipe.finding import find_run, load_named_base, notes_of_run
@@ -30,8 +32,10 @@ __all__ = [
     "Answerer",
     "check_same_base",
     "check_same_template",
+    "is_reward_model",
     "load_answerer",
     "make_renderer",
+    "no_answers_of",
     "training_path",
 ]
 
@@ -82,6 +86,11 @@ class Answerer:
         return str(place.absolute()) if place.exists() else self.name
 
     @property
+    def scores_answers(self) -> bool:
+        """Whether it is a reward model."""
+        return self.notes.get("method") == "reward"
+
+    @property
     def is_tuned(self) -> bool:
         """Whether there is an adapter to switch on and off."""
         return self.run_folder is not None
@@ -95,6 +104,27 @@ class Answerer:
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated ids, without special tokens."""
         return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def is_reward_model(run_folder: Path) -> bool:
+    """Whether a run made a reward model, which scores answers and writes none.
+
+    Args:
+        run_folder: of the run; where its notes cannot be read the answer is no, and whoever loads it is told why.
+    """
+    try:
+        return read_json_object(run_folder / "adapter" / NOTES_FILE).get("method") == "reward"
+    except StorageError:
+        return False
+
+
+def no_answers_of(name: str) -> ConfigError:
+    """The error of a reward model of that name that is asked to write."""
+    return ConfigError(
+        f"{name} is a reward model: it scores answers, and writes none",
+        where="MODEL",
+        remedy=f"hone reward score {name} FILE",
+    )
 
 
 def make_renderer(

@@ -15,7 +15,10 @@ from hone.files import write_atomically
 from hone.model.catalog import ModelSource
 from hone.registry.versions import MODEL_CARD
 
-__all__ = ["write_model_card"]
+__all__ = ["TASK_OF_REWARD_MODELS", "reward_model_use", "write_model_card"]
+
+TASK_OF_REWARD_MODELS = "text-classification"
+"""What the hub calls a model that gives a text a number."""
 
 _Json = Mapping[str, Any]
 
@@ -50,6 +53,30 @@ def write_model_card(folder: Path, name: str, result: _Json, *, source: ModelSou
     return path
 
 
+def reward_model_use(name: str, base: str, place: str) -> list[str]:
+    """How transformers and PEFT load a reward model, and where they have to read the score.
+
+    Args:
+        name: of the version, or of the run.
+        base: what its base is loaded by.
+        place: of the adapter.
+    """
+    return [
+        f"A reward model: it scores answers, and writes none. `hone reward score {name} FILE` scores those of a file.",
+        "", "```python",
+        "from peft import PeftModel", "from transformers import AutoModelForSequenceClassification", "",
+        f'base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels=1)',
+        "base.config.pad_token_id = None  # where it is the token that ends a turn, that token would be passed over",
+        f'judge = PeftModel.from_pretrained(base, "{place}").eval()', "```", "",
+        "An answer is scored at the token that ends its turn, and transformers scores the last token there is: cut off",
+        "what the template writes behind it, as ChatML a line break, and give one conversation at a time.",
+    ]  # fmt: skip
+
+
+def _task(training: _Json) -> str:
+    return TASK_OF_REWARD_MODELS if training["method"] == "reward" else "text-generation"
+
+
 def _metadata(name: str, result: _Json, source: ModelSource) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -61,7 +88,7 @@ def _metadata(name: str, result: _Json, source: ModelSource) -> Any:
             if value is not None:
                 results.append(
                     EvalResult(
-                        task_type="text-generation",
+                        task_type=_task(training),
                         dataset_type=name.partition("@")[0],
                         dataset_name=f"held-out rows of {name.partition('@')[0]} ({evaluation['rows']})",
                         dataset_split="held-out",
@@ -74,7 +101,7 @@ def _metadata(name: str, result: _Json, source: ModelSource) -> Any:
         base_model=_hub_id(source),
         license=_license(source),
         library_name=_WITHOUT_PEFT.get(training["adaptation"], "peft"),
-        pipeline_tag="text-generation",
+        pipeline_tag=_task(training),
         tags=["hone", training["adaptation"], training["method"]],
         metrics=[one.metric_type for one in results] or None,
         model_name=name if results else None,
@@ -130,7 +157,7 @@ def _lines(name: str, result: _Json, *, base: str | None, license_name: str | No
     numbers += [("base", known_as), ("base_hash", of_base["hash"]), ("dtype", of_base["dtype"])]
     yield from _table(("", "value"), [(key.replace("_", " "), value) for key, value in numbers if value is not None])
     yield ""
-    yield from _use(training["adaptation"], known_as)
+    yield from _use(name, training, known_as)
 
 
 def _license_sentence(license_name: str | None) -> str:
@@ -182,14 +209,17 @@ def _proof(proof: Sequence[_Json]) -> Iterator[str]:
     yield ""
 
 
-def _use(adaptation: str, known_as: str) -> Iterator[str]:
+def _use(name: str, training: _Json, known_as: str) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "`probe.json` and `probe.safetensors` hold eight conversations with the token ids and log-probabilities that"
     yield "a right copy gives; hone compares them at each load. Render prompts with the base's chat template."
-    if adaptation in _WITHOUT_PEFT:
+    if training["adaptation"] in _WITHOUT_PEFT:
         return
     yield ""
+    if training["method"] == "reward":
+        yield from reward_model_use(name, _cell(known_as), "path/to/this/folder")
+        return
     yield "```python"
     yield "from peft import PeftModel"
     yield "from transformers import AutoModelForCausalLM"

@@ -15,6 +15,7 @@ from hone.config.load import load_config
 from hone.config.schema import RunConfig
 from hone.errors import ConfigError
 from hone.evaluation.head_to_head import compare_answers
+from hone.evaluation.scorers import METRICS
 from hone.recipe.head_to_head import shape_of_json
 from hone.registry.versions import Version, resolve_version
 from hone.types import JsonDict
@@ -146,6 +147,9 @@ def _answers(before: Version, after: Version) -> JsonDict:
     if stored[0] is None or stored[1] is None or not before.evaluation:
         missing = [one.reference for one, rows in zip((before, after), stored, strict=True) if rows is None]
         return {"rows": 0, "comparison": None, "why_not": f"no answers are stored of {' and '.join(missing)}"}
+    metric, why_not = _metric_of_texts(before, after)
+    if metric is None:
+        return {"rows": 0, "comparison": None, "why_not": why_not}
     old, new = stored[0], stored[1]
     both = [key for key in old if key in new]
     if not both:
@@ -156,10 +160,28 @@ def _answers(before: Version, after: Version) -> JsonDict:
         [reference for _, reference in both],
         old=[old[key] for key in both],
         new=[new[key] for key in both],
-        metric=before.evaluation["metric"],
+        metric=metric,
         clusters=[prompt for prompt, _ in both],
     )
     return {"rows": len(both), "comparison": found.to_json(), "why_not": None}
+
+
+def _metric_of_texts(before: Version, after: Version) -> tuple[str | None, str]:
+    """The old version's first metric that texts give; None with the reason where one was judged by none such.
+
+    Preference accuracy and rewards need a model. Of pairs not even the texts are all there: few prompts are answered.
+    """
+    chosen, untold = [], {}
+    for one in (before, after):
+        evaluation = one.evaluation or {"metric": "", "metrics": {}}
+        known = [name for name in (evaluation["metric"], *evaluation["metrics"]) if name in METRICS]
+        chosen.append(known[0] if known else None)
+        if one.evaluation and not known:
+            untold[one.reference] = evaluation["metrics"][evaluation["metric"]]["title"].lower()
+    if untold:
+        judged = " and ".join(f"{name} by {title}" for name, title in untold.items())
+        return None, f"the texts of their answers were not what was judged: {judged}"
+    return chosen[0], ""
 
 
 def _stored_answers(version: Version) -> dict[tuple[str, str], str] | None:

@@ -30,6 +30,7 @@ from hone.recipe.inference import (
     check_same_template,
     load_answerer,
     make_renderer,
+    no_answers_of,
 )
 from hone.registry.versions import verify_version
 from hone.serve.engine import AdapterSource, Engine
@@ -106,6 +107,7 @@ class Loader:
         Raises:
             VersionError, ModelError: there is no such thing.
             StorageError: its files are not those that were registered.
+            ConfigError: it is a reward model, which writes nothing.
         """
         version, folder = find_run(reference, self.home, self.note)
         if folder is None:
@@ -114,6 +116,8 @@ class Loader:
         if version is not None:
             verify_version(version)
         notes = notes_of_run(folder)
+        if notes.get("method") == "reward":
+            raise no_answers_of(reference)
         failed = [one for one in (version.proof if version else None) or [] if not one["holds"]]
         unproven = any(one["number"] == 10 for one in failed)
         if notes.get("added_tokens") or not is_plain_lora(folder / "adapter"):

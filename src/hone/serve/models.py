@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from sqlalchemy import update
 
 from hone.errors import HoneError, VersionError
+from hone.recipe.inference import is_reward_model
 from hone.registry.aliases import find_alias, list_aliases
 from hone.registry.jobs import list_checkpoints, list_jobs
 from hone.registry.store import jobs, open_store
@@ -72,6 +73,8 @@ def models_router(settings: ServerSettings) -> APIRouter:
 def list_models(settings: ServerSettings) -> list[ServedModel]:
     """Everything that can be asked: bases, versions and their names and aliases, fine-tuned models, checkpoints.
 
+    Reward models are not among them: they score answers, and write none.
+
     Raises:
         StorageError: the registry cannot be read.
     """
@@ -82,7 +85,7 @@ def resolve_served_model(settings: ServerSettings, name: str) -> ServedModel:
     """What a name on the wire means. No name reaches the file system: a path or a hub id is not one.
 
     Raises:
-        ApiError: nothing of that name is served.
+        ApiError: nothing of that name is served, or it is a reward model.
         StorageError: the registry cannot be read.
     """
     if name in settings.bases:
@@ -109,12 +112,19 @@ def _all_models(settings: ServerSettings) -> Iterator[ServedModel]:
         yield ServedModel(name, "base", base, 0)
     home = settings.home
     newest: dict[str, ServedModel] = {}
+    scoring = set()
     for version in list_versions(home):
+        if is_reward_model(version.run_folder):
+            scoring.add(version.reference)
+            newest.pop(version.name, None)  # the name alone means the newest
+            continue
         made = int(datetime.fromisoformat(version.created_at).timestamp())
         yield ServedModel(version.reference, "version", version.reference, made)
         newest[version.name] = ServedModel(version.name, "name", version.reference, made)
     yield from newest.values()
     for alias in list_aliases(home):
+        if alias.reference in scoring:
+            continue
         moved = int(datetime.fromisoformat(alias.changed_at).timestamp())
         yield ServedModel(f"{alias.name}@{alias.alias}", "alias", alias.reference, moved)
     yield from _fine_tuned(home)
@@ -144,6 +154,14 @@ def _version(home: Path, name: str) -> ServedModel | None:
         version = resolve_version(home, name)
     except VersionError:
         return None
+    if is_reward_model(version.run_folder):
+        raise ApiError(
+            f"`{name}` is a reward model: it scores answers, and writes none. On the server's machine, "
+            f"`hone reward score {version.reference} FILE` asks it.",
+            status=404,
+            param="model",
+            code="model_not_supported",
+        )
     kind: Literal["version", "name", "alias"] = "version"
     if "@" not in name:
         kind = "name"
