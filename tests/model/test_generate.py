@@ -56,8 +56,10 @@ def test_batched_greedy_answers_are_those_of_transformers(family: str) -> None:
     assert _greedy(model, stops, batch_size=3) == expected
 
 
-@pytest.mark.parametrize(("count", "length", "together"), [(64, 2, [64]), (65, 2, [64, 1]), (40, 200, [32, 8])])
-def test_short_rows_are_decoded_in_larger_batches(
+@pytest.mark.parametrize(("count", "length", "together"), [
+    (64, 2, [64]), (96, 2, [96]), (97, 2, [64, 33]), (40, 200, [40]), (49, 200, [32, 17]), (100, 200, [32, 32, 36]),
+])  # fmt: skip
+def test_short_rows_are_decoded_in_larger_batches_and_the_last_ones_join(
     monkeypatch: pytest.MonkeyPatch, count: int, length: int, together: list[int]
 ) -> None:
     seen: list[int] = []

@@ -96,8 +96,8 @@ def test_the_cache_takes_the_bytes_of_its_tensors() -> None:
 
 
 def test_memory_is_that_of_the_largest_batch() -> None:
-    """70 rows in two batches, the longer prompts first: 64 short ones take more than six."""
-    prompts = [(1,) * 20] * 64 + [(1,) * 4] * 6
+    """100 rows in two batches, the longer prompts first: 64 of them take more than 36 short ones."""
+    prompts = [(1,) * 20] * 64 + [(1,) * 4] * 36
     alone = decoding_bytes(SHAPE, prompts[:64], longest=20, bytes_per_value=2)
     assert decoding_bytes(SHAPE, prompts, longest=20, bytes_per_value=2) == alone
 

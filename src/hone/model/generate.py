@@ -77,7 +77,7 @@ def generate(
         stop_ids: tokens that end an answer.
         settings: how tokens are chosen.
         seeds: of each prompt's draws, in place of (the settings' seed, its index).
-        batch_size: rows decoded together; by default 32, and 64 while they are short.
+        batch_size: rows decoded together; see :func:`rows_together` unless given.
         has_ended: asked after each token with what a row has written so far; True ends the answer, as a stop token
             does, and the last token stays.
         on_done: called with the number of prompts answered so far, whenever one ends.
@@ -89,7 +89,7 @@ def generate(
     answers: dict[int, Generation] = {}
     with folded_attention_enabled(model):
         while order:
-            size = batch_size or rows_together(len(prompts[order[0]]) + settings.max_new_tokens)
+            size = batch_size or rows_together(len(prompts[order[0]]) + settings.max_new_tokens, len(order))
             batch, order = order[:size], order[size:]
             drawn = [
                 row_generator(settings.seed, index) if seeds is None else row_generator(seeds[index], 0)
@@ -101,9 +101,17 @@ def generate(
     return [answers[index] for index in range(len(prompts))]
 
 
-def rows_together(longest: int) -> int:
-    """Rows of a batch, given the tokens of its longest: with more rows the weights are read less often a token."""
-    return _MOST_ROWS if _MOST_ROWS * longest <= _SHORT_ROWS_TOKENS else _USUAL_ROWS
+def rows_together(longest: int, waiting: int) -> int:
+    """Rows of the next batch: 32, or 64 while they are short; with more rows the weights are read less often a token.
+
+    Up to half as many more that are the last ones join them: by themselves they would need as many passes again.
+
+    Args:
+        longest: tokens of the longest row, prompt and answer.
+        waiting: rows that are not answered yet.
+    """
+    usual = _MOST_ROWS if _MOST_ROWS * longest <= _SHORT_ROWS_TOKENS else _USUAL_ROWS
+    return waiting if waiting <= usual + usual // 2 else usual
 
 
 def stream(

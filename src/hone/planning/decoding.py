@@ -84,7 +84,7 @@ def decoding_of(prompts: Sequence[Sequence[int]], lengths: Sequence[int], *, lon
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     found = Decoding()
     while order:
-        size = rows_together(len(prompts[order[0]]) + longest)
+        size = rows_together(len(prompts[order[0]]) + longest, len(order))
         batch, order = order[:size], order[size:]
         found += _of_batch([tuple(prompts[index]) for index in batch], [lengths[index] for index in batch])
     return found
@@ -157,7 +157,7 @@ def decoding_bytes(shape: ModelShape, prompts: Sequence[Sequence[int]], *, longe
     lengths = sorted(map(len, prompts), reverse=True)
     most = 0
     while lengths:
-        rows = min(len(lengths), rows_together(lengths[0] + longest))
+        rows = rows_together(lengths[0] + longest, len(lengths))
         # a layer's cache stands there twice while it grows
         cache = rows * (lengths[0] + longest) * shape.cache_values * (1 + 1 / shape.num_layers) * bytes_per_value
         logits = rows * shape.vocabulary * (bytes_per_value + _DRAWN_BYTES)
