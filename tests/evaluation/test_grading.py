@@ -12,7 +12,9 @@ import pytest
 
 from hone.evaluation.grader_formula import FormulaError, formula_value
 from hone.evaluation.grader_program import GraderProgramError, run_grader_program
+from hone.evaluation.grader_sampling import sampling_fault
 from hone.evaluation.grader_similarity import text_similarity
+from hone.evaluation.grader_template import unreadable_places
 from hone.evaluation.grading import GraderError, Grading, JudgeError, check_grader, check_places, grade
 from hone.types import JsonDict
 
@@ -153,8 +155,9 @@ def test_a_wrong_field_of_a_judge_is_named(changed: JsonDict, field: str) -> Non
 
 def test_sampling_parameters_that_may_stand() -> None:
     given = {"temperature": 0.5, "top_p": 0.9, "seed": -1, "max_completions_tokens": 7, "reasoning_effort": "low"}
-    check_grader({**JUDGE, "sampling_params": {**given, "seed": None}})
-    check_grader({**JUDGE, "sampling_params": given})
+    for sampling in (given, {**given, "seed": None}):
+        assert sampling_fault(sampling) is None
+        check_grader({**JUDGE, "sampling_params": sampling})
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,9 @@ def test_braces_around_no_place_are_refused_for_training(place: str) -> None:
 
 def test_places_that_are_filled_pass() -> None:
     item, sample = "{{item}} {{ item.a.b[0] }} {{ item[0] }}", "{{sample.output_text}} {{sample.output_json.k}}"
-    check_places({**CHECK, "input": f"{item} {sample} {{{{ sample.output_json }}}} {{}} {{% x %}}"})
+    text = f"{item} {sample} {{{{ sample.output_json }}}} {{}} {{% x %}}"
+    assert unreadable_places(text) == []
+    check_places({**CHECK, "input": text})
     check_places({"type": "python", "name": "x", "source": "def grade(sample, item):\n    return len(f'{{ x }}')"})
 
 

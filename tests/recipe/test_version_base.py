@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hone.config import PlanConfig, RunConfig, TrainConfig
-from hone.errors import ModelError
+from hone.errors import ModelError, ProofError
+from hone.files import remove_folder
+from hone.recipe.export import ExportResult, export_version
 from hone.recipe.plan import plan
 from hone.recipe.run import run, train
 from hone.recipe.version_base import on_version
@@ -27,7 +31,11 @@ def pairs(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("evaluated_here")
 def test_preferences_are_learned_on_top_of_a_version(
-    pairs: Path, run_options: Callable[..., RunConfig], train_options: Callable[..., TrainConfig], tmp_path: Path
+    pairs: Path,
+    run_options: Callable[..., RunConfig],
+    train_options: Callable[..., TrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     home = tmp_path / "home"
     rows = write_jsonl(tmp_path / "rows.jsonl", [row(number) for number in range(24)])
@@ -44,9 +52,19 @@ def test_preferences_are_learned_on_top_of_a_version(
     assert merged.name.startswith("orders@1-")
     assert any(event.data["name"] == "write" for event in heard.of("stage"))
 
+    def other_answers(*given: Any, **named: Any) -> ExportResult:
+        made = export_version(*given, **named)
+        failed = [replace(one, invariant=replace(one.invariant, holds=False)) for one in made.checks]
+        return replace(made, checks=tuple(failed))
+
     again = Listener()
     on_version(train_options(data=str(pairs), model="orders@1"), home=home, recorder=again)
     assert not again.of("stage"), "it is merged once"
+    remove_folder(merged)
+    monkeypatch.setattr("hone.recipe.export.export_version", other_answers)
+    with pytest.raises(ProofError, match="does not give its own answers"):
+        on_version(train_options(data=str(pairs), model="orders@1"), home=home, recorder=again)
+    assert not merged.exists(), "nobody trains on it"
     told = plan(PlanConfig(data=str(pairs), model="orders@1", probe=False), home=home, note=print)
     assert told["method"]["name"] == "dpo"
 

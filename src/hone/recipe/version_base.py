@@ -7,15 +7,19 @@ version, and the new adapter lies on top of it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hone.config.schema import TrainConfig
 from hone.engine.events import Event, Recorder
-from hone.errors import ModelError, VersionError
-from hone.files import exclusive_lock
+from hone.errors import ModelError, ProofError, VersionError
+from hone.files import exclusive_lock, remove_folder
 from hone.model.catalog import resolve_model
+from hone.proof.invariant import described
 from hone.registry.leftovers import MERGED_FOLDER
 from hone.registry.versions import Version, resolve_version
+
+if TYPE_CHECKING:
+    from hone.recipe.export import ExportResult
 
 __all__ = ["base_of_version", "on_version"]
 
@@ -49,9 +53,26 @@ def on_version(config: _Config, *, home: Path, recorder: Recorder) -> _Config:
         if not folder.exists():
             text = f"{version.reference} becomes the base: its adapter is merged, once, into {folder}"
             recorder.record(Event("note", {"text": text}))
-            export_version(version.reference, target="merged", out=folder, accept_unproven=True, home=home,
-                           recorder=recorder)  # fmt: skip
+            made = export_version(
+                version.reference, target="merged", out=folder, accept_unproven=version.status != "proven", home=home,
+                recorder=recorder,
+            )  # fmt: skip
+            _refuse_other_answers(made)
     return config.model_copy(update={"model": str(folder)})
+
+
+def _refuse_other_answers(made: ExportResult) -> None:
+    """Of an unproven version an export is written whatever its check says; a base has to be that version."""
+    failed = [described(check.invariant) for check in made.checks if not check.invariant.holds]
+    if failed:
+        remove_folder(made.folder)
+        raise ProofError(
+            f"merged, {made.version} does not give its own answers, so it cannot be a base",
+            where="--model",
+            why="what is trained on it would begin at a model that nobody has measured",
+            details=failed,
+            remedy="train the version anew, or name its base",
+        )
 
 
 def base_of_version(config: _Config, *, home: Path) -> _Config:
